@@ -1,0 +1,1 @@
+"""Order and parameters of the pipeline; no arithmetic."""
