@@ -1,0 +1,67 @@
+"""The whole pipeline: prepare -> train three models -> evaluate end to end. Read this first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.evaluate import evaluate
+from flows.prepare import prepare
+from flows.train import Trained, train
+from lungml.home import Home
+from tasks.data import make_phantoms
+from tasks.evaluation import SplitScore, publish_summary
+from tasks.training import Pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What one run of the pipeline reached."""
+
+    trained: Trained
+    scores: tuple[SplitScore, ...]
+    origin: Literal["real", "phantom"]
+
+
+@flow(name="luna")
+def end_to_end(
+    luna_dir: str | None = None,
+    tables_dir: str | None = None,
+    recipe: Literal["demo", "report"] = "demo",
+    val_stride: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    phantoms: int = 36,
+    fresh: bool = False,
+) -> Summary:
+    """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
+
+    Args:
+        luna_dir: holds `**/<series_uid>.mhd`; None draws synthetic scans first.
+        tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
+        recipe: "report" reproduces the report; "demo" is cut to minutes.
+        val_stride: every n-th series validates, the one after it tests; 10 for LUNA16.
+        seed: of everything random.
+        device: auto, cpu or cuda.
+        phantoms: how many synthetic scans to draw where no folder is given.
+        fresh: train again even where a model of equal data, settings and code is finished.
+    """
+    home = Home.from_env()
+    folder = luna_dir or make_phantoms(home, scans=phantoms, seed=seed)
+    prepared = prepare(str(folder), tables_dir, recipe, val_stride, seed)
+    pipeline = Pipeline(
+        home=home,
+        pipeline_id=str(flow_run.id),
+        origin="real" if luna_dir else "phantom",
+        seed=seed,
+        device=device,
+        fresh=fresh,
+    )
+    trained = train(prepared.scans, recipe, pipeline)
+    models = (trained.segmentation, trained.nodule, trained.malignancy)
+    scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, models, pipeline)
+    publish_summary(scores, (*models, *trained.others))
+    return Summary(trained=trained, scores=scores, origin=pipeline.origin)

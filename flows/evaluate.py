@@ -1,0 +1,33 @@
+"""How well does a bundle find and judge the nodules of scans it was not trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import flow, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from lungml.recipes.data import PreparedScan, of_split
+from tasks.data import ScanTruth
+from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
+from tasks.training import Pipeline, TrainedModel
+
+
+# One scan at a time: the segmenter already uses every core.
+@flow(name="luna", flow_run_name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=1), validate_parameters=False)
+def evaluate(
+    scans: Sequence[PreparedScan],
+    set_aside: Sequence[ScanTruth],
+    bundle_uri: str,
+    models: Sequence[TrainedModel],
+    pipeline: Pipeline,
+) -> tuple[SplitScore, ...]:
+    """Find the nodules of the validation and test scans, score them, and log the pipeline's row."""
+    scores = []
+    for split in ("val", "test"):
+        chosen = of_split(scans, split)
+        found = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)).result()
+        missing = [truth for truth in set_aside if truth.split == split]
+        scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
+    log_end_to_end(scores, bundle_uri, models, pipeline)
+    return tuple(scores)

@@ -1,0 +1,67 @@
+"""From LUNA16's files to training-ready stores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, get_run_logger, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from lungml.home import Home
+from lungml.recipes import by_name
+from lungml.recipes.data import PreparedScan
+from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, read_tables
+
+WORKERS = 2  # scans in the air at once: left alone, Prefect's thread runner starts all 888
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a data set became: its prepared scans, and those that were set aside with their truth."""
+
+    scans: tuple[PreparedScan, ...]
+    set_aside: tuple[ScanTruth, ...]
+
+
+@flow(name="luna", flow_run_name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+def prepare(
+    luna_dir: str,
+    tables_dir: str | None = None,
+    recipe: str = "demo",
+    val_stride: int = 10,
+    seed: int = 0,
+) -> Prepared:
+    """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
+
+    Args:
+        luna_dir: holds `**/<series_uid>.mhd`.
+        tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
+        recipe: decides the masks and the crops.
+        val_stride: every n-th series validates, the one after it tests.
+        seed: of the choice of negatives.
+    """
+    home, settings = Home.from_env(), by_name(recipe)
+    truths = read_tables(Path(luna_dir), Path(tables_dir) if tables_dir else None, val_stride, home)
+    converted = convert_scan.map(truths, home=unmapped(home)).result()
+    rule = settings.segmentation.mask_rule
+    masked = build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)).result()
+    scans = cache_crops.map(
+        masked,
+        home=unmapped(home),
+        recipe_name=unmapped(settings.name),
+        rule=unmapped(rule),
+        negatives_per_scan=unmapped(settings.negatives_per_scan),
+        negative_slabs_per_scan=unmapped(settings.negative_slabs_per_scan),
+        seed=unmapped(seed),
+    ).result()
+    set_aside = tuple(truth for truth, scan in zip(truths, converted) if scan is None)
+    get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
+    return Prepared(scans=tuple(scans), set_aside=set_aside)
+
+
+def _by_split(scans: Sequence[PreparedScan]) -> str:
+    counts = Counter(scan.split for scan in scans)
+    return ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))

@@ -1,0 +1,58 @@
+"""Which findings does this scan hold? One scan in, one `findings.csv` out, no server needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lungml.ct import ScanError, read_scan
+from lungml.findings import Finding, find_nodules, write_findings
+from lungml.home import Home
+from tasks.bundles import load_bundle
+
+
+def read_scans(
+    paths: Sequence[Path],
+    bundle_uri: str,
+    out: Path,
+    *,
+    home: Home,
+    grouping: str | None = None,
+    device: str = "auto",
+    on_scan: Callable[[str, tuple[Finding, ...] | None, str], None] | None = None,
+    on_slice: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write `OUT/<series_uid>/findings.csv` for every scan; a scan that cannot be read costs only itself.
+
+    Args:
+        paths: scan files.
+        bundle_uri: `models:/luna/N` or an alias.
+        out: folder of the results.
+        home: where models live.
+        grouping: a rule that replaces the bundle's own.
+        device: auto, cpu or cuda.
+        on_scan: called with (series_uid, findings or None, the file written or the reason it was not).
+        on_slice: progress within a scan.
+
+    Returns:
+        how many scans could not be read.
+    """
+    bundle = load_bundle(home, bundle_uri, device)
+    if grouping is not None:
+        bundle = replace(bundle, grouping=replace(bundle.grouping, rule=grouping))
+    failed = 0
+    for path in paths:
+        try:
+            scan = read_scan(path)
+        except ScanError as error:
+            failed += 1
+            if on_scan:
+                on_scan(path.stem, None, str(error))
+            continue
+        findings = find_nodules(scan.hu, scan.grid, bundle, on_slice=on_slice)
+        file = out / scan.series_uid / "findings.csv"
+        write_findings(file, scan.series_uid, findings)
+        if on_scan:
+            on_scan(scan.series_uid, findings, str(file))
+    return failed

@@ -1,0 +1,44 @@
+"""Which scans were set aside, and why?"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lungml.files import write_csv_atomic
+
+COLUMNS = ("series_uid", "path", "reason", "time")
+
+
+def set_aside(quarantine_csv: Path, series_uid: str, path: Path, reason: str) -> None:
+    """Write a scan into the quarantine; an older row of the same scan is replaced.
+
+    Safe with several threads and processes at once: the file is rewritten under a lock.
+    """
+    quarantine_csv.parent.mkdir(parents=True, exist_ok=True)
+    with quarantine_csv.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        rows.append({"series_uid": series_uid, "path": str(path), "reason": reason, "time": time})
+        write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
+
+
+def release(quarantine_csv: Path, series_uid: str) -> None:
+    """Take a scan out of the quarantine again, once it reads well."""
+    if not any(row["series_uid"] == series_uid for row in read_quarantine(quarantine_csv)):
+        return
+    with quarantine_csv.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
+        write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
+
+
+def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
+    """The scans set aside, oldest first: dicts of series_uid, path, reason, time."""
+    if not quarantine_csv.exists():
+        return []
+    with quarantine_csv.open(newline="") as handle:
+        return list(csv.DictReader(handle))

@@ -1,0 +1,208 @@
+"""How does the 3D network learn to tell a nodule from what looks like one?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+
+from lungml import augment
+from lungml.crops import NON_NODULE, CropCache
+from lungml.fit import FitSettings, TrainingError
+from lungml.metrics import BinaryCounts, roc_auc
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.recipes.data import PreparedScan, Split, of_split
+from lungml.sampling import balanced_order
+
+EVALUATION_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationRecipe:
+    """Everything that decides what the nodule classifier becomes.
+
+    Attributes:
+        fit: the loop's settings.
+        model: the network's.
+        augmentation: of the training crops.
+        mined: whether the segmenter's own candidates of the training scans join the training crops.
+    """
+
+    fit: FitSettings
+    model: NoduleNetConfig = field(default_factory=NoduleNetConfig)
+    augmentation: augment.Augmentation = field(default_factory=augment.report_classification)
+    mined: bool = False
+
+
+def report() -> ClassificationRecipe:
+    """The report's classifier: 60 epochs of 50 000 crops, half of them nodules, the epoch with the highest F1."""
+    return ClassificationRecipe(
+        fit=FitSettings(
+            epochs=60,
+            samples_per_epoch=50_000,
+            batch_size=48,
+            optimizer="sgd",
+            learning_rate=1e-3,
+            weight_decay=1e-4,
+            select_by="f1",
+        )
+    )
+
+
+def demo() -> ClassificationRecipe:
+    """Minutes instead of hours: AdamW with one cycle, and the segmenter's own mistakes to learn from."""
+    return ClassificationRecipe(
+        fit=FitSettings(
+            epochs=8,
+            samples_per_epoch=1_200,
+            batch_size=8,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule="one_cycle",
+            select_by="auc",
+            validate_every=2,
+        ),
+        mined=True,
+    )
+
+
+class CropProblem:
+    """Crops in classes to learn from, all crops of a split to be judged on; both 3D classifiers use it.
+
+    Args:
+        model: on its device already.
+        augmentation: of the training crops.
+        scans: of all splits.
+        groups: which crop labels form one sampling group of the training set each.
+        shares: of an epoch, one per group.
+        positive: crop labels that are class 1.
+        judged: crop labels that validation and test count.
+        mined: whether mined crops of the training scans are used.
+
+    Raises:
+        TrainingError: when a group with a share has no training crop.
+    """
+
+    def __init__(
+        self,
+        model: NoduleNet,
+        augmentation: augment.Augmentation,
+        scans: Sequence[PreparedScan],
+        *,
+        groups: Sequence[tuple[int, ...]],
+        shares: Sequence[float],
+        positive: tuple[int, ...],
+        judged: tuple[int, ...],
+        mined: bool = False,
+    ) -> None:
+        self.model = model
+        self._device = next(model.parameters()).device
+        self._augmentation = augmentation
+        self._scans = scans
+        self._positive, self._judged = positive, judged
+        train = of_split(scans, "train")
+        folders = [s.crops for s in train]
+        if mined:
+            folders += [s.mined for s in train if s.mined is not None]
+        self._cache = CropCache(folders, ["crops", "labels"])
+        self._labels = self._cache.column("labels")
+        self._groups = [np.flatnonzero(np.isin(self._labels, group)) for group in groups]
+        self._shares = list(shares)
+        for group, rows in zip(groups, self._groups):
+            if not len(rows):
+                raise TrainingError(f"the training scans have no crop labelled {group}; add scans that have some")
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:
+        """The training rows of one epoch, each group at its share."""
+        return balanced_order(self._groups, self._shares, samples, rng)
+
+    def train_mode(self) -> None:
+        """What learns is in training mode; a frozen part stays in eval mode, batch norm statistics included."""
+        self.model.train()
+        for part in self.model.modules():
+            own = list(part.parameters())
+            if own and not any(p.requires_grad for p in own):
+                part.eval()
+
+    def loss(self, rows: npt.NDArray[np.int64], generator: torch.Generator) -> torch.Tensor:
+        """Forward one batch of augmented crops; cross-entropy on the logits."""
+        crops = torch.from_numpy(self._cache.rows("crops", rows)).to(self._device).float()[:, None]
+        crops = augment.augment_crops(crops, self._augmentation, generator)
+        target = torch.from_numpy(np.isin(self._labels[rows], self._positive)).to(self._device).long()
+        logits = self.model(crops.contiguous(memory_format=torch.channels_last_3d))
+        self._seen.append((target, torch.softmax(logits.detach(), dim=1)[:, 1]))
+        return cross_entropy(logits, target)
+
+    def train_metrics(self) -> dict[str, float]:
+        """Precision, recall, F1 and AUC over the epoch's augmented crops."""
+        targets = torch.cat([t for t, _ in self._seen]).cpu().numpy()
+        probs = torch.cat([p for _, p in self._seen]).cpu().numpy()
+        self._seen = []
+        return binary_metrics(targets, probs)
+
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """Loss, precision, recall, F1 and AUC over every judged crop of a split, as it is: neither balanced nor augmented."""
+        targets, probs = self.predict(split)
+        if not len(targets):
+            return {"loss": float("nan"), **binary_metrics(targets, probs)}
+        picked = np.where(targets == 1, probs, 1 - probs)
+        return {"loss": float(-np.log(np.maximum(picked, 1e-12)).mean()), **binary_metrics(targets, probs)}
+
+    @torch.inference_mode()
+    def predict(self, split: Split) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Class (n,) and probability of class 1 (n,) of every judged crop of a split."""
+        self.model.eval()
+        cache = CropCache([s.crops for s in of_split(self._scans, split)], ["crops", "labels"])
+        labels = cache.column("labels")
+        rows = np.flatnonzero(np.isin(labels, self._judged))
+        probs = np.empty(len(rows))
+        for start in range(0, len(rows), EVALUATION_BATCH):
+            part = rows[start : start + EVALUATION_BATCH]
+            crops = torch.from_numpy(cache.rows("crops", part)).to(self._device).float()[:, None]
+            logits = self.model(crops.contiguous(memory_format=torch.channels_last_3d))
+            probs[start : start + len(part)] = torch.softmax(logits.double(), dim=1)[:, 1].cpu().numpy()
+        return np.isin(labels[rows], self._positive).astype(np.int64), probs
+
+
+def binary_metrics(targets: npt.NDArray[np.int64], probs: npt.NDArray[np.floating]) -> dict[str, float]:
+    """Precision, recall and F1 at 0.5, and the exact ROC AUC.
+
+    Args:
+        targets: (n,) 0 or 1.
+        probs: (n,) probability of class 1.
+    """
+    counts = BinaryCounts()
+    counts.add(torch.from_numpy(np.asarray(probs) >= 0.5), torch.from_numpy(np.asarray(targets) == 1))
+    return {
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "auc": roc_auc(targets, probs),
+    }
+
+
+def classification_problem(
+    recipe: ClassificationRecipe,
+    scans: Sequence[PreparedScan],
+    *,
+    device: torch.device,
+    generator: torch.Generator,
+) -> CropProblem:
+    """Nodules and non-nodules 1 : 1 to learn from; validation and test as they are."""
+    nodules = (1, 2)
+    return CropProblem(
+        NoduleNet(recipe.model, generator=generator).to(device, memory_format=torch.channels_last_3d),
+        recipe.augmentation,
+        scans,
+        groups=[nodules, (NON_NODULE,)],
+        shares=[0.5, 0.5],
+        positive=nodules,
+        judged=(NON_NODULE, *nodules),
+        mined=recipe.mined,
+    )

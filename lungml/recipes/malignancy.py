@@ -1,0 +1,137 @@
+"""How does the 3D network learn to tell a malignant nodule from a benign one?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lungml import augment
+from lungml.crops import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.fit import FitSettings
+from lungml.metrics import roc_auc
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.recipes.classification import CropProblem
+from lungml.recipes.data import PreparedScan, Split, of_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class MalignancyRecipe:
+    """Everything that decides what a malignancy classifier becomes.
+
+    Attributes:
+        fit: the loop's settings.
+        start: "nodule" begins with the nodule classifier's weights and a fresh head, "scratch" with fresh weights.
+        trainable: which part learns; the rest is frozen, batch norm statistics included.
+        augmentation: of the training crops.
+        shares: of an epoch: malignant, benign, non-nodule (labelled benign).
+    """
+
+    fit: FitSettings
+    start: Literal["nodule", "scratch"]
+    trainable: Literal["all", "last_block"] = "all"
+    model: NoduleNetConfig = field(default_factory=NoduleNetConfig)
+    augmentation: augment.Augmentation = field(default_factory=augment.report_classification)
+    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+
+
+def report_finetuned() -> MalignancyRecipe:
+    """The report's fine-tuning: last block and head only, 10 epochs of 100 000 crops."""
+    return MalignancyRecipe(
+        fit=FitSettings(
+            epochs=10,
+            samples_per_epoch=100_000,
+            batch_size=48,
+            optimizer="sgd",
+            learning_rate=3e-3,
+            weight_decay=1e-4,
+            select_by="auc",
+        ),
+        start="nodule",
+        trainable="last_block",
+    )
+
+
+def report_scratch() -> MalignancyRecipe:
+    """The report's training from scratch: 30 epochs of 100 000 crops."""
+    finetuned = report_finetuned()
+    return replace(
+        finetuned,
+        fit=replace(finetuned.fit, epochs=30, learning_rate=1e-3),
+        start="scratch",
+        trainable="all",
+    )
+
+
+def demo_finetuned() -> MalignancyRecipe:
+    """All layers learn, gently, from the nodule classifier's weights."""
+    return MalignancyRecipe(fit=_demo_fit(1e-3), start="nodule", shares=(0.5, 0.5, 0.0))
+
+
+def demo_scratch() -> MalignancyRecipe:
+    """Fresh weights, nodules only."""
+    return MalignancyRecipe(fit=_demo_fit(2e-3), start="scratch", shares=(0.5, 0.5, 0.0))
+
+
+def _demo_fit(learning_rate: float) -> FitSettings:
+    return FitSettings(
+        epochs=6,
+        samples_per_epoch=600,
+        batch_size=8,
+        optimizer="adamw",
+        learning_rate=learning_rate,
+        weight_decay=1e-4,
+        schedule="one_cycle",
+        select_by="auc",
+    )
+
+
+def malignancy_problem(
+    recipe: MalignancyRecipe,
+    scans: Sequence[PreparedScan],
+    *,
+    nodule_weights: Mapping[str, torch.Tensor],
+    device: torch.device,
+    generator: torch.Generator,
+) -> CropProblem:
+    """Malignant and benign nodules (and non-nodules) to learn from; annotated nodules only to be judged on.
+
+    Args:
+        recipe: settings.
+        scans: of all splits.
+        nodule_weights: the best nodule classifier's state, used when the recipe starts from it.
+        device: where to train.
+        generator: of the fresh weights, on the CPU.
+    """
+    model = NoduleNet(recipe.model, generator=generator)
+    if recipe.start == "nodule":
+        body = {name: value for name, value in nodule_weights.items() if not name.startswith("head.")}
+        model.load_state_dict({**model.state_dict(), **body})
+    if recipe.trainable == "last_block":
+        model.requires_grad_(False)
+        model.blocks[-1].requires_grad_(True)
+        model.head.requires_grad_(True)
+    groups: list[tuple[int, ...]] = [(MALIGNANT,), (BENIGN,)]
+    shares = list(recipe.shares)
+    if shares[2]:
+        groups.append((NON_NODULE,))
+    return CropProblem(
+        model.to(device, memory_format=torch.channels_last_3d),
+        recipe.augmentation,
+        scans,
+        groups=groups,
+        shares=shares[: len(groups)],
+        positive=(MALIGNANT,),
+        judged=(BENIGN, MALIGNANT),
+    )
+
+
+def diameter_baseline(scans: Sequence[PreparedScan], split: Split) -> float:
+    """ROC AUC of the annotated diameter alone on a split's nodules; NaN when a class is absent."""
+    cache = CropCache([s.crops for s in of_split(scans, split)], ["labels", "diameters_mm"])
+    labels, diameters = cache.column("labels"), cache.column("diameters_mm")
+    nodules = np.flatnonzero(labels != NON_NODULE)
+    return roc_auc((labels[nodules] == MALIGNANT).astype(int), diameters[nodules])

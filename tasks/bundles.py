@@ -1,0 +1,119 @@
+"""How do models get in and out of a bundle?"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lungml.candidates import GroupingSettings
+from lungml.crops import CROP_SHAPE
+from lungml.findings import Bundle
+from lungml.fit import resolve_device
+from lungml.home import Home
+from lungml.models import nodule_net, unet
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.models.unet import UNet, UNetConfig
+from tasks import tracking
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, unreadable or holds another network; the message is one line."""
+
+
+@lru_cache(maxsize=2)
+def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
+    """Rebuild a bundle's three models once per process, on one device, without pickle."""
+    fields = tracking.read_bundle(home, uri)
+    target = resolve_device(device)
+    return Bundle(
+        segmentation=load_unet(home, fields["segmentation"], target),
+        nodule=load_nodule_net(home, fields["nodule"], target, "classification"),
+        malignancy=load_nodule_net(home, fields["malignancy"], target, "malignancy"),
+        grouping=GroupingSettings(**fields["grouping"]),
+        nodule_threshold=fields["nodule_threshold"],
+        malignant_threshold=fields["malignant_threshold"],
+    )
+
+
+def load_unet(home: Home, uri: str, device: torch.device) -> UNet:
+    """Rebuild a logged U-Net, in eval mode on a device."""
+    arch, weights = tracking.load_model(home, uri, expect_stage="segmentation")
+    model = UNet(UNetConfig(**arch["config"]))
+    model.load_state_dict(weights)
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def load_nodule_net(home: Home, uri: str, device: torch.device, stage: str) -> NoduleNet:
+    """Rebuild a logged 3D classifier, in eval mode on a device."""
+    arch, weights = tracking.load_model(home, uri, expect_stage=stage)
+    model = NoduleNet(NoduleNetConfig(**arch["config"]))
+    model.load_state_dict(weights)
+    return model.to(device, memory_format=torch.channels_last_3d).eval()
+
+
+def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: Path) -> str:
+    """Register the report's published weights as three models and their bundle; returns the bundle's URI.
+
+    Raises:
+        WeightsError: when a file is missing, is no weights file, or holds another network.
+    """
+    unet_model = UNet(UNetConfig(pooling="avg"))
+    _load(unet_model, segmentation, unet.load_published)
+    nets = []
+    for path in (nodule, malignancy):
+        net = NoduleNet(NoduleNetConfig())
+        _load(net, path, nodule_net.load_published)
+        nets.append(net)
+    uris = {
+        "segmentation": _log(home, "segmentation", unet_model, segmentation),
+        "nodule": _log(home, "classification", nets[0], nodule),
+        "malignancy": _log(home, "malignancy", nets[1], malignancy),
+    }
+    return tracking.register_bundle(
+        home,
+        {
+            **uris,
+            "grouping": asdict(GroupingSettings(rule="report")),
+            "nodule_threshold": 0.5,
+            "malignant_threshold": 0.5,
+            "recipe": "published",
+            "origin": "real",
+        },
+    )
+
+
+def _load(model: nn.Module, path: Path, rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")["model_state"]
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file; give the path of a published .state file") from error
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: no PyTorch file with a `model_state`; give a published .state file") from error
+    try:
+        model.load_state_dict(rename(state))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _log(home: Home, stage: str, model: UNet | NoduleNet, path: Path) -> str:
+    with tracking.open_run(home, stage, name=f"import {path.name}", params={"file": path.name}) as run:
+        return tracking.log_model(
+            run,
+            model,
+            arch={"stage": stage, "config": asdict(model.config)},
+            example=stage_example(stage),
+            name=f"published-{stage}",
+        )
+
+
+def stage_example(stage: str) -> np.ndarray:
+    """A small input of a stage's model, batch 2: what its export and signature are made with."""
+    shape = (2, 7, 16, 16) if stage == "segmentation" else (2, 1, *CROP_SHAPE)
+    return np.zeros(shape, dtype=np.float32)

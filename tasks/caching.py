@@ -1,0 +1,51 @@
+"""Has this work been done already, from exactly these inputs, by exactly this code?
+
+A task looks at what lies on disk: every output carries the key it was made under, and a task run that finds its
+output whole and under the current key ends in the state Cached without repeating it. The truth about finished work
+so lies beside the work: a deleted or damaged output is made again, and no record of it can go stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prefect.states import Completed, State
+
+import lungml
+
+# What decides a trained model; a change in any of these files trains anew.
+TRAINING_MODULES = (
+    "augment.py", "crops.py", "fit.py", "losses.py", "masks.py", "metrics.py", "sampling.py", "models", "recipes",
+)  # fmt: skip
+# What decides a scan's findings, given the models.
+INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")
+
+
+def digest(content: Any) -> str:
+    """A short fingerprint of JSON-able content; other values count by their text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+@cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """A fingerprint of the named source files and folders of lungml."""
+    root = Path(lungml.__file__).parent
+    return digest([file.read_text() for file in _sources(root, modules)])
+
+
+def kept(value: Any) -> State:
+    """The state of a task run that found its work done: shown as Cached."""
+    return Completed(data=value, name="Cached", message="kept: nothing it depends on has changed")
+
+
+def _sources(root: Path, modules: Iterable[str]) -> list[Path]:
+    found = []
+    for name in modules:
+        path = root / name
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return found

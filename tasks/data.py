@@ -1,0 +1,236 @@
+"""From LUNA16's files to training-ready stores, one scan per task run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+
+from lungml import crops, luna, store
+from lungml.ct import ScanError, read_scan, scan_fingerprint
+from lungml.geometry import xyz_to_irc
+from lungml.home import Home
+from lungml.lungs import lung_positions
+from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
+from lungml.phantom import PhantomSettings, is_complete, write_phantoms
+from lungml.quarantine import set_aside
+from lungml.recipes.data import PreparedScan, Split
+from tasks.caching import digest, kept
+
+NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
+DEMO_SIZE_IRC = (72, 256, 256)
+DRAWN_NEGATIVES_PER_SCAN = 100  # where a data set has no candidates table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanTruth:
+    """Everything the tables say about one scan."""
+
+    series_uid: str
+    path: Path
+    split: Split
+    nodules: tuple[luna.Nodule, ...]
+    negatives_xyz: npt.NDArray[np.float64] | None  # None where the data set has no candidates table
+    excluded: tuple[luna.Excluded, ...]
+    findings_xyz: npt.NDArray[np.float64]  # annotated and excluded: drawn negatives stay away from them
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredScan:
+    """A converted scan and the fingerprint of the files it came from."""
+
+    truth: ScanTruth
+    store: Path
+    fingerprint: str
+
+
+@task(name="make_phantoms", cache_policy=NO_CACHE)
+def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
+    """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
+    folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}"
+    settings = PhantomSettings(size_irc=DEMO_SIZE_IRC)
+    if is_complete(folder, scans=scans, seed=seed, settings=settings):
+        return kept(folder)
+    log = get_run_logger()
+
+    def say(done: int, total: int) -> None:
+        if done % 6 == 0 or done == total:
+            log.info("drew %d of %d synthetic scans", done, total)
+
+    write_phantoms(folder, scans=scans, seed=seed, settings=settings, progress=say)
+    return folder
+
+
+@task(name="read_tables", cache_policy=NO_CACHE)
+def read_tables(
+    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home
+) -> list[ScanTruth]:
+    """Read LUNA16's tables, freeze the split and put together what is known of every scan on disk."""
+    log = get_run_logger()
+    data = luna.read_luna(luna_dir, tables_dir)
+    for note in data.notes:
+        log.warning(note)
+    split = luna.freeze_split(data.series_uids, val_stride, home.split_csv)
+    luna.check_split(split, data, val_stride)
+    return [truth_of(series_uid, data, split[series_uid]) for series_uid in sorted(data.scans)]
+
+
+def truth_of(series_uid: str, data: luna.LunaData, split: str) -> ScanTruth:
+    """What the tables say about one scan."""
+    nodules = tuple(n for n in data.nodules if n.series_uid == series_uid)
+    excluded = tuple(e for e in data.excluded if e.series_uid == series_uid)
+    places = [
+        item.center_xyz
+        for table in (nodules, data.annotated, excluded)
+        for item in table
+        if item.series_uid == series_uid
+    ]
+    negatives = data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None
+    return ScanTruth(
+        series_uid=series_uid,
+        path=data.scans[series_uid],
+        split=split,  # type: ignore[arg-type]
+        nodules=nodules,
+        negatives_xyz=negatives,
+        excluded=excluded,
+        findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
+    )
+
+
+@task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)
+def convert_scan(truth: ScanTruth, home: Home) -> State | StoredScan | None:
+    """Check one scan and write it as a Zarr store; None, with its reason in the quarantine, when it cannot be read."""
+    log = get_run_logger()
+    path = home.scans / f"{truth.series_uid}.zarr"
+    try:
+        fingerprint = scan_fingerprint(truth.path)
+        key = store.scan_key(fingerprint)
+        stored = StoredScan(truth=truth, store=path, fingerprint=fingerprint)
+        if store.is_current(path, key):
+            return kept(stored)
+        scan = read_scan(truth.path)
+    except ScanError as error:
+        set_aside(home.quarantine_csv, truth.series_uid, truth.path, str(error))
+        log.warning("set aside: %s", error)
+        return None
+    store.write_scan(path, scan.hu, scan.grid, key=key)
+    log.info("%s: %d slices", truth.series_uid, len(scan.hu))
+    return stored
+
+
+@task(name="build_mask", task_run_name="mask {scan.truth.series_uid}", retries=2, cache_policy=NO_CACHE)
+def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
+    """Write one scan's annotation mask into its store."""
+    key = mask_key(scan, rule)
+    if store.is_current(scan.store / MASK_NAMES[rule], key):
+        return kept(scan)
+    mask = annotation_mask(
+        store.read_volume(scan.store), scan.truth.nodules, store.read_grid(scan.store), rule
+    )
+    store.write_mask(scan.store, MASK_NAMES[rule], mask, key=key)
+    return scan
+
+
+@task(name="cache_crops", task_run_name="crops {scan.truth.series_uid}", retries=2, cache_policy=NO_CACHE)
+def cache_crops(
+    scan: StoredScan,
+    home: Home,
+    *,
+    recipe_name: str,
+    rule: MaskRule,
+    negatives_per_scan: int | None,
+    negative_slabs_per_scan: int,
+    seed: int,
+) -> State | PreparedScan:
+    """Cut one scan's crops and slabs into the crop cache.
+
+    Training scans keep a seeded sample of their negatives; validation and test scans keep all, and no slabs.
+    """
+    truth = scan.truth
+    training = truth.split == "train"
+    folder = home.crops / f"{recipe_name}.zarr" / truth.series_uid
+    key = {
+        "scan": store.scan_key(scan.fingerprint),
+        "mask": mask_key(scan, rule),
+        "format_version": crops.CROP_FORMAT_VERSION,
+        "split": truth.split,
+        "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
+        "findings": digest(truth.findings_xyz.tolist()),
+        "per_scan": [negatives_per_scan, negative_slabs_per_scan] if training else "all",
+        "seed": seed,
+    }
+    prepared = PreparedScan(
+        series_uid=truth.series_uid,
+        split=truth.split,
+        store=scan.store,
+        mask_name=MASK_NAMES[rule],
+        crops=folder,
+        digest=digest(key),
+        nodules=truth.nodules,
+        excluded=truth.excluded,
+    )
+    if store.is_current(folder, key):
+        return kept(prepared)
+    hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
+    # The uid is part of the seed: a scan draws the same places whatever other scans there are.
+    rng = np.random.default_rng([seed, int(digest(truth.series_uid)[:12], 16)])
+    sites = [
+        crops.CropSite(
+            center_irc=tuple(xyz_to_irc(n.center_xyz, grid)),
+            label=crops.MALIGNANT if n.malignant else crops.BENIGN,
+            diameter_mm=n.diameter_mm,
+        )
+        for n in truth.nodules
+    ]
+    sites = [s for s in sites if _inside(s.center_irc, hu.shape)]
+    nodules = len(sites)
+    negatives = truth.negatives_xyz
+    if negatives is None:
+        negatives = lung_positions(
+            hu,
+            grid,
+            truth.findings_xyz,
+            count=negatives_per_scan or DRAWN_NEGATIVES_PER_SCAN,
+            min_distance_mm=NEGATIVE_DISTANCE_MM,
+            rng=rng,
+        )
+    elif training and negatives_per_scan is not None:
+        negatives = rng.permutation(negatives)[:negatives_per_scan]
+    centers = xyz_to_irc(negatives, grid)
+    sites += [
+        crops.CropSite(center_irc=tuple(c), label=crops.NON_NODULE, diameter_mm=float("nan"))
+        for c in centers
+        if _inside(c, hu.shape)
+    ]
+    slabs = range(min(len(sites), nodules + negative_slabs_per_scan)) if training else range(0)
+    crops.write_scan_crops(
+        folder,
+        hu,
+        store.read_mask(scan.store, MASK_NAMES[rule]),
+        grid,
+        sites,
+        slab_sites=slabs,
+        key=key,
+    )
+    return prepared
+
+
+def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
+    """What a scan's mask depends on."""
+    return {
+        "scan": store.scan_key(scan.fingerprint),
+        "rule": rule,
+        "version": MASK_VERSION,
+        "nodules": digest([asdict(n) for n in scan.truth.nodules]),
+    }
+
+
+def _inside(center_irc: Sequence[float] | npt.NDArray[np.float64], shape: tuple[int, ...]) -> bool:
+    return all(-0.5 <= c < n - 0.5 for c, n in zip(center_irc, shape))

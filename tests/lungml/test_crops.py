@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungml.crops import (
+    CROP_SHAPE,
+    CropCache,
+    CropSite,
+    clip_hu,
+    cut_box,
+    cut_slab,
+    write_scan_crops,
+)
+from lungml.geometry import Grid, irc_to_xyz
+
+GRID = Grid(shape_irc=(40, 60, 70), spacing_xyz=(0.7, 0.7, 2.0), origin_xyz=(-10, 20, 5))
+
+
+def ramp(shape: tuple = GRID.shape_irc) -> np.ndarray:
+    """Every voxel holds its own flat number."""
+    return np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+
+
+def test_clipping_leaves_the_scan_alone() -> None:
+    hu = np.array([-3024, -500, 5892], dtype=np.int16)
+    assert clip_hu(hu).tolist() == [-1000, -500, 1000]
+    assert hu.tolist() == [-3024, -500, 5892]
+
+
+@given(st.tuples(st.integers(0, 39), st.integers(0, 59), st.integers(0, 69)))
+def test_a_box_holds_its_centre_voxel(center: tuple[int, int, int]) -> None:
+    volume = ramp()
+    box = cut_box(volume, center, CROP_SHAPE)
+    assert box.shape == CROP_SHAPE
+    assert volume[center] in box
+    inside = all(n // 2 <= c < size - n // 2 for c, n, size in zip(center, CROP_SHAPE, volume.shape))
+    if inside:
+        assert box[16, 24, 24] == volume[center]
+
+
+def test_a_box_at_the_border_is_shifted_inward() -> None:
+    np.testing.assert_array_equal(cut_box(ramp(), (0, 0, 69), CROP_SHAPE), ramp()[:32, :48, -48:])
+
+
+def test_a_scan_thinner_than_the_box_still_gives_the_right_shape() -> None:
+    thin = ramp((10, 60, 70))
+    box = cut_box(thin, (5, 30, 30), CROP_SHAPE)
+    assert box.shape == CROP_SHAPE
+    np.testing.assert_array_equal(box[11:21], thin[:, 6:54, 6:54])
+    np.testing.assert_array_equal(box[0], box[11])
+
+
+def test_a_box_is_a_copy() -> None:
+    volume = ramp()
+    cut_box(volume, (20, 30, 30), (4, 4, 4))[...] = -1
+    assert (volume >= 0).all()
+
+
+@pytest.mark.parametrize("index", [2.5, 3.5, 4.5])
+def test_halves_round_the_same_way_for_even_and_odd_centres(index: float) -> None:
+    slab = cut_slab(ramp((40, 100, 100)), (index, 50, 50))
+    assert slab.shape == (7, 96, 96)
+    np.testing.assert_array_equal(slab[3], ramp((40, 100, 100))[int(index + 0.5), 2:98, 2:98])
+
+
+@pytest.mark.parametrize(("index", "expected"), [(0, [0, 0, 0, 0, 1, 2, 3]), (39, [36, 37, 38, 39, 39, 39, 39])])
+def test_a_slab_repeats_the_edge_slices(index: int, expected: list[int]) -> None:
+    volume = np.broadcast_to(np.arange(40, dtype=np.int16)[:, None, None], (40, 100, 100))
+    assert cut_slab(volume, (index, 50, 50))[:, 0, 0].tolist() == expected
+
+
+def test_a_slab_of_a_small_scan_is_padded() -> None:
+    assert cut_slab(ramp((3, 60, 70)), (1, 10, 10)).shape == (7, 96, 96)
+
+
+def write_two_scans(folder: Path) -> list[Path]:
+    groups = []
+    for number in range(2):
+        hu = np.full(GRID.shape_irc, number * 100, dtype=np.int16)
+        hu[20, 30, 30] = 3000
+        mask = np.zeros(hu.shape, np.uint8)
+        mask[20, 30, 30] = 1
+        sites = [
+            CropSite(center_irc=(20, 30, 30), label=2, diameter_mm=8.0),
+            CropSite(center_irc=(20, 31, 30), label=0, diameter_mm=float("nan")),
+        ][: 2 - number]
+        groups.append(folder / f"{number}")
+        write_scan_crops(groups[-1], hu, mask, GRID, sites, slab_sites=[0], key={"n": number})
+    return groups
+
+
+def test_the_cache_joins_scans(tmp_path: Path) -> None:
+    cache = CropCache(write_two_scans(tmp_path), ["crops", "labels", "centers_xyz"])
+    assert len(cache) == 3
+    assert cache.column("labels").tolist() == [2, 0, 2]
+    crops = cache.rows("crops", np.array([2, 0]))
+    assert crops.dtype == np.int16
+    assert crops[:, 0, 0, 0].tolist() == [100, 0]
+    assert crops[:, 16, 24, 24].tolist() == [1000, 1000]  # clipped
+    assert cache.scan_of(np.array([0, 1, 2])).tolist() == [0, 0, 1]
+    np.testing.assert_allclose(cache.column("centers_xyz")[0], irc_to_xyz((20, 30, 30), GRID))
+
+
+def test_the_cache_holds_slabs_of_the_sites_asked_for(tmp_path: Path) -> None:
+    cache = CropCache(write_two_scans(tmp_path), ["slabs", "slab_masks", "slab_labels"])
+    assert len(cache) == 2
+    slab, mask = cache.rows("slabs", np.array([0])), cache.rows("slab_masks", np.array([0]))
+    assert slab.shape == (1, 7, 96, 96)
+    assert mask.shape == (1, 96, 96)
+    # The marked voxel lies at the same place in both.
+    assert np.argwhere(mask[0]).tolist() == np.argwhere(slab[0, 3] == 1000).tolist()
+
+
+def test_no_sites_make_empty_arrays_of_the_right_shape(tmp_path: Path) -> None:
+    hu = np.zeros(GRID.shape_irc, np.int16)
+    write_scan_crops(tmp_path / "e", hu, hu.astype(np.uint8), GRID, [], slab_sites=[], key={})
+    cache = CropCache([tmp_path / "e"], ["crops", "slabs"])
+    assert len(cache) == 0
