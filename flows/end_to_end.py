@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lungml.home import Home
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.evaluate import evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
-from lungml.home import Home
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore, publish_summary
 from tasks.training import Pipeline
@@ -51,7 +51,7 @@ def end_to_end(
     """
     home = Home.from_env()
     folder = luna_dir or make_phantoms(home, scans=phantoms, seed=seed)
-    prepared = prepare(str(folder), tables_dir, recipe, val_stride, seed)
+    prepared = prepare(str(folder), tables_dir, recipe, val_stride, seed, for_training=True)
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),
@@ -63,5 +63,5 @@ def end_to_end(
     trained = train(prepared.scans, recipe, pipeline)
     models = (trained.segmentation, trained.nodule, trained.malignancy)
     scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, models, pipeline)
-    publish_summary(scores, (*models, *trained.others))
+    publish_summary(scores, (*models, *trained.others), pipeline)
     return Summary(trained=trained, scores=scores, origin=pipeline.origin)

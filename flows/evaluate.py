@@ -14,7 +14,12 @@ from tasks.training import Pipeline, TrainedModel
 
 
 # One scan at a time: the segmenter already uses every core.
-@flow(name="luna", flow_run_name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=1), validate_parameters=False)
+@flow(
+    name="luna",
+    flow_run_name="evaluate",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    validate_parameters=False,
+)
 def evaluate(
     scans: Sequence[PreparedScan],
     set_aside: Sequence[ScanTruth],
@@ -26,7 +31,9 @@ def evaluate(
     scores = []
     for split in ("val", "test"):
         chosen = of_split(scans, split)
-        found = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)).result()
+        found = find_nodules.map(
+            chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)
+        ).result()
         missing = [truth for truth in set_aside if truth.split == split]
         scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
     log_end_to_end(scores, bundle_uri, models, pipeline)

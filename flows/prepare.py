@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lungml.home import Home
 from prefect import flow, get_run_logger, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from lungml.home import Home
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, read_tables
@@ -33,6 +33,7 @@ def prepare(
     recipe: str = "demo",
     val_stride: int = 10,
     seed: int = 0,
+    for_training: bool = False,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -42,9 +43,11 @@ def prepare(
         recipe: decides the masks and the crops.
         val_stride: every n-th series validates, the one after it tests.
         seed: of the choice of negatives.
+        for_training: refuse a data set that leaves a split without a scan.
     """
     home, settings = Home.from_env(), by_name(recipe)
-    truths = read_tables(Path(luna_dir), Path(tables_dir) if tables_dir else None, val_stride, home)
+    tables = Path(tables_dir) if tables_dir else None
+    truths = read_tables(Path(luna_dir), tables, val_stride, home, for_training=for_training)
     converted = convert_scan.map(truths, home=unmapped(home)).result()
     rule = settings.segmentation.mask_rule
     masked = build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)).result()
@@ -58,7 +61,9 @@ def prepare(
         seed=unmapped(seed),
     ).result()
     set_aside = tuple(truth for truth, scan in zip(truths, converted) if scan is None)
-    get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
+    get_run_logger().info(
+        "%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside)
+    )
     return Prepared(scans=tuple(scans), set_aside=set_aside)
 
 

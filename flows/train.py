@@ -34,7 +34,12 @@ class Trained:
 
 
 # One scan at a time: the segmenter already uses every core.
-@flow(name="luna", flow_run_name="train", task_runner=ThreadPoolTaskRunner(max_workers=1), validate_parameters=False)
+@flow(
+    name="luna",
+    flow_run_name="train",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    validate_parameters=False,
+)
 def train(scans: Sequence[PreparedScan], recipe: str, pipeline: Pipeline) -> Trained:
     """Segmentation -> the segmenter's own candidates -> nodule classifier -> malignancy, two ways -> bundle."""
     settings = by_name(recipe)

@@ -77,8 +77,8 @@ def augment_slabs(
 def augment_crops(crops: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Change each crop in its own way: in plane and along the index axis, rotated in plane only.
 
-    The argument is not written to; settings that change nothing give the same tensor back. Nothing is clipped, and
-    the work is done on the batch's device.
+    The argument is not written to; settings that change nothing give the same tensor back. Nothing is
+    clipped, and the work is done on the batch's device.
 
     Args:
         crops: (B, 1, D, H, W) float, HU.
@@ -97,14 +97,14 @@ def draw_affines(settings: Augmentation, batch: int, axes: int, generator: torch
     """One random matrix per sample, which takes an output point to the input point that it shows.
 
     Points are (x, y) or (x, y, z) along (col, row, index), in half sides: -1 and 1 are the outer edges of the
-    first and last voxel, as `affine_grid(align_corners=False)` has them. A matrix is `scale_and_flip @ rotation`
-    with the shift as its LAST COLUMN; a positive shift moves the picture towards lower indices.
+    first and last voxel, as `affine_grid(align_corners=False)` has them. A matrix is `scale_and_flip @
+    rotation` with the shift as its LAST COLUMN. A positive shift moves the picture towards lower indices.
 
     Args:
         settings: how far.
         batch: samples.
         axes: 2 or 3.
-        generator: draws on its own device, so that a CPU generator gives equal matrices whatever the batch's device.
+        generator: draws on its own device; a CPU generator gives equal matrices whatever the batch's device.
 
     Returns:
         (batch, axes, axes + 1) float32, on the generator's device.
@@ -141,9 +141,9 @@ def resample_in_plane(pictures: torch.Tensor, matrices: torch.Tensor) -> torch.T
 def resample_crops(crops: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Resample each crop trilinearly, plane and index axis apart; what lies outside repeats the border.
 
-    The matrices must not mix z with x and y; those of `draw_affines` never do. Then a trilinear weight is a product
-    of an in-plane weight and one along z, and doing one after the other equals the 3D `grid_sample`, but several
-    times faster: a plane's weights are found once for all D slices.
+    The matrices must not mix z with x and y; those of `draw_affines` never do. Then a trilinear weight is the
+    product of an in-plane weight and one along z, and doing one after the other equals the 3D `grid_sample`,
+    but several times faster: a plane's weights are found once for all D slices.
 
     Args:
         crops: (B, 1, D, H, W) float. H = W, or a rotation also shears.

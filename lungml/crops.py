@@ -56,7 +56,10 @@ def cut_box(
 
 
 def cut_slab(
-    volume: npt.NDArray[Any], center_irc: npt.ArrayLike, context_slices: int = CONTEXT_SLICES, side: int = SLAB_SIDE
+    volume: npt.NDArray[Any],
+    center_irc: npt.ArrayLike,
+    context_slices: int = CONTEXT_SLICES,
+    side: int = SLAB_SIDE,
 ) -> npt.NDArray[Any]:
     """Copy the slices around a voxel, edge slices repeated; in plane the window is shifted inward at the borders.
 
@@ -66,7 +69,9 @@ def cut_slab(
     middle = int(np.clip(np.floor(np.asarray(center_irc)[0] + 0.5), 0, volume.shape[0] - 1))
     slices = np.clip(np.arange(middle - context_slices, middle + context_slices + 1), 0, volume.shape[0] - 1)
     block = volume[slices[0] : slices[-1] + 1]
-    in_plane = cut_box(block, (block.shape[0] // 2, *np.asarray(center_irc)[1:]), (block.shape[0], side, side))
+    in_plane = cut_box(
+        block, (block.shape[0] // 2, *np.asarray(center_irc)[1:]), (block.shape[0], side, side)
+    )
     return in_plane[slices - slices[0]]
 
 
@@ -118,7 +123,9 @@ def write_scan_crops(
             np.int16,
         ),
         "slab_masks": _stack(
-            [cut_slab(mask, s.center_irc, context_slices=0)[0] for s in chosen], (SLAB_SIDE, SLAB_SIDE), np.uint8
+            [cut_slab(mask, s.center_irc, context_slices=0)[0] for s in chosen],
+            (SLAB_SIDE, SLAB_SIDE),
+            np.uint8,
         ),
         "slab_labels": np.array([s.label for s in chosen], dtype=np.uint8),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,10 +181,25 @@ def write_findings(path: Path, series_uid: str, findings: tuple[Finding, ...]) -
             series_uid,
             *(f"{mm:.4f}" for mm in f.center_xyz),
             *(f"{voxel:.4f}" for voxel in f.center_irc),
-            f"{f.prob_nodule:.6f}",
-            f"{f.prob_malignant:.6f}",
+            f"{f.prob_nodule:.9g}",  # as exact as float32: saturated scores keep their order
+            f"{f.prob_malignant:.9g}",
             f.stage,
         )
         for f in findings
     ]
     write_csv_atomic(path, FINDINGS_COLUMNS, rows)
+
+
+def read_findings(path: Path) -> tuple[Finding, ...]:
+    """The findings of a `findings.csv`, in its order."""
+    with path.open(newline="") as handle:
+        return tuple(
+            Finding(
+                center_irc=(float(row["index"]), float(row["row"]), float(row["col"])),
+                center_xyz=(float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"])),
+                prob_nodule=float(row["prob_nodule"]),
+                prob_malignant=float(row["prob_malignant"]),
+                stage=row["stage"],  # type: ignore[arg-type]
+            )
+            for row in csv.DictReader(handle)
+        )

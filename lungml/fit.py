@@ -116,7 +116,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TrainingError(f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda") from error
+        raise TrainingError(
+            f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu")
     return device

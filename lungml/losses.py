@@ -49,8 +49,8 @@ def bce_batch_dice_loss(
     """Weighted cross-entropy of every pixel plus one dice loss over the pixels of the whole batch.
 
     Every pixel outside the nodules has a cost here, so that windows without a nodule teach something; one
-    dice over the batch is defined for them too. On phantoms the default weights gave fewer and better candidates
-    than the report's loss.
+    dice over the batch is defined for them too. On phantoms the default weights gave fewer and better
+    candidates than the report's loss.
 
     Args:
         logits: (B, 1, H, W) float, before the sigmoid.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lungml.files import write_csv_atomic
+from lungml.files import locked, write_csv_atomic
 
 COLUMNS = ("series_uid", "path", "reason", "time")
 
@@ -17,9 +16,7 @@ def set_aside(quarantine_csv: Path, series_uid: str, path: Path, reason: str) ->
 
     Safe with several threads and processes at once: the file is rewritten under a lock.
     """
-    quarantine_csv.parent.mkdir(parents=True, exist_ok=True)
-    with quarantine_csv.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(quarantine_csv):
         rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
         time = datetime.now(UTC).isoformat(timespec="seconds")
         rows.append({"series_uid": series_uid, "path": str(path), "reason": reason, "time": time})
@@ -30,8 +27,7 @@ def release(quarantine_csv: Path, series_uid: str) -> None:
     """Take a scan out of the quarantine again, once it reads well."""
     if not any(row["series_uid"] == series_uid for row in read_quarantine(quarantine_csv)):
         return
-    with quarantine_csv.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(quarantine_csv):
         rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
         write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
 

@@ -77,7 +77,8 @@ class Table:
     Attributes:
         counts: 3 x 4, `ROWS` by `COLUMNS`; a non-nodule cannot be missed, that cell is 0.
         scans: scans that were scored.
-        scans_without_findings: of them, those set aside before they gave any answer; their nodules are missed.
+        scans_without_findings: of them, those set aside before they gave any answer; their nodules are
+            missed.
         ignored_on_excluded: findings on an excluded finding only; they are in no cell.
     """
 
@@ -111,29 +112,27 @@ class Table:
         """Non-nodules that were taken for nodules."""
         return self.counts[0][PREDICTED_BENIGN] + self.counts[0][PREDICTED_MALIGNANT]
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Name and four cells of each row, as text; the cell without a meaning is empty."""
-        return [
-            (name, "" if name == ROWS[0] else str(missed), *(str(count) for count in rest))  # type: ignore[misc]
-            for name, (missed, *rest) in zip(ROWS, self.counts)
-        ]
+    def rows(self) -> list[tuple[str, ...]]:
+        """Name and four cells of each row, as text; the cell that has no meaning is empty."""
+        rows = [(name, *(str(count) for count in cells)) for name, cells in zip(ROWS, self.counts)]
+        return [(ROWS[0], "", *rows[0][2:]), *rows[1:]]
 
     def to_text(self) -> str:
         """The table and its sums in lines for a terminal."""
         lines = [("", *COLUMNS), *self.rows()]
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        text = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]).rstrip()
-            for line in lines
-        ]
+        text = []
+        for name, *cells in lines:
+            text.append("  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:]))]))
         text.append(
-            f"{self.found} of {self.nodules} nodules found, {self.malignant_flagged} of {self.malignant} malignant "
-            f"flagged, {self.false_positives} false positives in {self.scans} scans"
+            f"{self.found} of {self.nodules} nodules found, "
+            f"{self.malignant_flagged} of {self.malignant} malignant flagged, "
+            f"{self.false_positives} false positives in {self.scans} scans"
         )
         if self.ignored_on_excluded:
-            text.append(f"{self.ignored_on_excluded} findings on excluded findings are not counted")
+            text.append(f"not counted, on excluded findings: {self.ignored_on_excluded}")
         if self.scans_without_findings:
-            text.append(f"{self.scans_without_findings} scans gave no answer; their nodules count as missed")
+            text.append(f"scans without an answer, their nodules missed: {self.scans_without_findings}")
         return "\n".join(text)
 
     def as_dict(self) -> dict[str, int | dict[str, dict[str, int]]]:
@@ -162,22 +161,24 @@ def score_table(
 ) -> Table:
     """Follow every nodule and every other finding of some scans to where it ended.
 
-    A finding at or above `nodule_threshold` is predicted benign or, at or above `malignant_threshold`, malignant;
-    below it is filtered out. A finding belongs to a nodule nearer than 0.7 diameters ("report") or one radius
-    ("official"), and to all of them if there are several. Of several findings on one nodule, "report" lets the one
-    that came furthest decide (malignant, benign, filtered out), as such a nodule is shown to the reader as what it
-    was called at worst; "official" the one with the highest nodule probability, as in LUNA16's score (of equal ones
-    the first). A finding on a nodule is never a non-nodule, even when another decided.
+    A finding at or above `nodule_threshold` is predicted benign or, at or above `malignant_threshold`,
+    malignant; below it is filtered out. A finding belongs to a nodule nearer than 0.7 diameters ("report")
+    or one radius ("official"), and to all of them if there are several. Where several findings belong to one
+    nodule, the one that came furthest decides under "report" (malignant before benign before filtered out: a
+    reader sees all of them), and under "official" the one with the highest nodule probability, as in LUNA16's
+    score (of equal ones the first). A finding on a nodule is never a non-nodule, even when another decides.
 
     Args:
-        findings_per_scan: by series_uid, all findings, filtered ones included. A scan that was read and gave none has
-            an empty list; one that is left out counts as set aside.
+        findings_per_scan: by series_uid, all findings, filtered ones included. A scan that was read and
+            gave none has an empty list; one that is left out counts as set aside.
         truth_per_scan: by series_uid, the annotated nodules; a scan without an entry has none.
-        excluded_per_scan: by series_uid, findings that are neither hits nor false positives: a finding within the
-            radius of one, and on no nodule, is in no cell. Without them such findings are non-nodules.
+        excluded_per_scan: by series_uid, findings that are neither hits nor false positives: a finding
+            within the radius of one, and on no nodule, is in no cell. Without them such findings are
+            non-nodules.
         match: the rule.
         nodule_threshold: on `prob_nodule`, inclusive.
-        malignant_threshold: on `prob_malignant`, inclusive; looked at only when the nodule threshold is reached.
+        malignant_threshold: on `prob_malignant`, inclusive; looked at only when the nodule threshold is
+            reached.
 
     Raises:
         ValueError: on an unknown rule, a NaN probability where one is needed, or a centre that is not finite.
@@ -194,7 +195,9 @@ def score_table(
         prob_malignant = np.array([f.prob_malignant for f in findings], dtype=np.float64)
         flagged = prob_nodule >= nodule_threshold
         if np.isnan(prob_malignant[flagged]).any():
-            raise ValueError(f"{series_uid}: a finding above the nodule threshold has no malignancy probability")
+            raise ValueError(
+                f"{series_uid}: a finding above the nodule threshold has no malignancy probability"
+            )
         stage = np.where(prob_malignant >= malignant_threshold, PREDICTED_MALIGNANT, PREDICTED_BENIGN)
         stage[~flagged] = FILTERED
         hits = _hits(nodules, findings, reach, series_uid)
@@ -221,7 +224,8 @@ class FrocResult:
     """LUNA16's official score.
 
     Attributes:
-        fps_per_scan, sensitivity, thresholds: the points of the curve, equally long; the first one is above all marks.
+        fps_per_scan, sensitivity, thresholds: the points of the curve, equally long; the first one is above
+            all marks.
         sensitivity_at: sensitivity at each of `FPS_PER_SCAN`; NaN without an included nodule.
         cpm: their mean.
         band_low, band_high: 95 % bootstrap band of `sensitivity_at`; empty when none was asked for.
@@ -252,9 +256,12 @@ class FrocResult:
     ignored_double_hits: int
     ignored_beyond_limit: int
 
-    def as_dict(self) -> dict[str, float | tuple[float, ...]]:
-        """All fields; JSON-able but for NaN and the infinite first threshold."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, float | list[float | None] | None]:
+        """All fields, JSON-able: lists for tuples, None for NaN and for the infinite first threshold."""
+        return {
+            name: [_finite_or_none(v) for v in value] if isinstance(value, tuple) else _finite_or_none(value)
+            for name, value in asdict(self).items()
+        }
 
 
 def froc(
@@ -268,13 +275,15 @@ def froc(
 ) -> FrocResult:
     """Score marks by LUNA16's rules: free-response ROC and competition performance metric.
 
-    A mark hits a finding when it is nearer than its radius. A mark on an included nodule is no false positive; a
-    nodule's score is its most probable mark. A mark only on excluded findings is ignored, any other is a false
-    positive. A nodule without a mark is never found. The curve has scikit-learn's `roc_curve` points (collinear ones
-    dropped), in false positives per listed scan, and is read by linear interpolation.
+    A mark hits a finding when it is nearer than its radius. A mark on an included nodule is no false
+    positive; a nodule's score is its most probable mark. A mark only on excluded findings is ignored, any
+    other is a false positive. A nodule without a mark is never found. The curve has scikit-learn's
+    `roc_curve` points (collinear ones dropped), in false positives per listed scan, and is read by linear
+    interpolation.
 
-    Where this differs from the challenge's script: of marks equal to a scan's hundredth the first listed stay (the
-    script drops all that equal the hundred-and-first), and without any hit sensitivity is 0 instead of NaN.
+    Where this differs from the challenge's script: of marks equal to a scan's hundredth the first listed
+    stay (the script drops all that equal the hundred-and-first), and without any hit sensitivity is 0
+    instead of NaN.
 
     Args:
         findings: by series_uid, the marks; scans without an entry have none.
@@ -285,12 +294,15 @@ def froc(
         generator: of the resamples.
 
     Raises:
-        ValueError: on no or repeated series, a NaN probability, a centre that is not finite, or bootstraps without a
-            generator.
+        ValueError: on no or repeated series, a NaN probability, a centre that is not finite, or bootstraps
+            without a generator.
     """
     if not series_uids or len(set(series_uids)) != len(series_uids):
         raise ValueError("the list of scans is empty or names a scan twice")
-    probs, is_nodule, scan_of = [], [], []  # of the marks that count: best mark of each nodule, false positives
+    # Of the marks that make the curve: the best one of each nodule, and the false positives.
+    probs: list[float] = []
+    is_nodule: list[bool] = []
+    scan_of: list[int] = []
     nodules_in_scan = np.zeros(len(series_uids), dtype=np.int64)
     marks = on_excluded_total = double_hits = beyond = 0
     for scan, series_uid in enumerate(series_uids):
@@ -299,10 +311,11 @@ def froc(
         kept = [listed[i] for i in best_first]
         hits = _hits(nodules.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid)
         elsewhere = ~hits.any(axis=0)
-        on_excluded = _hits(excluded.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid).any(axis=0) & elsewhere
-        false = np.flatnonzero(elsewhere & ~on_excluded)
+        near_excluded = _hits(excluded.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid).any(axis=0)
+        on_excluded = elsewhere & near_excluded
+        false = np.flatnonzero(elsewhere & ~on_excluded).tolist()
         found = hits[hits.any(axis=1)]
-        counted = np.concatenate([found.argmax(axis=1), false])  # marks are sorted: the first hit is the best
+        counted = [int(on_it.argmax()) for on_it in found] + false  # sorted marks: the first hit is the best
         probs += [kept[i].prob_nodule for i in counted]
         is_nodule += [True] * len(found) + [False] * len(false)
         scan_of += [scan] * len(counted)
@@ -311,12 +324,14 @@ def froc(
         beyond += len(listed) - len(kept)
         on_excluded_total += int(on_excluded.sum())
         double_hits += int(found.sum()) - len(found)
-    curve = _Curve(np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan)
+    curve = _Curve(
+        np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan
+    )
     once = np.ones(len(series_uids), dtype=np.int64)
     fps, sensitivity = curve.points(once)
+    shown = curve.corners()
     at = np.interp(FPS_PER_SCAN, fps, sensitivity)
-    band_low, band_high, cpm_band = _bootstrap_band(curve, bootstraps, generator)
-    shown = _corners(fps, sensitivity)
+    band_low, band_high, cpm_band = _bootstrap_band(curve, len(series_uids), bootstraps, generator)
     true_positives = int(sum(is_nodule))
     return FrocResult(
         fps_per_scan=tuple(fps[shown].tolist()),
@@ -337,3 +352,90 @@ def froc(
         ignored_double_hits=double_hits,
         ignored_beyond_limit=beyond,
     )
+
+
+class _Curve:
+    """The marks that count, most probable first; a bootstrap only changes how often each scan counts."""
+
+    def __init__(
+        self,
+        probs: npt.NDArray[np.float64],
+        is_nodule: npt.NDArray[np.bool_],
+        scan_of: npt.NDArray[np.int64],
+        nodules_in_scan: npt.NDArray[np.int64],
+    ) -> None:
+        order = np.argsort(-probs, kind="stable")
+        self._is_nodule, self._scan_of = is_nodule[order], scan_of[order]
+        self._nodules_in_scan = nodules_in_scan
+        # Marks of one probability pass a threshold together: the curve has a point after the last of them.
+        self._ends = np.flatnonzero(np.append(np.diff(probs[order]) != 0, len(probs) > 0))
+        self.thresholds = np.append(np.inf, probs[order][self._ends])
+
+    def _counts(self, times: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """False and true positives at or above each threshold, exact."""
+        weight = times[self._scan_of]
+        true = np.cumsum(weight * self._is_nodule)[self._ends]
+        false = np.cumsum(weight * ~self._is_nodule)[self._ends]
+        return np.append(0, false), np.append(0, true)
+
+    def points(self, times: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """False positives per scan and sensitivity at each threshold, every scan counted `times` times."""
+        false, true = self._counts(times)
+        nodules = int(times @ self._nodules_in_scan)
+        sensitivity = true / nodules if nodules else np.full(len(true), np.nan)
+        return false / times.sum(), sensitivity
+
+    def corners(self) -> npt.NDArray[np.int64]:
+        """The points that `sklearn.metrics.roc_curve(drop_intermediate=True)` keeps, and the origin."""
+        false, true = (counts[1:] for counts in self._counts(np.ones_like(self._nodules_in_scan)))
+        if len(false) <= 2:
+            return np.arange(len(false) + 1)
+        bends = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
+        return np.flatnonzero(np.concatenate([[True, True], bends, [True]]))
+
+
+def _bootstrap_band(
+    curve: _Curve, scans: int, bootstraps: int, generator: np.random.Generator | None
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+    """95 % band of the sensitivities and of the CPM; resamples without a nodule are left out."""
+    if not bootstraps:
+        return (), (), (math.nan, math.nan)
+    if generator is None:
+        raise ValueError("bootstraps need a generator")
+    at = np.empty((bootstraps, len(FPS_PER_SCAN)))
+    for row in at:
+        times = np.bincount(generator.integers(scans, size=scans), minlength=scans)
+        row[:] = np.interp(FPS_PER_SCAN, *curve.points(times))
+    defined = at[~np.isnan(at[:, 0])]
+    if not len(defined):
+        nans = (math.nan,) * len(FPS_PER_SCAN)
+        return nans, nans, (math.nan, math.nan)
+    low, high = np.percentile(defined, BAND_PERCENTILES, axis=0)
+    cpm_low, cpm_high = np.percentile(defined.mean(axis=1), BAND_PERCENTILES)
+    return tuple(low.tolist()), tuple(high.tolist()), (float(cpm_low), float(cpm_high))
+
+
+def _hits(
+    places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str
+) -> npt.NDArray[np.bool_]:
+    """(places, marks): which mark lies nearer to which place than `reach` diameters."""
+    centers = np.array([p.center_xyz for p in places], dtype=np.float64).reshape(-1, 3)
+    points = np.array([m.center_xyz for m in marks], dtype=np.float64).reshape(-1, 3)
+    diameters = np.array([p.diameter_mm for p in places], dtype=np.float64)
+    if not (np.isfinite(centers).all() and np.isfinite(points).all() and np.isfinite(diameters).all()):
+        raise ValueError(f"{series_uid}: a centre or diameter is not finite")
+    diameters = np.where(diameters < 0, EXCLUDED_DIAMETER_MM, diameters)
+    # Squares, not roots: a mark exactly on the sphere stays outside it.
+    squared = ((centers[:, None] - points[None]) ** 2).sum(axis=-1)
+    return squared < (reach * diameters[:, None]) ** 2
+
+
+def _probabilities(marks: Sequence[Mark], series_uid: str) -> npt.NDArray[np.float64]:
+    probs = np.array([mark.prob_nodule for mark in marks], dtype=np.float64)
+    if np.isnan(probs).any():
+        raise ValueError(f"{series_uid}: a nodule probability is NaN")
+    return probs
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -97,7 +97,11 @@ def map_array(group: Path, name: str) -> npt.NDArray[Any]:
     if 0 in shape:
         return np.empty(shape, dtype)
     chunk = group / name / "c" / "/".join(["0"] * len(shape))
-    if len(described["codecs"]) != 1 or not chunk.exists() or chunk.stat().st_size != dtype.itemsize * np.prod(shape):
+    if (
+        len(described["codecs"]) != 1
+        or not chunk.exists()
+        or chunk.stat().st_size != dtype.itemsize * np.prod(shape)
+    ):
         raise StoreError(f"{group / name}: not one uncompressed chunk; delete {group} and prepare again")
     return np.memmap(chunk, dtype=dtype, mode="r", shape=shape)
 

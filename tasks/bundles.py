@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lungml.home import Home
 from torch import nn
 
 from lungml.candidates import GroupingSettings
 from lungml.crops import CROP_SHAPE
 from lungml.findings import Bundle
 from lungml.fit import resolve_device
-from lungml.home import Home
 from lungml.models import nodule_net, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
@@ -89,13 +89,25 @@ def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: P
     )
 
 
-def _load(model: nn.Module, path: Path, rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+def _load(
+    model: nn.Module, path: Path, rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")["model_state"]
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; give the path of a published .state file") from error
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path}: no PyTorch file with a `model_state`; give a published .state file") from error
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise WeightsError(
+            f"{path}: no PyTorch file with a `model_state`; give a published .state file"
+        ) from error
     try:
         model.load_state_dict(rename(state))
     except ValueError as error:

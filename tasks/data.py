@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lungml.home import Home
+from lungml.phantom import PhantomSettings, is_complete, write_phantoms
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
@@ -16,10 +18,8 @@ from prefect.states import State
 from lungml import crops, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.geometry import xyz_to_irc
-from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
-from lungml.phantom import PhantomSettings, is_complete, write_phantoms
 from lungml.quarantine import set_aside
 from lungml.recipes.data import PreparedScan, Split
 from tasks.caching import digest, kept
@@ -70,38 +70,48 @@ def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
 
 @task(name="read_tables", cache_policy=NO_CACHE)
 def read_tables(
-    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home
+    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home, *, for_training: bool
 ) -> list[ScanTruth]:
     """Read LUNA16's tables, freeze the split and put together what is known of every scan on disk."""
-    log = get_run_logger()
+    notes, truths = read_truths(luna_dir, tables_dir, val_stride, home, for_training=for_training)
+    for note in notes:
+        get_run_logger().warning(note)
+    return truths
+
+
+def read_truths(
+    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home, *, for_training: bool
+) -> tuple[tuple[str, ...], list[ScanTruth]]:
+    """What should be said aloud about a data set, and what is known of every scan of it that is on disk.
+
+    Raises:
+        TableError: when the folder or a table is missing or malformed.
+        SplitError: when the split cannot be frozen, or (for training) leaves a split without a scan.
+    """
     data = luna.read_luna(luna_dir, tables_dir)
-    for note in data.notes:
-        log.warning(note)
     split = luna.freeze_split(data.series_uids, val_stride, home.split_csv)
-    luna.check_split(split, data, val_stride)
-    return [truth_of(series_uid, data, split[series_uid]) for series_uid in sorted(data.scans)]
-
-
-def truth_of(series_uid: str, data: luna.LunaData, split: str) -> ScanTruth:
-    """What the tables say about one scan."""
-    nodules = tuple(n for n in data.nodules if n.series_uid == series_uid)
-    excluded = tuple(e for e in data.excluded if e.series_uid == series_uid)
-    places = [
-        item.center_xyz
-        for table in (nodules, data.annotated, excluded)
-        for item in table
-        if item.series_uid == series_uid
-    ]
-    negatives = data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None
-    return ScanTruth(
-        series_uid=series_uid,
-        path=data.scans[series_uid],
-        split=split,  # type: ignore[arg-type]
-        nodules=nodules,
-        negatives_xyz=negatives,
-        excluded=excluded,
-        findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
-    )
+    if for_training:
+        luna.check_split(split, data, val_stride)
+    nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
+    excluded = luna.by_series(data.excluded)
+    truths = []
+    for series_uid, path in sorted(data.scans.items()):
+        own = nodules.get(series_uid, ())
+        places = [
+            item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())
+        ]
+        truths.append(
+            ScanTruth(
+                series_uid=series_uid,
+                path=path,
+                split=split[series_uid],
+                nodules=own,
+                negatives_xyz=data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None,
+                excluded=excluded.get(series_uid, ()),
+                findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
+            )
+        )
+    return data.notes, truths
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lungml.home import Home
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -22,7 +23,6 @@ from lungml.files import write_text_atomic
 from lungml.findings import segment
 from lungml.fit import EpochReport, FitSettings, Problem, fit, resolve_device
 from lungml.geometry import irc_to_xyz
-from lungml.home import Home
 from lungml.metrics import is_better
 from lungml.recipes import Recipe
 from lungml.recipes.classification import classification_problem
@@ -62,7 +62,9 @@ class TrainedModel:
 
 
 @task(name="train_segmentation", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def train_segmentation(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> State | TrainedModel:
+def train_segmentation(
+    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline
+) -> State | TrainedModel:
     """Train the U-Net and log its best epoch."""
     settings = recipe.segmentation
 
@@ -102,7 +104,9 @@ def mine_candidates(
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
         if any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
             continue
-        near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
+        near = [
+            n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)
+        ]
         label = crops.NON_NODULE
         if near:
             label = crops.MALIGNANT if near[0].malignant else crops.BENIGN
@@ -114,9 +118,7 @@ def mine_candidates(
                 diameter_mm=near[0].diameter_mm if near else math.nan,
             )
         )
-    crops.write_scan_crops(
-        folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key
-    )
+    crops.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)
     get_run_logger().info(
         "%s: %d candidates mined, %d of them nodules",
         scan.series_uid,
@@ -161,9 +163,7 @@ def train_malignancy(
 
     def problem(device: torch.device, generator: torch.Generator) -> Problem:
         _, weights = tracking.load_model(pipeline.home, nodule_uri, expect_stage="classification")
-        return malignancy_problem(
-            settings, scans, nodule_weights=weights, device=device, generator=generator
-        )
+        return malignancy_problem(settings, scans, nodule_weights=weights, device=device, generator=generator)
 
     way = "finetuned" if settings.start == "nodule" else "scratch"
     return _train(
@@ -261,7 +261,12 @@ def _train(
         stage,
         name=name,
         pipeline_id=pipeline.pipeline_id,
-        params={**_flat(asdict(settings)), "seed": pipeline.seed, "device": str(device), "origin": pipeline.origin},
+        params={
+            **_flat(asdict(settings)),
+            "seed": pipeline.seed,
+            "device": str(device),
+            "origin": pipeline.origin,
+        },
         tags={"luna.origin": pipeline.origin},
     ) as run:
         run.log_dataset("scans", digest([scan.digest for scan in scans]), parents=dict(parents or {}))
@@ -313,7 +318,11 @@ class _Progress:
     def show(self, report: EpochReport) -> None:
         shown = [f"loss {report.train['loss']:.4f}"]
         if report.val:
-            shown += [f"val {m} {report.val[m]:.3f}" for m in ("precision", "recall", "f1", "auc") if m in report.val]
+            shown += [
+                f"val {m} {report.val[m]:.3f}"
+                for m in ("precision", "recall", "f1", "auc")
+                if m in report.val
+            ]
         if report.best_epoch:
             shown.append(f"best {self._select_by} {report.best_score:.3f} (epoch {report.best_epoch})")
         shown.append(f"{report.samples_per_s:.0f} samples/s")

@@ -70,7 +70,7 @@ class NoduleNet(nn.Module):
             (B, 2) float, before the softmax; class 1 is the nodule (or the malignant one).
 
         Raises:
-            ValueError: on any other shape (not while being exported or compiled, which guard shapes themselves).
+            ValueError: on any other shape (unchecked while being exported or compiled).
         """
         if not torch.compiler.is_compiling() and crops.shape[1:] != (1, *self.config.crop_shape):
             wanted = ", ".join(str(size) for size in self.config.crop_shape)

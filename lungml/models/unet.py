@@ -20,8 +20,8 @@ class UNetConfig:
         context_slices: slices on EACH side of the one that is segmented.
         depth: resolutions, the full one included.
         width: channels of the first resolution; they double at each next one.
-        pooling: how the resolution is halved; the published weights were trained with "avg", though the report's
-            text says max.
+        pooling: how the resolution is halved; the published weights were trained with "avg", though the
+            report's text says max.
     """
 
     context_slices: int = 3
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                # PyTorch counts fan_out along a weight's first axis: a transposed convolution's INPUT channels.
+                # PyTorch counts fan_out along the first axis: a transposed convolution's INPUT channels.
                 nn.init.kaiming_normal_(
                     layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
                 )
@@ -79,8 +79,8 @@ class UNet(nn.Module):
     def forward(self, slab: torch.Tensor) -> torch.Tensor:
         """Logits of the middle slice.
 
-        Does not clip and does not pad: the caller pads an odd size, because padding in here would keep the network
-        from being exported with free height and width.
+        Does not clip and does not pad: the caller pads an odd size, because padding in here would keep the
+        network from being exported with free height and width.
 
         Args:
             slab: (B, 2 * context_slices + 1, H, W) float, HU clipped to [-1000, 1000]; H and W multiples of
@@ -90,7 +90,7 @@ class UNet(nn.Module):
             (B, 1, H, W) float, before the sigmoid.
 
         Raises:
-            ValueError: on any other shape (not while being exported or compiled, which guard shapes themselves).
+            ValueError: on any other shape (unchecked while being exported or compiled).
         """
         if not torch.compiler.is_compiling():
             self._check(slab)

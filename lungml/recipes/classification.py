@@ -115,7 +115,9 @@ class CropProblem:
         self._shares = list(shares)
         for group, rows in zip(groups, self._groups):
             if not len(rows):
-                raise TrainingError(f"the training scans have no crop labelled {group}; add scans that have some")
+                raise TrainingError(
+                    f"the training scans have no crop labelled {group}; add scans that have some"
+                )
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:

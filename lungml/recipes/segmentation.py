@@ -104,7 +104,9 @@ class SegmentationProblem:
         self.model = UNet(recipe.model, generator=generator).to(device, memory_format=torch.channels_last)
         self._device = device
         self._scans = scans
-        self._cache = CropCache([s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"])
+        self._cache = CropCache(
+            [s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"]
+        )
         labels = self._cache.column("slab_labels")
         self._positives = np.flatnonzero(labels != NON_NODULE)
         self._negatives = np.flatnonzero(labels == NON_NODULE)
@@ -157,7 +159,9 @@ class SegmentationProblem:
                 slab = torch.from_numpy(volume[around]).to(self._device).float()[None]
                 target = torch.from_numpy(mask[middle]).to(self._device).float()[None, None]
                 rows, cols = slab.shape[-2:]
-                slab = torch.nn.functional.pad(slab, (0, -cols % multiple, 0, -rows % multiple), mode="replicate")
+                slab = torch.nn.functional.pad(
+                    slab, (0, -cols % multiple, 0, -rows % multiple), mode="replicate"
+                )
                 logits = self.model(slab.contiguous(memory_format=torch.channels_last))[..., :rows, :cols]
                 counts.add(logits > 0, target > 0.5)
                 total += float(losses.report_segmentation_loss(logits, target))

@@ -1,0 +1,254 @@
+"""The `luna` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from lungml.home import Home
+from rich.console import Console
+
+from flows.settings import configure_process
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Chest CT scans to a ranked list of lung nodules. Not for clinical use.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make and prepare scans.")
+model_app = typer.Typer(no_args_is_help=True, help="Bring in models.")
+app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def demo(
+    scans: Annotated[int, typer.Option(help="synthetic scans to draw")] = 36,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 5,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="train again even where an equal model is finished")
+    ] = False,
+) -> None:
+    """Synthetic scans -> three trained models -> an evaluated table, in minutes on two cores."""
+    _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh)
+
+
+@app.command()
+def run(
+    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
+    tables: Annotated[
+        Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="report or demo")] = "report",
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="train again even where an equal model is finished")
+    ] = False,
+) -> None:
+    """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
+    _run_pipeline(
+        luna_dir=str(luna_dir.resolve()),
+        tables_dir=str(tables.resolve()) if tables else None,
+        recipe=recipe,
+        val_stride=val_stride,
+        seed=seed,
+        device=device,
+        fresh=fresh,
+    )
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int, typer.Option(help="of the Prefect server and UI")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="of the MLflow UI")] = 5000,
+) -> None:
+    """Start the Prefect server, work pool, worker and MLflow UI, with the flows deployed, until Ctrl-C."""
+    from flows.up import up as start
+
+    raise typer.Exit(start(_home(), prefect_port=prefect_port, mlflow_port=mlflow_port))
+
+
+@app.command()
+def read(
+    scans: Annotated[list[Path], typer.Argument(help=".mhd or .mha files")],
+    bundle: Annotated[str, typer.Option(help="models:/luna/N or models:/luna@alias")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder of the results")],
+    grouping: Annotated[
+        str | None, typer.Option(help="report or union; the bundle's own when not given")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Find the nodules of scans: OUT/<series_uid>/findings.csv, every candidate a row."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flows.read import read_scans
+
+    home = _home()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
+    ) as progress:
+        bar = progress.add_task("segmenting", total=None)
+
+        def on_slice(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        def on_scan(series_uid: str, findings: Any, where: str) -> None:
+            if findings is None:
+                err.print(f"[red]not read:[/] {where}", soft_wrap=True)
+                return
+            kept = sum(f.stage != "filtered" for f in findings)
+            malignant = sum(f.stage == "malignant" for f in findings)
+            out.print(
+                f"{series_uid}: {len(findings)} candidates, {kept} taken for nodules, "
+                f"{malignant} of them for malignant -> {where}",
+                soft_wrap=True,
+            )
+
+        failed = read_scans(
+            scans,
+            bundle,
+            out_dir,
+            home=home,
+            grouping=grouping,
+            device=device,
+            on_scan=on_scan,
+            on_slice=on_slice,
+        )
+    out.print("A model's opinion, not for clinical use.")
+    raise typer.Exit(1 if failed else 0)
+
+
+@data_app.command()
+def phantom(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
+    scans: Annotated[int, typer.Option(min=1, help="how many")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="decides every voxel")] = 0,
+    size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
+) -> None:
+    """Write synthetic scans as a LUNA16 tree."""
+    from lungml.phantom import PhantomSettings, write_phantoms
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rows, cols, slices = _parse_size(size)
+    settings = PhantomSettings(size_irc=(slices, rows, cols))
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("drawing", total=scans)
+        write_phantoms(
+            out_dir,
+            scans=scans,
+            seed=seed,
+            settings=settings,
+            workers=workers,
+            progress=lambda done, _: progress.update(bar, completed=done),
+        )
+    out.print(f"{scans} synthetic scans in {out_dir}", soft_wrap=True)
+
+
+@data_app.command()
+def prepare(
+    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
+    tables: Annotated[
+        Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
+    seed: Annotated[int, typer.Option(help="of the choice of negatives")] = 0,
+) -> None:
+    """Convert, mask and crop every scan of a LUNA16 tree."""
+    home = _home()
+    from flows.prepare import prepare as prepare_flow
+
+    prepared = prepare_flow(
+        str(luna_dir.resolve()), str(tables.resolve()) if tables else None, recipe, val_stride, seed
+    )
+    out.print(f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside")
+    if prepared.set_aside:
+        out.print(f"reasons: {home.quarantine_csv}")
+
+
+@model_app.command("import")
+def import_model(
+    segmentation: Annotated[Path, typer.Option(help="the published U-Net's .state file")],
+    nodule: Annotated[Path, typer.Option(help="the published nodule classifier's")],
+    malignancy: Annotated[Path, typer.Option(help="the published malignancy classifier's")],
+) -> None:
+    """Register published weights as a bundle and print its URI."""
+    home = _home()
+    from tasks.bundles import import_published
+
+    out.print(import_published(home, segmentation, nodule, malignancy))
+
+
+def main() -> None:
+    """Run the command; an error that a user can mend is one line and exit status 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+    except Exception as error:
+        if not _is_for_users(error):
+            raise
+        err.print(f"[red]error:[/] {error}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _home() -> Home:
+    home = Home.from_env()
+    configure_process(home)
+    return home
+
+
+def _run_pipeline(**parameters: Any) -> None:
+    home = _home()
+    from flows.end_to_end import end_to_end
+    from flows.show import show_summary
+    from lungml.fit import resolve_device
+    from lungml.recipes import by_name
+    from tasks.data import read_truths
+
+    # What a person can get wrong is said before anything starts.
+    by_name(parameters["recipe"])
+    resolve_device(parameters.get("device", "auto"))
+    if parameters.get("luna_dir"):
+        tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
+        stride = parameters["val_stride"]
+        read_truths(Path(parameters["luna_dir"]), tables, stride, home, for_training=True)
+    show_summary(end_to_end(**parameters), home, out)
+
+
+def _parse_size(size: str) -> tuple[int, int, int]:
+    try:
+        rows, cols, slices = (int(part) for part in size.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"{size!r} is not ROWSxCOLSxSLICES, such as 512x512x130") from None
+    return rows, cols, slices
+
+
+def _is_for_users(error: BaseException) -> bool:
+    """Errors that say in one line what is wrong and what to do; any other is a bug and keeps its traceback."""
+    from lungml.phantom import PhantomError
+    from tasks.tracking import TrackingError
+
+    from lungml.ct import ScanError
+    from lungml.fit import TrainingError
+    from lungml.luna import SplitError, TableError
+    from lungml.recipes import RecipeError
+    from lungml.store import StoreError
+    from tasks.bundles import WeightsError
+
+    kinds = (
+        ScanError, TrainingError, SplitError, TableError, PhantomError, RecipeError, StoreError, WeightsError,
+        TrackingError,
+    )  # fmt: skip
+    return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno is not None)

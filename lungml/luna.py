@@ -1,0 +1,414 @@
+"""What do LUNA16's tables say of each scan, and which split is a scan in?
+
+LUNA16's `seriesuid` becomes `series_uid` here, once. All coordinates are mm in patient axes (LPS).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lungml.ct import ScanError, find_scans
+from lungml.files import locked, write_csv_atomic
+from lungml.scan_errors import one_line
+from lungml.tables import SERIES_COLUMN, TableError, check_uid, read_table, refuse_where
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MIN_VAL_STRIDE = 3  # below it no series is left for training
+
+EXCLUDED_DIAMETER_MM = 10.0  # LUNA16's evaluation script: what a negative diameter means
+CENTER_COLUMNS = ["coordX", "coordY", "coordZ"]
+
+
+class SplitError(ValueError):
+    """Three splits cannot be had, or split.csv is damaged; its text is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodule:
+    """One nodule of the truth: a row of annotations_with_malignancy.csv.
+
+    Attributes:
+        malignant: at least two radiologists rated it 4 or 5.
+        ratings: the radiologists' malignancy ratings, 1..5; how many there are differs.
+    """
+
+    series_uid: str
+    center_xyz: tuple[float, float, float]
+    diameter_mm: float
+    malignant: bool
+    ratings: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """One row of annotations.csv: a nodule that the challenge counts, without ratings."""
+
+    series_uid: str
+    center_xyz: tuple[float, float, float]
+    diameter_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One place that is no nodule: a class-0 row of the candidates table."""
+
+    series_uid: str
+    center_xyz: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """A finding that is neither a hit nor a false positive; a negative diameter was read as 10 mm."""
+
+    series_uid: str
+    center_xyz: tuple[float, float, float]
+    diameter_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LunaData:
+    """Everything the tables and the folder say.
+
+    Attributes:
+        series_uids: sorted; the list that the split is made from, whatever is on disk.
+        scans: series_uid -> header path of what is on disk, sorted.
+        nodules: the positives, of all series, on disk or not.
+        negatives: series_uid -> (N, 3) float64 mm, in the table's order; only series that have some. Empty
+            without a candidates table.
+        excluded: neither hits nor false positives.
+        annotated: every annotated nodule, for staying away from them.
+        notes: what a person should be told once, with counts.
+    """
+
+    series_uids: tuple[str, ...]
+    scans: Mapping[str, Path]
+    nodules: tuple[Nodule, ...]
+    negatives: Mapping[str, npt.NDArray[np.float64]]
+    excluded: tuple[Excluded, ...]
+    annotated: tuple[Annotation, ...]
+    notes: tuple[str, ...]
+
+    def candidates_of(self, series_uid: str) -> tuple[Candidate, ...]:
+        """One scan's negatives as records; half a million at once would be slow, so ask by scan."""
+        places = self.negatives.get(series_uid, np.empty((0, 3)))
+        return tuple(Candidate(series_uid=series_uid, center_xyz=(x, y, z)) for x, y, z in places.tolist())
+
+
+class _OfSeries(Protocol):
+    @property
+    def series_uid(self) -> str: ...
+
+
+_Item = TypeVar("_Item", bound=_OfSeries)
+
+
+def by_series(items: Iterable[_Item]) -> dict[str, tuple[_Item, ...]]:
+    """Group nodules, annotations or excluded findings by their scan, in their order."""
+    grouped: dict[str, list[_Item]] = {}
+    for item in items:
+        grouped.setdefault(item.series_uid, []).append(item)
+    return {series_uid: tuple(found) for series_uid, found in grouped.items()}
+
+
+def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
+    """Read LUNA16's tables and find its scans.
+
+    The positives are the rows of annotations_with_malignancy.csv, the negatives the class-0 rows of
+    candidates_V2.csv or else candidates.csv; class-1 candidates repeat annotated nodules and are dropped.
+    Only annotations_with_malignancy.csv must be there: what stands in for each other table is said in `notes`.
+
+    Args:
+        luna_dir: holds `**/<series_uid>.mhd`.
+        tables_dir: holds the csv files; `luna_dir` itself when not given.
+
+    Raises:
+        TableError: no such folder, no scans, a series twice, or a table that is missing or malformed.
+    """
+    for folder in filter(None, (luna_dir, tables_dir)):
+        if not folder.is_dir():
+            raise TableError(folder, "no such folder", "name a folder in LUNA16's layout")
+    try:
+        scans = find_scans(luna_dir)
+    except ScanError as error:
+        raise TableError(*error.args) from error
+    if not scans:
+        raise TableError(
+            luna_dir,
+            "no scans here (**/<series_uid>.mhd)",
+            "unpack LUNA16's subsets here, or name another folder",
+        )
+    tables = tables_dir or luna_dir
+    notes: list[str] = []
+    nodules = _read_nodules(tables / "annotations_with_malignancy.csv")
+    annotated = _read_annotated(tables / "annotations.csv", nodules, notes)
+    excluded = _read_excluded(tables / "annotations_excluded.csv", notes)
+    negatives = _read_negatives(tables, notes)
+    in_tables = {
+        item.series_uid for table in (nodules, annotated, excluded) for item in table
+    } | negatives.keys()
+    listed = _read_series(tables / "seriesuids.csv")
+    if listed is None:
+        listed = tuple(sorted(in_tables | scans.keys()))
+        notes.append(
+            f"{tables / 'seriesuids.csv'} is missing: the split is made from the {len(listed)} series "
+            "that the tables and the disk name"
+        )
+    unlisted = scans.keys() - set(listed)
+    if unlisted:
+        notes.append(
+            f"{len(unlisted)} scans on disk are not in seriesuids.csv and are left out "
+            f"(such as {min(unlisted)}); append them there to use them"
+        )
+    scans = {series_uid: path for series_uid, path in scans.items() if series_uid not in unlisted}
+    if not scans:
+        raise TableError(
+            tables / "seriesuids.csv",
+            "it lists none of the scans on disk",
+            "name the --tables that belong to the scans",
+        )
+    absent = (set(listed) | in_tables) - scans.keys()
+    if absent:
+        lost = sum(nodule.series_uid in absent for nodule in nodules)
+        notes.append(
+            f"{len(absent)} of {len(absent) + len(scans)} series in the tables are not on disk "
+            f"({lost} of {len(nodules)} nodules); the {len(scans)} scans that are there are used"
+        )
+    return LunaData(
+        series_uids=listed,
+        scans=scans,
+        nodules=nodules,
+        negatives=negatives,
+        excluded=excluded,
+        annotated=annotated,
+        notes=tuple(one_line(note) for note in notes),
+    )
+
+
+def split_series(series_uids: Iterable[str], val_stride: int) -> dict[str, Split]:
+    """Split series by their place in the sorted list: [0::n] validation, [1::n] test, the rest training.
+
+    Raises:
+        SplitError: a stride below 3 leaves nothing for training.
+    """
+    return {uid: _split_at(place, val_stride) for place, uid in enumerate(sorted(set(series_uids)))}
+
+
+def freeze_split(series_uids: Iterable[str], val_stride: int, split_csv: Path) -> dict[str, Split]:
+    """The split of every given series, as first written to `split_csv`: a series once assigned never moves.
+
+    Series that are not there yet are appended, sorted, and continue the stride behind those of the given list
+    that are; a list of which none is there gets exactly `split_series`. The file may hold other data sets'
+    series, and further columns, which stay. Safe with several processes at once; nothing is written when nothing is new.
+
+    Args:
+        series_uids: all series of the data set, on disk or not.
+        val_stride: applies to the new ones only.
+        split_csv: columns series_uid, split (train, val or test).
+
+    Returns:
+        series_uid -> split of the given series, sorted by series_uid.
+
+    Raises:
+        SplitError: a damaged split.csv, or a stride below 3.
+        OSError: split.csv cannot be written; it is then as before.
+    """
+    given = sorted(set(series_uids))
+    _split_at(0, val_stride)
+    with locked(split_csv):
+        header, rows = _read_split(split_csv)
+        frozen = {row[0]: row[1] for row in rows}
+        new = [uid for uid in given if uid not in frozen]
+        known = len(given) - len(new)
+        for place, uid in enumerate(new, start=known):
+            frozen[uid] = _split_at(place, val_stride)
+            rows.append([uid, frozen[uid], *[""] * (len(header) - 2)])
+        if new:
+            write_csv_atomic(split_csv, header, rows)
+    return {uid: frozen[uid] for uid in given}  # type: ignore[misc]  # _read_split checked the names
+
+
+def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> None:
+    """See that training, validation and test each have a scan on disk.
+
+    Raises:
+        SplitError: one line with what is there and what is needed.
+    """
+    counts = Counter(split[series_uid] for series_uid in data.scans)
+    empty = [name for name in SPLITS if not counts[name]]
+    if not empty:
+        return
+    there = ", ".join(f"{counts[name]} {name}" for name in SPLITS)
+    wanted = [
+        next((uid for uid, name in sorted(split.items()) if name == lacking), None) for lacking in empty
+    ]
+    such_as = " and ".join(f"{uid} ({name})" for uid, name in zip(wanted, empty) if uid)
+    raise SplitError(
+        f"{len(data.scans)} scans are on disk ({there}); three splits at --val-stride {val_stride} "
+        f"need at least {len(SPLITS)}, one of each; add " + (such_as or "more scans")
+    )
+
+
+def _split_at(place: int, val_stride: int) -> Split:
+    if val_stride < MIN_VAL_STRIDE:
+        raise SplitError(
+            f"--val-stride {val_stride} leaves no scan for training; give {MIN_VAL_STRIDE} or more"
+        )
+    return {0: SPLITS[1], 1: SPLITS[2]}.get(place % val_stride, SPLITS[0])
+
+
+def _read_split(split_csv: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of split.csv, checked; an empty table when there is none yet."""
+    advice = "restore it, or delete it to split anew (older models then saw other scans)"
+    header: list[str] = ["series_uid", "split"]
+    rows: list[list[str]] = []
+    try:
+        with split_csv.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = next(reader, [])
+            if header[:2] != ["series_uid", "split"]:
+                raise SplitError(
+                    one_line(f"{split_csv}: its first line is not 'series_uid,split' but {header}; {advice}")
+                )
+            seen: set[str] = set()
+            for row in reader:
+                if not row:
+                    continue
+                where = f"{split_csv}: line {reader.line_num}"
+                if len(row) != len(header) or not row[0] or row[1] not in SPLITS:
+                    raise SplitError(one_line(f"{where} is not a series and train, val or test; {advice}"))
+                if row[0] in seen:
+                    raise SplitError(one_line(f"{where} names {row[0]} a second time; {advice}"))
+                seen.add(row[0])
+                rows.append(row)
+    except FileNotFoundError:
+        return header, []
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise SplitError(one_line(f"{split_csv}: not a csv file ({error}); {advice}")) from error
+    return header, rows
+
+
+def _read_nodules(path: Path) -> tuple[Nodule, ...]:
+    if not path.exists():
+        raise TableError(
+            path,
+            "missing: without it no nodule is known",
+            "name its folder with --tables, or make it from LIDC's XML",
+        )
+    table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"], ["mal_bool", "mal_details"])
+    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
+    truth = (
+        table["mal_bool"].str.strip().str.lower().map({"true": True, "false": False, "1": True, "0": False})
+    )
+    refuse_where(truth.isna(), path, "mal_bool is neither True nor False")
+    details = table["mal_details"].str.strip()
+    refuse_where(
+        ~details.str.fullmatch(r"\[\s*([1-5]\s*(,\s*[1-5]\s*)*)?\]").fillna(False).astype(bool),
+        path,
+        "mal_details is not a list of ratings 1..5 such as [4, 2]",
+    )
+    return tuple(
+        Nodule(
+            series_uid=series_uid,
+            center_xyz=(x, y, z),
+            diameter_mm=diameter_mm,
+            malignant=bool(malignant),
+            ratings=tuple(int(rating) for rating in re.findall("[1-5]", ratings)),
+        )
+        for (series_uid, x, y, z, diameter_mm), malignant, ratings in zip(_findings(table), truth, details)
+    )
+
+
+def _read_annotated(path: Path, nodules: Sequence[Nodule], notes: list[str]) -> tuple[Annotation, ...]:
+    if not path.exists():
+        notes.append(f"{path} is missing: the rows of annotations_with_malignancy.csv stand in for it")
+        return tuple(
+            Annotation(series_uid=n.series_uid, center_xyz=n.center_xyz, diameter_mm=n.diameter_mm)
+            for n in nodules
+        )
+    table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
+    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
+    return tuple(
+        Annotation(series_uid=series_uid, center_xyz=(x, y, z), diameter_mm=diameter_mm)
+        for series_uid, x, y, z, diameter_mm in _findings(table)
+    )
+
+
+def _read_excluded(path: Path, notes: list[str]) -> tuple[Excluded, ...]:
+    if not path.exists():
+        notes.append(f"{path} is missing: no finding is excluded from the score")
+        return ()
+    table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
+    return tuple(
+        Excluded(
+            series_uid=series_uid,
+            center_xyz=(x, y, z),
+            diameter_mm=EXCLUDED_DIAMETER_MM if diameter_mm < 0 else diameter_mm,
+        )
+        for series_uid, x, y, z, diameter_mm in _findings(table)
+    )
+
+
+def _read_negatives(tables: Path, notes: list[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """The class-0 rows of the candidates table as one array per series."""
+    # LUNA16 itself says to prefer V2: its nodules lie where V1's detectors missed some.
+    path = next((p for p in (tables / "candidates_V2.csv", tables / "candidates.csv") if p.exists()), None)
+    if path is None:
+        notes.append(
+            f"{tables / 'candidates.csv'} is missing: negatives are lung positions, not known look-alikes"
+        )
+        return {}
+    table = read_table(path, [*CENTER_COLUMNS, "class"])
+    refuse_where(~table["class"].isin([0, 1]), path, "class is neither 0 nor 1")
+    table = table[table["class"] == 0]
+    if table.empty:
+        notes.append(f"{path} has no class-0 row: negatives are lung positions, not known look-alikes")
+        return {}
+    codes, series_uids = pd.factorize(table[SERIES_COLUMN])
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes))[:-1]
+    places = np.split(table[CENTER_COLUMNS].to_numpy(dtype=np.float64)[order], ends)
+    return dict(sorted(zip((str(uid) for uid in series_uids), places)))
+
+
+def _read_series(path: Path) -> tuple[str, ...] | None:
+    """The sorted series of seriesuids.csv, which has no header; None when there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(path, f"cannot be read ({error})", "copy the table again") from error
+    numbered = [
+        (number, line.strip().strip('"')) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
+    if numbered and numbered[0][1] == SERIES_COLUMN:
+        del numbered[0]
+    if not numbered:
+        raise TableError(
+            path, "it is empty", "copy the table again, or delete it to use the series of the other tables"
+        )
+    seen: set[str] = set()
+    for number, series_uid in numbered:
+        check_uid(series_uid, path, number)
+        if series_uid in seen:
+            raise TableError(
+                path, f"line {number} names {series_uid} a second time", "delete one of the two lines"
+            )
+        seen.add(series_uid)
+    return tuple(sorted(seen))
+
+
+def _findings(table: pd.DataFrame) -> Iterable[tuple[str, float, float, float, float]]:
+    columns = [SERIES_COLUMN, *CENTER_COLUMNS, "diameter_mm"]
+    return zip(*(table[column].tolist() for column in columns))

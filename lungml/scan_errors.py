@@ -1,0 +1,70 @@
+"""What can be wrong with a scan? One error type for each kind, each one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def one_line(text: str) -> str:
+    """The text with every control character written as its escape, so that it stays one line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class ScanError(ValueError):
+    """A scan that cannot be used; its text is one line: file, what is wrong, what to do.
+
+    ScanError
+      MissingDataError       a file is missing, unreadable or not a plain file
+      FormatError            not a kind of file that we read
+      HeaderError            the header cannot be parsed, or contradicts itself
+      UnsafePathError        the header points outside the scan's folder
+      ElementTypeError       the voxels are not of a type that holds HU
+      ScanGeometryError      size, spacing, origin or direction are not a CT's
+      ByteCountError         too few or too many bytes of voxels, or broken compression
+      ImplausibleScanError   the values are not a chest in HU
+      DuplicateScanError     two files claim one series
+    """
+
+    def __init__(self, path: Path | str, problem: str, advice: str) -> None:
+        # All three stay in args, so that the error survives the pickling between processes.
+        super().__init__(str(path), problem, advice)
+
+    def __str__(self) -> str:
+        path, problem, advice = self.args
+        return one_line(f"{path}: {problem}; {advice}")
+
+
+class MissingDataError(ScanError):
+    """A file is missing, unreadable or not a plain file."""
+
+
+class FormatError(ScanError):
+    """Not a kind of file that we read."""
+
+
+class HeaderError(ScanError):
+    """The header cannot be parsed, or contradicts itself."""
+
+
+class UnsafePathError(ScanError):
+    """The header points outside the scan's folder."""
+
+
+class ElementTypeError(ScanError):
+    """The voxels are not of a type that holds HU."""
+
+
+class ScanGeometryError(ScanError):
+    """Size, spacing, origin or direction are not a CT's."""
+
+
+class ByteCountError(ScanError):
+    """Too few or too many bytes of voxels, or broken compression."""
+
+
+class ImplausibleScanError(ScanError):
+    """The values are not a chest in HU."""
+
+
+class DuplicateScanError(ScanError):
+    """Two files claim one series."""
