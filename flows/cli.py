@@ -31,9 +31,7 @@ def demo(
     scans: Annotated[int, typer.Option(help="synthetic scans to draw")] = 36,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 5,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="train again even where an equal model is finished")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
 ) -> None:
     """Synthetic scans -> three trained models -> an evaluated table, in minutes on two cores."""
     _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh)
@@ -42,16 +40,12 @@ def demo(
 @app.command()
 def run(
     luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
-    tables: Annotated[
-        Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")
-    ] = None,
+    tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     recipe: Annotated[str, typer.Option(help="report or demo")] = "report",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="train again even where an equal model is finished")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
     _run_pipeline(
@@ -81,9 +75,7 @@ def read(
     scans: Annotated[list[Path], typer.Argument(help=".mhd or .mha files")],
     bundle: Annotated[str, typer.Option(help="models:/luna/N or models:/luna@alias")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the results")],
-    grouping: Annotated[
-        str | None, typer.Option(help="report or union; the bundle's own when not given")
-    ] = None,
+    grouping: Annotated[str | None, typer.Option(help="report or union; the bundle's own when not given")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Find the nodules of scans: OUT/<series_uid>/findings.csv, every candidate a row."""
@@ -157,9 +149,7 @@ def phantom(
 @data_app.command()
 def prepare(
     luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
-    tables: Annotated[
-        Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")
-    ] = None,
+    tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
     seed: Annotated[int, typer.Option(help="of the choice of negatives")] = 0,

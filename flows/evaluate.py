@@ -31,9 +31,7 @@ def evaluate(
     scores = []
     for split in ("val", "test"):
         chosen = of_split(scans, split)
-        found = find_nodules.map(
-            chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)
-        ).result()
+        found = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)).result()
         missing = [truth for truth in set_aside if truth.split == split]
         scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
     log_end_to_end(scores, bundle_uri, models, pipeline)

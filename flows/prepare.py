@@ -61,9 +61,7 @@ def prepare(
         seed=unmapped(seed),
     ).result()
     set_aside = tuple(truth for truth, scan in zip(truths, converted) if scan is None)
-    get_run_logger().info(
-        "%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside)
-    )
+    get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
     return Prepared(scans=tuple(scans), set_aside=set_aside)
 
 

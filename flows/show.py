@@ -32,9 +32,7 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
         console.print()
     console.print(f"bundle      {trained.bundle_uri}")
     console.print(f"artifacts   {home.root}", soft_wrap=True)
-    console.print(
-        f"compare     mlflow ui --backend-store-uri {tracking_uri(home)} --workers 1", soft_wrap=True
-    )
+    console.print(f"compare     mlflow ui --backend-store-uri {tracking_uri(home)} --workers 1", soft_wrap=True)
     console.print("            then open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")
     console.print("Not for clinical use.")
 
@@ -59,9 +57,7 @@ def _models(kept: Sequence[TrainedModel], others: Sequence[TrainedModel], data: 
 
 
 def _cells(metrics: Mapping[str, float]) -> list[str]:
-    return [
-        "" if m not in metrics else "-" if math.isnan(metrics[m]) else f"{metrics[m]:.3f}" for m in METRICS
-    ]
+    return ["" if m not in metrics else "-" if math.isnan(metrics[m]) else f"{metrics[m]:.3f}" for m in METRICS]
 
 
 def _end_to_end(score: SplitScore, data: str) -> Table:

@@ -26,9 +26,7 @@ def clip_hu(hu: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.clip(hu, HU_MIN, HU_MAX)
 
 
-def cut_box(
-    volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]
-) -> npt.NDArray[Any]:
+def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
     """Copy a box around a voxel, shifted inward at the borders; a scan thinner than the box is repeated at its edges.
 
     The centre voxel sits at `shape // 2` unless the box was shifted. Values are not clipped.
@@ -69,9 +67,7 @@ def cut_slab(
     middle = int(np.clip(np.floor(np.asarray(center_irc)[0] + 0.5), 0, volume.shape[0] - 1))
     slices = np.clip(np.arange(middle - context_slices, middle + context_slices + 1), 0, volume.shape[0] - 1)
     block = volume[slices[0] : slices[-1] + 1]
-    in_plane = cut_box(
-        block, (block.shape[0] // 2, *np.asarray(center_irc)[1:]), (block.shape[0], side, side)
-    )
+    in_plane = cut_box(block, (block.shape[0] // 2, *np.asarray(center_irc)[1:]), (block.shape[0], side, side))
     return in_plane[slices - slices[0]]
 
 

@@ -63,7 +63,9 @@ class FitSettings:
 class Problem(Protocol):
     """What one model learns from: the recipes implement it."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The network, on its device."""
 
     def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:
         """The training rows of one epoch."""
@@ -116,9 +118,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TrainingError(
-            f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda"
-        ) from error
+        raise TrainingError(f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu")
     return device
@@ -229,9 +229,7 @@ def fit(
 
 def _optimizer(settings: FitSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    return kinds[settings.optimizer](
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    return kinds[settings.optimizer](parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def _scheduler(

@@ -44,10 +44,7 @@ class Grid:
             raise GridError(f"spacing {self.spacing_xyz} or origin {self.origin_xyz} is not finite")
         if min(self.spacing_xyz) <= 0:
             raise GridError(f"spacing {self.spacing_xyz} is not positive")
-        if (
-            not np.isfinite(matrix).all()
-            or np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHONORMAL_TOLERANCE
-        ):
+        if not np.isfinite(matrix).all() or np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
             raise GridError(f"direction {matrix.ravel().tolist()} is not orthonormal (sheared or singular)")
 
     @property

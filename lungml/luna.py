@@ -126,7 +126,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
 
     The positives are the rows of annotations_with_malignancy.csv, the negatives the class-0 rows of
     candidates_V2.csv or else candidates.csv; class-1 candidates repeat annotated nodules and are dropped.
-    Only annotations_with_malignancy.csv must be there: what stands in for each other table is said in `notes`.
+    Only annotations_with_malignancy.csv must be there: what stands in for the others is said in `notes`.
 
     Args:
         luna_dir: holds `**/<series_uid>.mhd`.
@@ -154,9 +154,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
     annotated = _read_annotated(tables / "annotations.csv", nodules, notes)
     excluded = _read_excluded(tables / "annotations_excluded.csv", notes)
     negatives = _read_negatives(tables, notes)
-    in_tables = {
-        item.series_uid for table in (nodules, annotated, excluded) for item in table
-    } | negatives.keys()
+    in_tables = {item.series_uid for table in (nodules, annotated, excluded) for item in table} | negatives.keys()
     listed = _read_series(tables / "seriesuids.csv")
     if listed is None:
         listed = tuple(sorted(in_tables | scans.keys()))
@@ -209,7 +207,7 @@ def freeze_split(series_uids: Iterable[str], val_stride: int, split_csv: Path) -
 
     Series that are not there yet are appended, sorted, and continue the stride behind those of the given list
     that are; a list of which none is there gets exactly `split_series`. The file may hold other data sets'
-    series, and further columns, which stay. Safe with several processes at once; nothing is written when nothing is new.
+    series, and further columns, which stay. Safe with several processes at once; unchanged when nothing is new.
 
     Args:
         series_uids: all series of the data set, on disk or not.
@@ -249,9 +247,7 @@ def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> No
     if not empty:
         return
     there = ", ".join(f"{counts[name]} {name}" for name in SPLITS)
-    wanted = [
-        next((uid for uid, name in sorted(split.items()) if name == lacking), None) for lacking in empty
-    ]
+    wanted = [next((uid for uid, name in sorted(split.items()) if name == lacking), None) for lacking in empty]
     such_as = " and ".join(f"{uid} ({name})" for uid, name in zip(wanted, empty) if uid)
     raise SplitError(
         f"{len(data.scans)} scans are on disk ({there}); three splits at --val-stride {val_stride} "
@@ -261,9 +257,7 @@ def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> No
 
 def _split_at(place: int, val_stride: int) -> Split:
     if val_stride < MIN_VAL_STRIDE:
-        raise SplitError(
-            f"--val-stride {val_stride} leaves no scan for training; give {MIN_VAL_STRIDE} or more"
-        )
+        raise SplitError(f"--val-stride {val_stride} leaves no scan for training; give {MIN_VAL_STRIDE} or more")
     return {0: SPLITS[1], 1: SPLITS[2]}.get(place % val_stride, SPLITS[0])
 
 
@@ -307,9 +301,7 @@ def _read_nodules(path: Path) -> tuple[Nodule, ...]:
         )
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"], ["mal_bool", "mal_details"])
     refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
-    truth = (
-        table["mal_bool"].str.strip().str.lower().map({"true": True, "false": False, "1": True, "0": False})
-    )
+    truth = table["mal_bool"].str.strip().str.lower().map({"true": True, "false": False, "1": True, "0": False})
     refuse_where(truth.isna(), path, "mal_bool is neither True nor False")
     details = table["mal_details"].str.strip()
     refuse_where(
@@ -333,8 +325,7 @@ def _read_annotated(path: Path, nodules: Sequence[Nodule], notes: list[str]) -> 
     if not path.exists():
         notes.append(f"{path} is missing: the rows of annotations_with_malignancy.csv stand in for it")
         return tuple(
-            Annotation(series_uid=n.series_uid, center_xyz=n.center_xyz, diameter_mm=n.diameter_mm)
-            for n in nodules
+            Annotation(series_uid=n.series_uid, center_xyz=n.center_xyz, diameter_mm=n.diameter_mm) for n in nodules
         )
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
     refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
@@ -364,9 +355,7 @@ def _read_negatives(tables: Path, notes: list[str]) -> dict[str, npt.NDArray[np.
     # LUNA16 itself says to prefer V2: its nodules lie where V1's detectors missed some.
     path = next((p for p in (tables / "candidates_V2.csv", tables / "candidates.csv") if p.exists()), None)
     if path is None:
-        notes.append(
-            f"{tables / 'candidates.csv'} is missing: negatives are lung positions, not known look-alikes"
-        )
+        notes.append(f"{tables / 'candidates.csv'} is missing: negatives are lung positions, not known look-alikes")
         return {}
     table = read_table(path, [*CENTER_COLUMNS, "class"])
     refuse_where(~table["class"].isin([0, 1]), path, "class is neither 0 nor 1")
@@ -389,9 +378,7 @@ def _read_series(path: Path) -> tuple[str, ...] | None:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(path, f"cannot be read ({error})", "copy the table again") from error
-    numbered = [
-        (number, line.strip().strip('"')) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    numbered = [(number, line.strip().strip('"')) for number, line in enumerate(lines, start=1) if line.strip()]
     if numbered and numbered[0][1] == SERIES_COLUMN:
         del numbered[0]
     if not numbered:
@@ -402,9 +389,7 @@ def _read_series(path: Path) -> tuple[str, ...] | None:
     for number, series_uid in numbered:
         check_uid(series_uid, path, number)
         if series_uid in seen:
-            raise TableError(
-                path, f"line {number} names {series_uid} a second time", "delete one of the two lines"
-            )
+            raise TableError(path, f"line {number} names {series_uid} a second time", "delete one of the two lines")
         seen.add(series_uid)
     return tuple(sorted(seen))
 

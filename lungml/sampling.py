@@ -33,9 +33,7 @@ def balanced_order(
         if not wanted:
             continue
         if not len(group):
-            raise ValueError(
-                f"group {number} of {len(groups)} has no samples, but a share of {shares[number]:.0%}"
-            )
+            raise ValueError(f"group {number} of {len(groups)} has no samples, but a share of {shares[number]:.0%}")
         passes = -(-wanted // len(group))
         drawn.append(np.concatenate([rng.permutation(group) for _ in range(passes)])[:wanted])
     return rng.permutation(np.concatenate(drawn)).astype(np.int64)

@@ -195,9 +195,7 @@ def score_table(
         prob_malignant = np.array([f.prob_malignant for f in findings], dtype=np.float64)
         flagged = prob_nodule >= nodule_threshold
         if np.isnan(prob_malignant[flagged]).any():
-            raise ValueError(
-                f"{series_uid}: a finding above the nodule threshold has no malignancy probability"
-            )
+            raise ValueError(f"{series_uid}: a finding above the nodule threshold has no malignancy probability")
         stage = np.where(prob_malignant >= malignant_threshold, PREDICTED_MALIGNANT, PREDICTED_BENIGN)
         stage[~flagged] = FILTERED
         hits = _hits(nodules, findings, reach, series_uid)
@@ -324,9 +322,7 @@ def froc(
         beyond += len(listed) - len(kept)
         on_excluded_total += int(on_excluded.sum())
         double_hits += int(found.sum()) - len(found)
-    curve = _Curve(
-        np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan
-    )
+    curve = _Curve(np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan)
     once = np.ones(len(series_uids), dtype=np.int64)
     fps, sensitivity = curve.points(once)
     shown = curve.corners()
@@ -415,9 +411,7 @@ def _bootstrap_band(
     return tuple(low.tolist()), tuple(high.tolist()), (float(cpm_low), float(cpm_high))
 
 
-def _hits(
-    places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str
-) -> npt.NDArray[np.bool_]:
+def _hits(places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str) -> npt.NDArray[np.bool_]:
     """(places, marks): which mark lies nearer to which place than `reach` diameters."""
     centers = np.array([p.center_xyz for p in places], dtype=np.float64).reshape(-1, 3)
     points = np.array([m.center_xyz for m in marks], dtype=np.float64).reshape(-1, 3)

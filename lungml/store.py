@@ -97,11 +97,7 @@ def map_array(group: Path, name: str) -> npt.NDArray[Any]:
     if 0 in shape:
         return np.empty(shape, dtype)
     chunk = group / name / "c" / "/".join(["0"] * len(shape))
-    if (
-        len(described["codecs"]) != 1
-        or not chunk.exists()
-        or chunk.stat().st_size != dtype.itemsize * np.prod(shape)
-    ):
+    if len(described["codecs"]) != 1 or not chunk.exists() or chunk.stat().st_size != dtype.itemsize * np.prod(shape):
         raise StoreError(f"{group / name}: not one uncompressed chunk; delete {group} and prepare again")
     return np.memmap(chunk, dtype=dtype, mode="r", shape=shape)
 
@@ -213,7 +209,7 @@ def _sync_tree(folder: Path) -> None:
 def _swap(beside: Path, path: Path) -> None:
     """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
     if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.old")
+        old: Path | None = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.old")
         try:
             os.replace(path, old)
         except FileNotFoundError:

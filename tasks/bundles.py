@@ -17,7 +17,7 @@ from lungml.candidates import GroupingSettings
 from lungml.crops import CROP_SHAPE
 from lungml.findings import Bundle
 from lungml.fit import resolve_device
-from lungml.models import nodule_net, unet
+from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import tracking
@@ -47,7 +47,7 @@ def load_unet(home: Home, uri: str, device: torch.device) -> UNet:
     arch, weights = tracking.load_model(home, uri, expect_stage="segmentation")
     model = UNet(UNetConfig(**arch["config"]))
     model.load_state_dict(weights)
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return place(model, device).eval()
 
 
 def load_nodule_net(home: Home, uri: str, device: torch.device, stage: str) -> NoduleNet:
@@ -55,7 +55,7 @@ def load_nodule_net(home: Home, uri: str, device: torch.device, stage: str) -> N
     arch, weights = tracking.load_model(home, uri, expect_stage=stage)
     model = NoduleNet(NoduleNetConfig(**arch["config"]))
     model.load_state_dict(weights)
-    return model.to(device, memory_format=torch.channels_last_3d).eval()
+    return place(model, device).eval()
 
 
 def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: Path) -> str:
@@ -105,9 +105,7 @@ def _load(
         ValueError,
         pickle.UnpicklingError,
     ) as error:
-        raise WeightsError(
-            f"{path}: no PyTorch file with a `model_state`; give a published .state file"
-        ) from error
+        raise WeightsError(f"{path}: no PyTorch file with a `model_state`; give a published .state file") from error
     try:
         model.load_state_dict(rename(state))
     except ValueError as error:

@@ -97,9 +97,7 @@ def read_truths(
     truths = []
     for series_uid, path in sorted(data.scans.items()):
         own = nodules.get(series_uid, ())
-        places = [
-            item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())
-        ]
+        places = [item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())]
         truths.append(
             ScanTruth(
                 series_uid=series_uid,
@@ -141,9 +139,7 @@ def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
     key = mask_key(scan, rule)
     if store.is_current(scan.store / MASK_NAMES[rule], key):
         return kept(scan)
-    mask = annotation_mask(
-        store.read_volume(scan.store), scan.truth.nodules, store.read_grid(scan.store), rule
-    )
+    mask = annotation_mask(store.read_volume(scan.store), scan.truth.nodules, store.read_grid(scan.store), rule)
     store.write_mask(scan.store, MASK_NAMES[rule], mask, key=key)
     return scan
 

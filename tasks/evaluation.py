@@ -37,9 +37,7 @@ class SplitScore:
     froc: FrocResult
 
 
-@task(
-    name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE
-)  # fmt: skip
+@task(name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
 def find_nodules(scan: PreparedScan, bundle_uri: str, pipeline: Pipeline) -> State | Path:
     """Write one scan's `findings.csv`; returns its path."""
     home = pipeline.home
@@ -75,8 +73,9 @@ def score_findings(
     """Score one split; the nodules of scans that were set aside count as missed."""
     fields = tracking.read_bundle(pipeline.home, bundle_uri)
     found = {scan.series_uid: finding.read_findings(file) for scan, file in zip(scans, files, strict=True)}
-    nodules = {scan.series_uid: scan.nodules for scan in (*scans, *set_aside)}
-    excluded = {scan.series_uid: scan.excluded for scan in (*scans, *set_aside)}
+    known: list[PreparedScan | ScanTruth] = [*scans, *set_aside]
+    nodules = {scan.series_uid: scan.nodules for scan in known}
+    excluded = {scan.series_uid: scan.excluded for scan in known}
     table = score_table(
         found,
         nodules,
@@ -107,8 +106,8 @@ def log_end_to_end(
         pipeline_id=pipeline.pipeline_id,
         params={
             "bundle": bundle_uri,
-            **{model.stage: model.uri for model in models},
-            "seed": pipeline.seed,
+            **{str(model.stage): model.uri for model in models},
+            "seed": str(pipeline.seed),
             "origin": pipeline.origin,
         },
         tags={"luna.origin": pipeline.origin},
@@ -151,8 +150,7 @@ def _metrics(score: SplitScore) -> dict[str, float]:
         "malignant": table.malignant,
         "malignant_flagged": table.malignant_flagged,
         "false_positives_per_scan": table.false_positives / table.scans,
-        "candidates_per_scan": (sum(map(sum, table.counts)) - table.counts[1][0] - table.counts[2][0])
-        / table.scans,
+        "candidates_per_scan": (sum(map(sum, table.counts)) - table.counts[1][0] - table.counts[2][0]) / table.scans,
     }
 
 

@@ -21,7 +21,7 @@ from lungml import crops, store
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.files import write_text_atomic
 from lungml.findings import segment
-from lungml.fit import EpochReport, FitSettings, Problem, fit, resolve_device
+from lungml.fit import EpochReport, FitSettings, Problem, TrainingError, fit, resolve_device
 from lungml.geometry import irc_to_xyz
 from lungml.metrics import is_better
 from lungml.recipes import Recipe
@@ -35,6 +35,21 @@ from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
 
 Stage = Literal["segmentation", "classification", "malignancy"]
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
+
+
+def _may_pass(_task: Any, _run: Any, state: State) -> bool:
+    """Whether a failed training is worth another try: a finding about the data or the settings is not."""
+    failure = state.result(raise_on_failure=False)
+    return not isinstance(failure, TrainingError | ValueError)
+
+
+# A second try goes on from the last epoch's checkpoint.
+ONCE_MORE: Any = {
+    "retries": 1,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": _may_pass,
+    "cache_policy": NO_CACHE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +76,8 @@ class TrainedModel:
     test: Mapping[str, float]
 
 
-@task(name="train_segmentation", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def train_segmentation(
-    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline
-) -> State | TrainedModel:
+@task(name="train_segmentation", **ONCE_MORE)
+def train_segmentation(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> State | TrainedModel:
     """Train the U-Net and log its best epoch."""
     settings = recipe.segmentation
 
@@ -81,9 +94,7 @@ def train_segmentation(
     )
 
 
-@task(
-    name="mine_candidates", task_run_name="mine {scan.series_uid}", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE
-)  # fmt: skip
+@task(name="mine_candidates", task_run_name="mine {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
 def mine_candidates(
     scan: PreparedScan, segmentation_uri: str, grouping: GroupingSettings, pipeline: Pipeline
 ) -> State | PreparedScan:
@@ -104,9 +115,7 @@ def mine_candidates(
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
         if any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
             continue
-        near = [
-            n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)
-        ]
+        near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
         label = crops.NON_NODULE
         if near:
             label = crops.MALIGNANT if near[0].malignant else crops.BENIGN
@@ -128,7 +137,7 @@ def mine_candidates(
     return mined
 
 
-@task(name="train_classification", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="train_classification", **ONCE_MORE)
 def train_classification(
     scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, segmentation_uri: str
 ) -> State | TrainedModel:
@@ -149,9 +158,7 @@ def train_classification(
     )
 
 
-@task(
-    name="train_malignancy", task_run_name="train_malignancy {settings.start}", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE
-)  # fmt: skip
+@task(name="train_malignancy", task_run_name="train_malignancy {settings.start}", **ONCE_MORE)
 def train_malignancy(
     scans: Sequence[PreparedScan],
     recipe_name: str,
@@ -283,9 +290,7 @@ def _train(
             )
             progress.show(report)
 
-        result = fit(
-            problem, fit_settings, seed=pipeline.seed, checkpoint=folder / "state.pt", on_epoch=on_epoch
-        )
+        result = fit(problem, fit_settings, seed=pipeline.seed, checkpoint=folder / "state.pt", on_epoch=on_epoch)
         val = {**result.val, **(extra or {}).get("val", {})}
         test = {**problem.evaluate("test"), **(extra or {}).get("test", {})}
         run.log_metrics(
@@ -295,7 +300,7 @@ def _train(
                 "best_epoch": result.best_epoch,
             }
         )
-        arch = {"stage": stage, "config": asdict(problem.model.config)}  # type: ignore[arg-type]
+        arch = {"stage": stage, "config": asdict(problem.model.config)}  # type: ignore[call-overload]
         uri = tracking.log_model(run, problem.model, arch=arch, example=stage_example(stage), name=name)
     model = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
     write_text_atomic(folder / "finished.json", json.dumps(asdict(model), indent=1))
@@ -313,16 +318,12 @@ class _Progress:
 
     def __init__(self, name: str, settings: FitSettings, say: Callable[..., None]) -> None:
         self._name, self._say, self._select_by = name, say, settings.select_by
-        self._artifact = create_progress_artifact(0.0, description=f"{name}: training")
+        self._artifact: Any = create_progress_artifact(0.0, description=f"{name}: training")
 
     def show(self, report: EpochReport) -> None:
         shown = [f"loss {report.train['loss']:.4f}"]
         if report.val:
-            shown += [
-                f"val {m} {report.val[m]:.3f}"
-                for m in ("precision", "recall", "f1", "auc")
-                if m in report.val
-            ]
+            shown += [f"val {m} {report.val[m]:.3f}" for m in ("precision", "recall", "f1", "auc") if m in report.val]
         if report.best_epoch:
             shown.append(f"best {self._select_by} {report.best_score:.3f} (epoch {report.best_epoch})")
         shown.append(f"{report.samples_per_s:.0f} samples/s")

@@ -42,9 +42,7 @@ class NoduleNet(nn.Module):
         generator: of the initial weights, on the CPU; without one they come from PyTorch's global generator.
     """
 
-    def __init__(
-        self, config: NoduleNetConfig | None = None, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, config: NoduleNetConfig | None = None, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config or NoduleNetConfig()
         widths = [self.config.width * 2**level for level in range(self.config.depth)]
@@ -54,9 +52,7 @@ class NoduleNet(nn.Module):
         self.head = nn.Linear(widths[-1] * index * row * col, 2)
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d | nn.Linear):
-                nn.init.kaiming_normal_(
-                    layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 

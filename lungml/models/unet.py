@@ -33,9 +33,7 @@ class UNetConfig:
         if self.context_slices < 0 or self.depth < 1 or self.width < 1:
             raise ValueError(f"no U-Net has {self.context_slices=}, {self.depth=}, {self.width=}")
         if self.pooling not in get_args(Pooling):
-            raise ValueError(
-                f"unknown pooling {self.pooling!r}; choose one of {', '.join(get_args(Pooling))}"
-            )
+            raise ValueError(f"unknown pooling {self.pooling!r}; choose one of {', '.join(get_args(Pooling))}")
 
     @property
     def channels(self) -> int:
@@ -70,9 +68,7 @@ class UNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 # PyTorch counts fan_out along the first axis: a transposed convolution's INPUT channels.
-                nn.init.kaiming_normal_(
-                    layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
@@ -110,9 +106,7 @@ class UNet(nn.Module):
         if slab.ndim != 4 or slab.shape[1] != channels:
             raise ValueError(f"slab has shape {tuple(slab.shape)}, not (B, {channels}, H, W)")
         if not all(slab.shape[2:]) or any(size % multiple for size in slab.shape[2:]):
-            raise ValueError(
-                f"slab is {slab.shape[2]} x {slab.shape[3]} in plane; pad it to multiples of {multiple}"
-            )
+            raise ValueError(f"slab is {slab.shape[2]} x {slab.shape[3]} in plane; pad it to multiples of {multiple}")
 
 
 class _Up(nn.Module):

@@ -14,6 +14,7 @@ from lungml import augment
 from lungml.crops import NON_NODULE, CropCache
 from lungml.fit import FitSettings, TrainingError
 from lungml.metrics import BinaryCounts, roc_auc
+from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split
 from lungml.sampling import balanced_order
@@ -115,9 +116,7 @@ class CropProblem:
         self._shares = list(shares)
         for group, rows in zip(groups, self._groups):
             if not len(rows):
-                raise TrainingError(
-                    f"the training scans have no crop labelled {group}; add scans that have some"
-                )
+                raise TrainingError(f"the training scans have no crop labelled {group}; add scans that have some")
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:
@@ -149,7 +148,7 @@ class CropProblem:
         return binary_metrics(targets, probs)
 
     def evaluate(self, split: Split) -> dict[str, float]:
-        """Loss, precision, recall, F1 and AUC over every judged crop of a split, as it is: neither balanced nor augmented."""
+        """Loss, precision, recall, F1 and AUC over every judged crop of a split, neither balanced nor augmented."""
         targets, probs = self.predict(split)
         if not len(targets):
             return {"loss": float("nan"), **binary_metrics(targets, probs)}
@@ -199,7 +198,7 @@ def classification_problem(
     """Nodules and non-nodules 1 : 1 to learn from; validation and test as they are."""
     nodules = (1, 2)
     return CropProblem(
-        NoduleNet(recipe.model, generator=generator).to(device, memory_format=torch.channels_last_3d),
+        place(NoduleNet(recipe.model, generator=generator), device),
         recipe.augmentation,
         scans,
         groups=[nodules, (NON_NODULE,)],

@@ -13,6 +13,7 @@ from lungml import augment
 from lungml.crops import BENIGN, MALIGNANT, NON_NODULE, CropCache
 from lungml.fit import FitSettings
 from lungml.metrics import roc_auc
+from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.recipes.classification import CropProblem
 from lungml.recipes.data import PreparedScan, Split, of_split
@@ -119,7 +120,7 @@ def malignancy_problem(
     if shares[2]:
         groups.append((NON_NODULE,))
     return CropProblem(
-        model.to(device, memory_format=torch.channels_last_3d),
+        place(model, device),
         recipe.augmentation,
         scans,
         groups=groups,

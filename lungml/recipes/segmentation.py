@@ -15,6 +15,7 @@ from lungml.crops import CONTEXT_SLICES, NON_NODULE, CropCache, clip_hu
 from lungml.fit import FitSettings, TrainingError
 from lungml.masks import MaskRule
 from lungml.metrics import BinaryCounts
+from lungml.models import place
 from lungml.models.unet import UNet, UNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split
 from lungml.sampling import balanced_order
@@ -101,12 +102,10 @@ class SegmentationProblem:
         generator: torch.Generator,
     ) -> None:
         self.recipe = recipe
-        self.model = UNet(recipe.model, generator=generator).to(device, memory_format=torch.channels_last)
+        self.model = place(UNet(recipe.model, generator=generator), device)
         self._device = device
         self._scans = scans
-        self._cache = CropCache(
-            [s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"]
-        )
+        self._cache = CropCache([s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"])
         labels = self._cache.column("slab_labels")
         self._positives = np.flatnonzero(labels != NON_NODULE)
         self._negatives = np.flatnonzero(labels == NON_NODULE)
@@ -153,15 +152,11 @@ class SegmentationProblem:
                 continue
             volume = clip_hu(store.read_volume(scan.store))
             for middle in marked.tolist():
-                around = np.clip(
-                    np.arange(middle - CONTEXT_SLICES, middle + CONTEXT_SLICES + 1), 0, len(volume) - 1
-                )
+                around = np.clip(np.arange(middle - CONTEXT_SLICES, middle + CONTEXT_SLICES + 1), 0, len(volume) - 1)
                 slab = torch.from_numpy(volume[around]).to(self._device).float()[None]
                 target = torch.from_numpy(mask[middle]).to(self._device).float()[None, None]
                 rows, cols = slab.shape[-2:]
-                slab = torch.nn.functional.pad(
-                    slab, (0, -cols % multiple, 0, -rows % multiple), mode="replicate"
-                )
+                slab = torch.nn.functional.pad(slab, (0, -cols % multiple, 0, -rows % multiple), mode="replicate")
                 logits = self.model(slab.contiguous(memory_format=torch.channels_last))[..., :rows, :cols]
                 counts.add(logits > 0, target > 0.5)
                 total += float(losses.report_segmentation_loss(logits, target))

@@ -54,9 +54,7 @@ def test_a_known_shift_moves_a_crop_by_exactly_that_many_voxels(axis: int) -> No
     dim = 4 - axis
     size = crop.shape[dim]
     moved = resample_crops(crop, translation(3, axis, 2 * 2 / size))
-    torch.testing.assert_close(
-        moved.narrow(dim, 0, size - 2), crop.narrow(dim, 2, size - 2), atol=1e-2, rtol=0
-    )
+    torch.testing.assert_close(moved.narrow(dim, 0, size - 2), crop.narrow(dim, 2, size - 2), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("axes", [2, 3])
@@ -165,9 +163,7 @@ def test_noise_has_its_sigma_and_touches_the_image_only() -> None:
 def test_the_mask_moves_with_its_image_and_stays_binary() -> None:
     _, masks = slabs_and_masks(8)
     image = masks.expand(-1, 7, -1, -1) * 1000
-    moved, moved_masks = augment_slabs(
-        image, masks, Augmentation(flip=True, shift=0.2, rotate=True), seeded()
-    )
+    moved, moved_masks = augment_slabs(image, masks, Augmentation(flip=True, shift=0.2, rotate=True), seeded())
     assert moved_masks.unique().tolist() == [0, 1]
     assert torch.equal(moved_masks[:, 0] > 0, moved[:, 3] > 500)
     # The area of a moved, unscaled rectangle stays what it was, up to pixels on its edge.
@@ -185,9 +181,7 @@ def test_impossible_settings_are_refused(fields: dict) -> None:
 @pytest.mark.parametrize("home", ["cpu", "cuda"])
 def test_a_batch_on_the_gpu_with_a_generator_of_either_device(home: str) -> None:
     slabs, masks = (t.cuda() for t in slabs_and_masks())
-    moved, moved_masks = augment_slabs(
-        slabs, masks, report_segmentation(), torch.Generator(home).manual_seed(1)
-    )
+    moved, moved_masks = augment_slabs(slabs, masks, report_segmentation(), torch.Generator(home).manual_seed(1))
     assert moved.is_cuda
     assert moved_masks.is_cuda
     still = Augmentation(flip=True, shift=0.1, scale=0.2, rotate=True)

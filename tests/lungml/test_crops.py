@@ -66,9 +66,7 @@ def test_halves_round_the_same_way_for_even_and_odd_centres(index: float) -> Non
     np.testing.assert_array_equal(slab[3], ramp((40, 100, 100))[int(index + 0.5), 2:98, 2:98])
 
 
-@pytest.mark.parametrize(
-    ("index", "expected"), [(0, [0, 0, 0, 0, 1, 2, 3]), (39, [36, 37, 38, 39, 39, 39, 39])]
-)
+@pytest.mark.parametrize(("index", "expected"), [(0, [0, 0, 0, 0, 1, 2, 3]), (39, [36, 37, 38, 39, 39, 39, 39])])
 def test_a_slab_repeats_the_edge_slices(index: int, expected: list[int]) -> None:
     volume = np.broadcast_to(np.arange(40, dtype=np.int16)[:, None, None], (40, 100, 100))
     assert cut_slab(volume, (index, 50, 50))[:, 0, 0].tolist() == expected

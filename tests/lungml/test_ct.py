@@ -1,6 +1,7 @@
 import gzip
 import os
 import pickle
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -71,9 +72,7 @@ TILT = Rotation.from_euler("xyz", [12, -7, 30], degrees=True).as_matrix()
 
 @pytest.mark.parametrize("suffix", [".mhd", ".mha"])
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize(
-    "direction", [np.eye(3), np.diag([1, -1, -1]), TILT, TILT @ np.diag([-1, 1, 1])], ids=str
-)
+@pytest.mark.parametrize("direction", [np.eye(3), np.diag([1, -1, -1]), TILT, TILT @ np.diag([-1, 1, 1])], ids=str)
 def test_what_simpleitk_writes_is_read_as_simpleitk_reads_it(
     tmp_path: Path, suffix: str, compress: bool, direction: np.ndarray
 ) -> None:
@@ -108,9 +107,7 @@ def test_a_negative_spacing_turns_its_axis_and_nothing_else(tmp_path: Path) -> N
     assert_as_simpleitk(path)
 
 
-@pytest.mark.parametrize(
-    ("element_type", "dtype"), [("MET_INT", "<i4"), ("MET_FLOAT", "<f4"), ("MET_DOUBLE", "<f8")]
-)
+@pytest.mark.parametrize(("element_type", "dtype"), [("MET_INT", "<i4"), ("MET_FLOAT", "<f4"), ("MET_DOUBLE", "<f8")])
 def test_wider_types_pass_only_without_loss(tmp_path: Path, element_type: str, dtype: str) -> None:
     hu = chest().astype(dtype)
     scan = read_scan(write(tmp_path, hu.tobytes(), ElementType=element_type))
@@ -228,6 +225,16 @@ def test_a_damaged_scan_is_one_clear_line(tmp_path: Path, case: str) -> None:
     # Worker processes hand errors back pickled.
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (type(caught.value), line)
+
+
+def test_a_zip_bomb_is_stopped_one_byte_beyond(tmp_path: Path) -> None:
+    path = write(tmp_path, zlib.compress(RAW + bytes(2**26)), **PACKED)
+    tracemalloc.start()
+    with pytest.raises(ct.ByteCountError, match="more than the 120 bytes"):
+        read_scan(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_a_link_out_of_the_folder_is_refused_and_a_linked_scan_is_not(tmp_path: Path) -> None:

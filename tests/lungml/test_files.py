@@ -39,9 +39,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_really_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, mode, **kw: opened(Path("/dev/full"), mode.replace("x", "w"), **kw)
-    )
+    monkeypatch.setattr(Path, "open", lambda self, mode, **kw: opened(Path("/dev/full"), mode.replace("x", "w"), **kw))
     with pytest.raises(OSError, match="No space left"):
         write_text_atomic(tmp_path / "a.txt", "x" * 100_000)
     assert os.listdir(tmp_path) == []
@@ -59,7 +57,7 @@ def test_csv_floats_are_exact_and_fields_are_quoted(tmp_path: Path) -> None:
 
 
 def test_a_row_of_the_wrong_width_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="row 2 .* has 1 fields"):
+    with pytest.raises(ValueError, match=r"row 2 .* has 1 fields"):
         write_csv_atomic(tmp_path / "t.csv", ("a", "b"), [(1, 2), (3,)])
     assert os.listdir(tmp_path) == []
 

@@ -30,9 +30,7 @@ def test_no_lungs() -> None:
     region, _ = lung_region(np.full(GRID.shape_irc, 40, np.int16), GRID)
     assert not region.any()
     hu = np.full(GRID.shape_irc, 40, np.int16)
-    places = lung_positions(
-        hu, GRID, np.empty((0, 3)), count=5, min_distance_mm=15, rng=np.random.default_rng(0)
-    )
+    places = lung_positions(hu, GRID, np.empty((0, 3)), count=5, min_distance_mm=15, rng=np.random.default_rng(0))
     assert places.shape == (0, 3)
 
 
@@ -40,9 +38,7 @@ def test_positions_are_seeded_in_the_lungs_and_far_from_findings() -> None:
     findings = np.array([[0.0, 150.0, 50.0], [-30.0, 180.0, 60.0]])
 
     def draw(seed: int) -> np.ndarray:
-        return lung_positions(
-            chest(), GRID, findings, count=40, min_distance_mm=15, rng=np.random.default_rng(seed)
-        )
+        return lung_positions(chest(), GRID, findings, count=40, min_distance_mm=15, rng=np.random.default_rng(seed))
 
     places = draw(3)
     assert len(places) == 40

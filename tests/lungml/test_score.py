@@ -134,9 +134,7 @@ def test_the_table_as_text_and_as_json() -> None:
 
 
 def test_froc_of_a_hit_a_miss_and_a_false_positive() -> None:
-    result = froc(
-        {"a": [at(0, 0.9), at(50, 0.5)], "b": []}, {"a": [nodule(0)], "b": [nodule(0)]}, {}, ["a", "b"]
-    )
+    result = froc({"a": [at(0, 0.9), at(50, 0.5)], "b": []}, {"a": [nodule(0)], "b": [nodule(0)]}, {}, ["a", "b"])
     # Points (0, 0), (0, 1/2) and (1/2, 1/2): the empty scan stays in both denominators.
     assert result.fps_per_scan == (0.0, 0.0, 0.5)
     assert result.sensitivity == (0.0, 0.5, 0.5)
@@ -219,9 +217,7 @@ def random_marks(rng: np.random.Generator) -> tuple[dict, dict, list[str]]:
         count = int(rng.integers(0, 4))
         nodules[uid] = [nodule(100 * i) for i in range(count)]
         hits = [at(100 * i, round(rng.beta(4, 2), 2)) for i in range(count) if rng.random() < 0.8]
-        marks[uid] = hits + [
-            at(-100 * i, round(rng.beta(2, 3), 2)) for i in range(1, int(rng.integers(1, 20)))
-        ]
+        marks[uid] = hits + [at(-100 * i, round(rng.beta(2, 3), 2)) for i in range(1, int(rng.integers(1, 20)))]
     return marks, nodules, series
 
 
@@ -242,9 +238,7 @@ def test_froc_points_are_scikit_learns_roc_points() -> None:
 
 def test_the_bootstrap_band_surrounds_the_score_and_repeats_under_one_seed() -> None:
     marks, nodules, series = random_marks(np.random.default_rng(1))
-    one, two = (
-        froc(marks, nodules, {}, series, bootstraps=200, generator=np.random.default_rng(7)) for _ in range(2)
-    )
+    one, two = (froc(marks, nodules, {}, series, bootstraps=200, generator=np.random.default_rng(7)) for _ in range(2))
     assert one == two
     assert one.cpm_band[0] < one.cpm < one.cpm_band[1]
     assert all(low <= s <= high for low, s, high in zip(one.band_low, one.sensitivity_at, one.band_high))

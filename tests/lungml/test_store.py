@@ -53,9 +53,7 @@ def test_a_half_written_store_is_never_read(tmp_path: Path) -> None:
         store.read_volume(path)
 
 
-def test_a_failed_write_leaves_the_old_store_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_store_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.zarr"
     store.write_scan(path, volume(), GRID, key={"v": 1})
 

@@ -66,9 +66,7 @@ def test_initial_weights_are_kaiming_normal_with_zero_biases() -> None:
     assert not model.head.bias.any()
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 7, 18, 16), (1, 7, 16, 18), (1, 6, 16, 16), (7, 16, 16), (1, 7, 0, 16)]
-)
+@pytest.mark.parametrize("shape", [(1, 7, 18, 16), (1, 7, 16, 18), (1, 6, 16, 16), (7, 16, 16), (1, 7, 0, 16)])
 def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="slab"):
         seeded()(torch.zeros(shape))
@@ -84,9 +82,7 @@ def test_config_survives_json() -> None:
     assert seeded(config)(torch.zeros(2, 5, 16, 16)).shape == (2, 1, 16, 16)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"pooling": "median"}, {"depth": 0}, {"width": 0}, {"context_slices": -1}]
-)
+@pytest.mark.parametrize("fields", [{"pooling": "median"}, {"depth": 0}, {"width": 0}, {"context_slices": -1}])
 def test_impossible_configs_are_refused(fields: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         UNetConfig(**fields)

@@ -33,9 +33,7 @@ def test_training_is_balanced_and_validation_is_not(toy_scans: list[PreparedScan
 def test_it_learns_the_toy_nodules(toy_scans: list[PreparedScan]) -> None:
     recipe = classification.demo()
     recipe = replace(recipe, fit=replace(recipe.fit, epochs=3, samples_per_epoch=64, validate_every=1))
-    problem = classification_problem(
-        recipe, toy_scans, device=CPU, generator=torch.Generator().manual_seed(0)
-    )
+    problem = classification_problem(recipe, toy_scans, device=CPU, generator=torch.Generator().manual_seed(0))
     result = fit(problem, recipe.fit, seed=0)
     assert result.val["auc"] > 0.8
 

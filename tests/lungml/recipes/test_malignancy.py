@@ -58,9 +58,7 @@ def test_what_is_frozen_stays_as_it_was_batch_norm_statistics_included(toy_scans
     tuned = problem(toy_scans, recipe)
     before = {name: value.clone() for name, value in tuned.model.state_dict().items()}
     fit(tuned, recipe.fit, seed=0)
-    changed = {
-        name for name, value in tuned.model.state_dict().items() if not torch.equal(value, before[name])
-    }
+    changed = {name for name, value in tuned.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith(("blocks.3.", "head.")) for name in changed)
 

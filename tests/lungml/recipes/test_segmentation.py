@@ -12,9 +12,7 @@ from lungml.recipes.segmentation import SegmentationProblem
 
 
 def problem(scans: list[PreparedScan], recipe: segmentation.SegmentationRecipe) -> SegmentationProblem:
-    return SegmentationProblem(
-        recipe, scans, device=torch.device("cpu"), generator=torch.Generator().manual_seed(0)
-    )
+    return SegmentationProblem(recipe, scans, device=torch.device("cpu"), generator=torch.Generator().manual_seed(0))
 
 
 def test_the_reports_constants() -> None:

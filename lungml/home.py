@@ -1,0 +1,79 @@
+"""Where do artifacts live?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of everything produced; nothing is made before it is needed.
+
+    Attributes:
+        root: absolute.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
+
+    @classmethod
+    def from_env(cls) -> Home:
+        """$LUNA_HOME, else `artifacts/` beside this package's pyproject.toml, else `artifacts/` in the current folder."""
+        if os.environ.get("LUNA_HOME"):
+            return cls(Path(os.environ["LUNA_HOME"]))
+        project = Path(__file__).resolve().parents[1]
+        return cls((project if (project / "pyproject.toml").exists() else Path.cwd()) / "artifacts")
+
+    @property
+    def scans(self) -> Path:
+        """`<series_uid>.zarr`: HU volumes and masks."""
+        return self.root / "scans"
+
+    @property
+    def crops(self) -> Path:
+        """`<recipe>.zarr`: training crops and slabs."""
+        return self.root / "crops"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`<stage>/<key>/`: resumable training state."""
+        return self.root / "checkpoints"
+
+    @property
+    def reports(self) -> Path:
+        """Findings, tables and figures."""
+        return self.root / "reports"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the services that `luna up` starts."""
+        return self.root / "logs"
+
+    @property
+    def mlflow_db(self) -> Path:
+        """MLflow's runs and registry."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlruns(self) -> Path:
+        """MLflow's artifacts."""
+        return self.root / "mlruns"
+
+    @property
+    def prefect_results(self) -> Path:
+        """Prefect's stored task results."""
+        return self.root / "prefect-results"
+
+    @property
+    def split_csv(self) -> Path:
+        """The frozen split."""
+        return self.root / "split.csv"
+
+    @property
+    def quarantine_csv(self) -> Path:
+        """Scans set aside, with reasons."""
+        return self.root / "quarantine.csv"
