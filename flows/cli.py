@@ -227,7 +227,6 @@ def _parse_size(size: str) -> tuple[int, int, int]:
 
 def _is_for_users(error: BaseException) -> bool:
     """Errors that say in one line what is wrong and what to do; any other is a bug and keeps its traceback."""
-    from lungml.phantom import PhantomError
     from tasks.tracking import TrackingError
 
     from lungml.ct import ScanError
@@ -238,7 +237,7 @@ def _is_for_users(error: BaseException) -> bool:
     from tasks.bundles import WeightsError
 
     kinds = (
-        ScanError, TrainingError, SplitError, TableError, PhantomError, RecipeError, StoreError, WeightsError,
+        ScanError, TrainingError, SplitError, TableError, RecipeError, StoreError, WeightsError,
         TrackingError,
     )  # fmt: skip
     return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno is not None)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from lungml.home import Home
-from lungml.phantom import PhantomSettings, is_complete, write_phantoms
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
@@ -55,17 +54,17 @@ class StoredScan:
 def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
     """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
     folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}"
-    settings = PhantomSettings(size_irc=DEMO_SIZE_IRC)
-    if is_complete(folder, scans=scans, seed=seed, settings=settings):
-        return kept(folder)
+    from lungml.phantom import PhantomSettings, write_phantoms
+    there = (folder / "phantom.json").exists()
     log = get_run_logger()
 
     def say(done: int, total: int) -> None:
         if done % 6 == 0 or done == total:
             log.info("drew %d of %d synthetic scans", done, total)
 
-    write_phantoms(folder, scans=scans, seed=seed, settings=settings, progress=say)
-    return folder
+    # A finished folder is checked against the settings and left as it is.
+    write_phantoms(folder, scans=scans, seed=seed, settings=PhantomSettings(size_irc=DEMO_SIZE_IRC), progress=say)
+    return kept(folder) if there else folder
 
 
 @task(name="read_tables", cache_policy=NO_CACHE)
