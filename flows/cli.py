@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from lungml.home import Home
 from rich.console import Console
+from rich.markup import escape
 
-from flows.settings import configure_process
+from flows.settings import configure_process, tell_the_story
+from lungml.errors import LunaError
+from lungml.home import Home
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,7 +96,7 @@ def read(
 
         def on_scan(series_uid: str, findings: Any, where: str) -> None:
             if findings is None:
-                err.print(f"[red]not read:[/] {where}", soft_wrap=True)
+                err.print(f"[red]not read:[/] {escape(where)}", soft_wrap=True)
                 return
             kept = sum(f.stage != "filtered" for f in findings)
             malignant = sum(f.stage == "malignant" for f in findings)
@@ -127,8 +129,9 @@ def phantom(
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
 ) -> None:
     """Write synthetic scans as a LUNA16 tree."""
-    from lungml.phantom import PhantomSettings, write_phantoms
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lungml.phantom import PhantomSettings, write_phantoms
 
     rows, cols, slices = _parse_size(size)
     settings = PhantomSettings(size_irc=(slices, rows, cols))
@@ -158,6 +161,8 @@ def prepare(
     home = _home()
     from flows.prepare import prepare as prepare_flow
 
+    tell_the_story()
+
     prepared = prepare_flow(
         str(luna_dir.resolve()), str(tables.resolve()) if tables else None, recipe, val_stride, seed
     )
@@ -186,10 +191,8 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-    except Exception as error:
-        if not _is_for_users(error):
-            raise
-        err.print(f"[red]error:[/] {error}", soft_wrap=True)
+    except (LunaError, OSError) as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 
@@ -207,6 +210,7 @@ def _run_pipeline(**parameters: Any) -> None:
     from lungml.recipes import by_name
     from tasks.data import read_truths
 
+    tell_the_story()
     # What a person can get wrong is said before anything starts.
     by_name(parameters["recipe"])
     resolve_device(parameters.get("device", "auto"))
@@ -223,21 +227,3 @@ def _parse_size(size: str) -> tuple[int, int, int]:
     except ValueError:
         raise typer.BadParameter(f"{size!r} is not ROWSxCOLSxSLICES, such as 512x512x130") from None
     return rows, cols, slices
-
-
-def _is_for_users(error: BaseException) -> bool:
-    """Errors that say in one line what is wrong and what to do; any other is a bug and keeps its traceback."""
-    from tasks.tracking import TrackingError
-
-    from lungml.ct import ScanError
-    from lungml.fit import TrainingError
-    from lungml.luna import SplitError, TableError
-    from lungml.recipes import RecipeError
-    from lungml.store import StoreError
-    from tasks.bundles import WeightsError
-
-    kinds = (
-        ScanError, TrainingError, SplitError, TableError, RecipeError, StoreError, WeightsError,
-        TrackingError,
-    )  # fmt: skip
-    return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno is not None)

@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from lungml.checkpoint import load_checkpoint, save_checkpoint
+from lungml.errors import LunaError
 from lungml.metrics import is_better
 from lungml.sampling import batches
 
 log = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(LunaError):
     """Training cannot start or go on; the message is one line."""
 
 

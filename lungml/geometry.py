@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lungml.errors import LunaError
+
 # A rotation read from a text header keeps about six digits; real LUNA16 headers are exact to 1e-6.
 ORTHONORMAL_TOLERANCE = 1e-3
 
 
-class GridError(ValueError):
+class GridError(LunaError):
     """The sampling grid is not one that a CT scanner makes."""
 
 

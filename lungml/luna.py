@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lungml.ct import ScanError, find_scans
+from lungml.errors import LunaError
 from lungml.files import locked, write_csv_atomic
 from lungml.scan_errors import one_line
 from lungml.tables import SERIES_COLUMN, TableError, check_uid, read_table, refuse_where
@@ -30,7 +31,7 @@ EXCLUDED_DIAMETER_MM = 10.0  # LUNA16's evaluation script: what a negative diame
 CENTER_COLUMNS = ["coordX", "coordY", "coordZ"]
 
 
-class SplitError(ValueError):
+class SplitError(LunaError):
     """Three splits cannot be had, or split.csv is damaged; its text is one line."""
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lungml.errors import LunaError
+
 
 def one_line(text: str) -> str:
     """The text with every control character written as its escape, so that it stays one line."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-class ScanError(ValueError):
+class ScanError(LunaError):
     """A scan that cannot be used; its text is one line: file, what is wrong, what to do.
 
     ScanError

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 import zarr.codecs
 
+from lungml.errors import LunaError
 from lungml.geometry import Grid
 
 # Raised whenever the bytes or attributes of a store change: older stores are then rebuilt, never read.
@@ -23,7 +24,7 @@ CHUNK_IRC = (16, 256, 256)  # 2 MiB: whole slices for the U-Net and boxes for cr
 LZ4_LEVEL = 5
 
 
-class StoreError(ValueError):
+class StoreError(LunaError):
     """A store is missing, half-written or of another format version."""
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lungml.errors import LunaError
 from lungml.scan_errors import one_line
 
 SERIES_COLUMN = "seriesuid"  # LUNA16's word for series_uid
 
 
-class TableError(ValueError):
+class TableError(LunaError):
     """A table that cannot be used; its text is one line: file, what is wrong, what to do."""
 
     def __init__(self, path: Path | str, problem: str, advice: str) -> None:

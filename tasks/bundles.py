@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lungml.home import Home
 from torch import nn
 
 from lungml.candidates import GroupingSettings
 from lungml.crops import CROP_SHAPE
+from lungml.errors import LunaError
 from lungml.findings import Bundle
 from lungml.fit import resolve_device
+from lungml.home import Home
 from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import tracking
 
 
-class WeightsError(ValueError):
+class WeightsError(LunaError):
     """A weights file is missing, unreadable or holds another network; the message is one line."""
 
 

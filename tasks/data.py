@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lungml.home import Home
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
@@ -17,9 +16,11 @@ from prefect.states import State
 from lungml import crops, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.geometry import xyz_to_irc
+from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
-from lungml.quarantine import set_aside
+from lungml.phantom import PhantomSettings, write_phantoms
+from lungml.quarantine import release, set_aside
 from lungml.recipes.data import PreparedScan, Split
 from tasks.caching import digest, kept
 
@@ -54,7 +55,6 @@ class StoredScan:
 def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
     """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
     folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}"
-    from lungml.phantom import PhantomSettings, write_phantoms
     there = (folder / "phantom.json").exists()
     log = get_run_logger()
 
@@ -128,6 +128,7 @@ def convert_scan(truth: ScanTruth, home: Home) -> State | StoredScan | None:
         log.warning("set aside: %s", error)
         return None
     store.write_scan(path, scan.hu, scan.grid, key=key)
+    release(home.quarantine_csv, truth.series_uid)
     log.info("%s: %d slices", truth.series_uid, len(scan.hu))
     return stored
 

@@ -20,23 +20,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from lungml.errors import LunaError
 from lungml.files import locked
 from lungml.home import Home
 
+# Telemetry starts while MLflow is imported, so this cannot wait; a worker or a notebook does not come through the
+# `luna` command and must get the same answers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 import mlflow
 import mlflow.pytorch
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
 from mlflow.entities import Dataset as MlflowDataset
+from mlflow.entities import (
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunStatus,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -48,7 +61,7 @@ BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", "nodule_threshold", "malignant_thr
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
 
 
-class TrackingError(ValueError):
+class TrackingError(LunaError):
     """A model or bundle is not there or not what it was asked for as; the message is one line."""
 
 
@@ -78,17 +91,13 @@ class Run:
 
     def log_dataset(self, name: str, digest: str, parents: Mapping[str, str] | None = None) -> None:
         """Record what the run learned from: a data set's digest and the URIs of the models it started from."""
-        inputs = [(name, digest, "data"), *((stage, uri, "parent model") for stage, uri in (parents or {}).items())]
+        data = MlflowDataset(name=name, digest=digest[:36], source_type="luna", source=json.dumps({"digest": digest}))
+        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in (parents or {}).values()]
         self.client.log_inputs(
-            self.run_id,
-            [
-                DatasetInput(
-                    MlflowDataset(name=n, digest=d[:36], source_type="luna", source=json.dumps({"uri": d})),
-                    [InputTag("mlflow.data.context", context)],
-                )
-                for n, d, context in inputs
-            ],
+            self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])], models=models
         )
+        for stage, uri in (parents or {}).items():
+            self.client.set_tag(self.run_id, f"luna.parent.{stage}", uri)
 
 
 def tracking_uri(home: Home) -> str:
@@ -106,7 +115,7 @@ def open_run(
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
-    """Open a flat run in a stage's experiment; it ends FINISHED, KILLED on an interrupt, or FAILED.
+    """Open a flat run in a stage's experiment; it ends FINISHED, FAILED on an error, KILLED when stopped from outside.
 
     Args:
         home: where MLflow's database lies.
@@ -129,15 +138,13 @@ def open_run(
         client.log_batch(run_id, params=logged)
         yield run
     except BaseException as error:
-        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        killed = not isinstance(error, Exception)  # Ctrl-C, exit, or Prefect's cancelling signal
         client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED if killed else RunStatus.FAILED))
         raise
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
 
 
-def log_model(
-    run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], example: np.ndarray, name: str
-) -> str:
+def log_model(run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], example: np.ndarray, name: str) -> str:
     """Keep a model as pt2 + safetensors + architecture; returns its `models:/m-...` URI.
 
     Args:
@@ -173,6 +180,7 @@ def log_model(
                 serialization_format="pt2",
             )
             run.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except BaseException:
         run.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
@@ -212,32 +220,37 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
 
     Args:
         home: where MLflow's database lies.
-        bundle: see `check_bundle`.
+        bundle: see `check_bundle`; the code's version is added as `code`.
         aliases: set on the new version; a phantom bundle may only be `demo`.
 
     Returns:
         `models:/luna/N`.
 
     Raises:
-        TrackingError: when the bundle is not whole, or a phantom bundle asks for another alias.
+        TrackingError: when the bundle is not whole, a member is not there, or a phantom bundle asks for another alias.
     """
     check_bundle(bundle)
     if bundle["origin"] == "phantom" and set(aliases) - {"demo"}:
         raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
+    whole = {**bundle, "code": _git_commit()}
     client = _client(home)
+    for member, stage in BUNDLE_MEMBERS.items():
+        _register(client, f"luna-{stage}", bundle[member])
     logged = client.create_logged_model(
         _experiment_id(home, "end-to-end"),
         name="luna-bundle",
         model_type="bundle",
-        params={name: value if isinstance(value, str) else json.dumps(value) for name, value in bundle.items()},
+        params={name: value if isinstance(value, str) else json.dumps(value) for name, value in whole.items()},
     )
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bundle.json").write_text(json.dumps(dict(bundle), indent=1))
-        Model(model_id=logged.model_id).save(str(Path(folder) / "MLmodel"))
-        client.log_model_artifacts(logged.model_id, folder)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "bundle.json").write_text(json.dumps(whole, indent=1))
+            Model(model_id=logged.model_id).save(str(Path(folder) / "MLmodel"))
+            client.log_model_artifacts(logged.model_id, folder)
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    for member, stage in BUNDLE_MEMBERS.items():
-        _register(client, f"luna-{stage}", bundle[member])
     version = _register(client, BUNDLE_NAME, f"models:/{logged.model_id}")
     for alias in aliases:
         client.set_registered_model_alias(BUNDLE_NAME, alias, version)
@@ -253,7 +266,7 @@ def read_bundle(home: Home, uri: str) -> dict[str, Any]:
     file = next(_download(home, uri).rglob("bundle.json"), None)
     if file is None:
         raise TrackingError(f"{uri}: is not a bundle; give models:/luna/N")
-    bundle = json.loads(file.read_text())
+    bundle: dict[str, Any] = json.loads(file.read_text())
     check_bundle(bundle)
     return bundle
 
@@ -270,19 +283,27 @@ def check_bundle(bundle: Mapping[str, Any]) -> None:
     if bundle["origin"] not in ("real", "phantom"):
         raise TrackingError(f"the bundle's origin is {bundle['origin']!r}, not 'real' or 'phantom'")
     for member in BUNDLE_MEMBERS:
-        if not str(bundle[member]).startswith("models:/"):
-            raise TrackingError(f"the bundle's {member} is {bundle[member]!r}, not a models:/ URI")
+        if not str(bundle[member]).startswith("models:/m-"):
+            raise TrackingError(f"the bundle's {member} is {bundle[member]!r}, not a models:/m-... URI")
+    for threshold in ("nodule_threshold", "malignant_threshold"):
+        if not 0.0 <= bundle[threshold] <= 1.0:
+            raise TrackingError(f"the bundle's {threshold} is {bundle[threshold]!r}, not a probability")
 
 
 def _register(client: MlflowClient, name: str, uri: str) -> str:
+    """The version of a registered model that holds a logged model; made when there is none yet."""
+    model_id = uri.removeprefix("models:/")
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        raise TrackingError(f"{uri}: no such model in {client.tracking_uri}") from error
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model_id = uri.removeprefix("models:/")
     for version in client.search_model_versions(f"name = '{name}'"):
-        if version.model_id == model_id:
+        if version.source == uri:  # the SQL registry keeps the URI, not the model's id
             return str(version.version)
     return str(client.create_model_version(name, uri, model_id=model_id).version)
 
@@ -298,6 +319,9 @@ def _signature(model: torch.nn.Module, example: np.ndarray) -> ModelSignature:
 
 
 def _download(home: Home, uri: str) -> Path:
+    """A model's folder; where artifacts are local files it is the folder itself, not a copy."""
+    if not uri.startswith("models:/"):
+        raise TrackingError(f"{uri}: is no model; give models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-...")
     client = _client(home)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri))
@@ -320,16 +344,33 @@ def _experiment_id(home: Home, stage: str) -> str:
     if stage not in EXPERIMENTS:
         raise TrackingError(f"unknown stage {stage!r}; choose one of {', '.join(EXPERIMENTS)}")
     client, name = _client(home), f"luna-{stage}"
+    # A server that somebody else runs keeps artifacts where it likes; ours must not depend on the current folder.
+    remote = client.tracking_uri.startswith(("http", "databricks"))
+    location = None if remote else (home.mlruns / name).as_uri()
     with locked(home.mlflow_db):
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(name, artifact_location=(home.mlruns / name).as_uri()))
+        if client.get_experiment_by_name(name) is None:
+            try:
+                client.create_experiment(name, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was faster
+                    raise
+        experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(
+            f"the MLflow experiment {name} was deleted; bring it back with: "
+            f"MLFLOW_TRACKING_URI={client.tracking_uri} mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
 
 
 @cache
 def _git_commit() -> str:
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    """The commit this code is at; empty for an installed copy or where there is no git."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lungml.home import Home
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -19,10 +18,12 @@ from prefect.states import State
 
 from lungml import crops, store
 from lungml.candidates import GroupingSettings, group_candidates
+from lungml.errors import LunaError
 from lungml.files import write_text_atomic
 from lungml.findings import segment
-from lungml.fit import EpochReport, FitSettings, Problem, TrainingError, fit, resolve_device
+from lungml.fit import EpochReport, FitSettings, Problem, fit, resolve_device
 from lungml.geometry import irc_to_xyz
+from lungml.home import Home
 from lungml.metrics import is_better
 from lungml.recipes import Recipe
 from lungml.recipes.classification import classification_problem
@@ -40,7 +41,7 @@ MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still s
 def _may_pass(_task: Any, _run: Any, state: State) -> bool:
     """Whether a failed training is worth another try: a finding about the data or the settings is not."""
     failure = state.result(raise_on_failure=False)
-    return not isinstance(failure, TrainingError | ValueError)
+    return not isinstance(failure, LunaError)
 
 
 # A second try goes on from the last epoch's checkpoint.

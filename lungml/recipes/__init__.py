@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lungml.candidates import GroupingSettings
+from lungml.errors import LunaError
 from lungml.recipes import classification, malignancy, segmentation
 
 
-class RecipeError(ValueError):
+class RecipeError(LunaError):
     """No recipe has that name."""
 
 

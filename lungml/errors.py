@@ -1,0 +1,18 @@
+"""Which errors can the person at the keyboard mend?"""
+
+
+class LunaError(ValueError):
+    """An error whose message is one line that says what is wrong and what to do; the command prints just that.
+
+    LunaError
+      ScanError       a scan file that cannot be trusted; the scan is set aside, the run goes on
+      GridError       a sampling grid that no scanner makes
+      TableError      one of LUNA16's tables, or the folder, is missing or malformed
+      SplitError      split.csv is damaged, or a split has no scan
+      PhantomError    synthetic scans that cannot be drawn there
+      StoreError      a store is missing, half-written or of another format
+      RecipeError     no such recipe
+      TrainingError   training cannot start or go on
+      WeightsError    a published weights file is not what it was given as
+      TrackingError   a model or bundle is not there or not what it was asked for as
+    """
