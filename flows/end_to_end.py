@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lungml.home import Home
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.evaluate import evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
+from lungml.home import Home
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore, publish_summary
 from tasks.training import Pipeline

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungml.home import Home
 from prefect import flow, get_run_logger, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from lungml.home import Home
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, read_tables

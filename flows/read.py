@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lungml.home import Home
-
 from lungml.ct import ScanError, read_scan
 from lungml.findings import Finding, find_nodules, write_findings
+from lungml.home import Home
 from tasks.bundles import load_bundle
 
 

@@ -17,13 +17,12 @@ SERVER_TIMEOUT_S = 2.0
 def configure_process(home: Home) -> None:
     """Set what Prefect, MLflow and PyTorch read from the environment; what a person has set is left alone.
 
-    Call it before any of them is imported. A Prefect server is used when PREFECT_API_URL names one that answers;
-    else the flow runs with a server of its own inside this process, whose database lies under the home.
+    Call it before any of them is imported. Everything of Prefect's lies under the home, but for the profile somebody
+    keeps in ~/.prefect, which is still read.
     """
-    url = os.environ.get("PREFECT_API_URL")
-    if url and not server_answers(url):
-        logging.getLogger(__name__).warning("no Prefect server answers at %s: running without it", url)
-        del os.environ["PREFECT_API_URL"]
+    profiles = Path.home() / ".prefect" / "profiles.toml"
+    if "PREFECT_HOME" not in os.environ and profiles.exists():
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
     defaults = {
         "PREFECT_HOME": str(home.root / "prefect"),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.prefect_results),
@@ -42,14 +41,43 @@ def configure_process(home: Home) -> None:
         os.environ.setdefault(name, value)
     # Without the folder, Prefect's server fails only after three minutes, and with a page of text.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    _choose_server()
+
+
+def _choose_server() -> None:
+    """Keep to the configured Prefect server if it answers, else to one of this process's own.
+
+    Configured is what Prefect itself reads: PREFECT_API_URL, .env, prefect.toml (`luna up` writes one while it runs),
+    pyproject.toml, the active profile. Left alone, Prefect would fail on a server that is not there.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    refresh_global_settings_context()
+    url = get_current_settings().api.url
+    if not url or server_answers(url):
+        return
+    logging.getLogger(__name__).warning("no Prefect server answers at %s: this process runs its own", url)
+    os.environ.pop("PREFECT_API_URL", None)
+    refresh_global_settings_context()
+    if get_current_settings().api.url:  # a file names it, and only another address outweighs a file
+        from prefect.server.api.server import SubprocessASGIServer
+
+        tell_the_story()
+        server = SubprocessASGIServer()
+        server.start()  # Prefect ends it with this process
+        os.environ["PREFECT_API_URL"] = server.api_url
+        refresh_global_settings_context()
 
 
 def server_answers(url: str) -> bool:
     """Whether a Prefect server answers at an API URL."""
     try:
-        return httpx.get(url.rstrip("/") + "/health", timeout=SERVER_TIMEOUT_S).is_success
+        answer = httpx.get(url.rstrip("/") + "/health", timeout=SERVER_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
+    # One that asks who is there does answer; Prefect then says itself what is wrong with the key.
+    return answer.is_success or answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
 class Story(logging.Filter):
@@ -62,14 +90,14 @@ class Story(logging.Filter):
     # How Prefect's own lines about a run begin.
     NOISE = ("Finished in state", "Beginning ", "Starting temporary server", "Stopping temporary server", "Created ")
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Drop Prefect's lines about states; take tracebacks off errors."""
         message = record.getMessage()
         if record.levelno < logging.WARNING:
             return not (message.startswith(self.NOISE) or "docs.prefect.io" in message)
         if record.exc_info and isinstance(record.exc_info[1], LunaError | OSError):
             return False  # the command prints it once, at the end
-        return not message.startswith("Finished in state")
+        return not message.startswith(("Finished in state", "Still processing items"))
 
 
 def tell_the_story() -> None:

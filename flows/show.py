@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lungml.home import Home
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tasks.tracking import tracking_uri
 
 from flows.end_to_end import Summary
+from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
+from tasks.tracking import tracking_uri
 from tasks.training import TrainedModel
 
 METRICS = ("precision", "recall", "f1", "auc", "diameter_auc")

@@ -22,7 +22,7 @@ class Home:
 
     @classmethod
     def from_env(cls) -> Home:
-        """$LUNA_HOME, else `artifacts/` beside this package's pyproject.toml, else `artifacts/` in the current folder."""
+        """$LUNA_HOME, else `artifacts/` beside this package's pyproject.toml, else in the current folder."""
         if os.environ.get("LUNA_HOME"):
             return cls(Path(os.environ["LUNA_HOME"]))
         project = Path(__file__).resolve().parents[1]

@@ -356,7 +356,8 @@ class _Canvas:
         """A tree from each hilum that tapers towards the pleura."""
         s = self.scale
         for hilum in self.hila:
-            self._paint(np.stack([hilum + [-6 * s, 0, 0], hilum + [10 * s, 0, 0]]), 9.0 * s, BLOOD, only_brighter=True)
+            along = np.array([s, 0.0, 0.0])
+            self._paint(np.stack([hilum - 6 * along, hilum + 10 * along]), 9.0 * s, BLOOD, only_brighter=True)
             twigs = int(140 + 240 * s)
             for a, b, r0, r1 in self._tree(hilum, twigs=twigs, thinnest_mm=0.5, thickest_mm=5.2 * s + 0.6):
                 self._paint(np.stack([a, b]), (r0, r1), BLOOD, only_brighter=True)
@@ -495,7 +496,7 @@ class _Canvas:
         pleura = [p for p in rng.uniform(0.05, 0.95, (count * 12, 3)) * self.size_mm if 0 < self._depth(p) < 3]
         rest = max(0, count - len(places))
         for pool, share in ((vessels, 0.7), (pleura, 0.3)):
-            order = rng.permutation(len(pool))[: int(round(rest * share))]
+            order = rng.permutation(len(pool))[: round(rest * share)]
             places += [pool[i] + rng.normal(0, 0.7, 3) for i in order if self._clear(pool[i], 5)]
         missing = count - len(places)
         for _ in range(max(0, missing)):
@@ -616,7 +617,7 @@ def _write_scan(
                 *(center - half).tolist(),
                 *(center + half).tolist(),
                 len(nodule.ratings),
-            )  # fmt: skip
+            )
         )
         near = center + rng.normal(0, half / 6, 3)
         rows["candidates"].append((series_uid, *near.tolist(), 1))
@@ -626,7 +627,7 @@ def _write_scan(
 
 
 def _write_mhd(path: Path, phantom: Phantom) -> None:
-    """Header and raw data as LUNA16 has them; the header comes last, so that it never names a file that is not whole."""
+    """Header and raw data as LUNA16 has them; the header comes last: it never names a file that is not whole."""
     grid, raw = phantom.grid, path.with_suffix(".raw")
     beside = raw.with_name(f".{raw.name}.{os.getpid()}")
     try:

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,10 @@ def _sync_tree(folder: Path) -> None:
 def _swap(beside: Path, path: Path) -> None:
     """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
     if path.exists():
-        old: Path | None = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.old")
-        try:
+        old = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.old")
+        with suppress(FileNotFoundError):  # another run moved it first
             os.replace(path, old)
-        except FileNotFoundError:
-            old = None  # another run moved it first
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     try:
         os.replace(beside, path)
     except OSError:

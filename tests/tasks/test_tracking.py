@@ -199,8 +199,9 @@ def _open_one(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_share_one_database(home: Home, client: MlflowClient) -> None:
-    home.mlflow_db.unlink()  # the tables, too, are made at once
+def test_processes_that_start_at_once_share_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / "new")  # the tables, too, are made at once
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=_open_one, args=(home.root,)) for _ in range(4)]
     for process in processes:
@@ -208,6 +209,7 @@ def test_processes_that_start_at_once_share_one_database(home: Home, client: Mlf
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
+    client = MlflowClient(tracking_uri=tracking.tracking_uri(home))
     experiment = client.get_experiment_by_name("luna-segmentation")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 4
@@ -385,8 +387,11 @@ def test_a_model_is_no_bundle(home: Home) -> None:
         tracking.read_bundle(home, uri)
 
 
-def test_logging_says_nothing(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
-    home.mlflow_db.unlink()  # making the tables says nothing either
+def test_logging_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / "new")  # making the tables says nothing either
     tracking.register_bundle(home, whole_bundle(home), aliases=("demo",))
     assert capfd.readouterr() == ("", "")
 
