@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -192,8 +193,15 @@ def main() -> None:
         err.print("stopped")
         sys.exit(130)
     except (LunaError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(_in_words(error))}", soft_wrap=True)
         sys.exit(1)
+
+
+def _in_words(error: LunaError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        advice = "; free some space and run again: finished work is kept" if error.errno == errno.ENOSPC else ""
+        return f"{error.filename}: {error.strerror}{advice}"
+    return str(error)
 
 
 def _home() -> Home:

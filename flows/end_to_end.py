@@ -50,12 +50,12 @@ def end_to_end(
         fresh: train again even where a model of equal data, settings and code is finished.
     """
     home = Home.from_env()
-    folder = luna_dir or make_phantoms(home, scans=phantoms, seed=seed)
+    folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
     prepared = prepare(str(folder), tables_dir, recipe, val_stride, seed, for_training=True)
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),
-        origin="real" if luna_dir else "phantom",
+        origin=prepared.origin,
         seed=seed,
         device=device,
         fresh=fresh,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prefect import flow, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.progress import gather
 from lungml.recipes.data import PreparedScan, of_split
 from tasks.data import ScanTruth
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
@@ -31,7 +32,8 @@ def evaluate(
     scores = []
     for split in ("val", "test"):
         chosen = of_split(scans, split)
-        found = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline)).result()
+        finding = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline))
+        found = gather(finding, f"finding nodules, {split}")
         missing = [truth for truth in set_aside if truth.split == split]
         scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
     log_end_to_end(scores, bundle_uri, models, pipeline)

@@ -6,24 +6,33 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefect import flow, get_run_logger, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.progress import gather
 from lungml.home import Home
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
-from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, read_tables
+from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, data_origin, read_tables
 
 WORKERS = 2  # scans in the air at once: left alone, Prefect's thread runner starts all 888
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a data set became: its prepared scans, and those that were set aside with their truth."""
+    """What a data set became.
+
+    Attributes:
+        scans: ready for training.
+        set_aside: those that cannot be read, with their truth.
+        origin: see `data_origin`.
+    """
 
     scans: tuple[PreparedScan, ...]
     set_aside: tuple[ScanTruth, ...]
+    origin: Literal["real", "phantom"]
 
 
 @flow(name="luna", flow_run_name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
@@ -48,10 +57,10 @@ def prepare(
     home, settings = Home.from_env(), by_name(recipe)
     tables = Path(tables_dir) if tables_dir else None
     truths = read_tables(Path(luna_dir), tables, val_stride, home, for_training=for_training)
-    converted = convert_scan.map(truths, home=unmapped(home)).result()
+    converted = gather(convert_scan.map(truths, home=unmapped(home)), "converting")
     rule = settings.segmentation.mask_rule
-    masked = build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)).result()
-    scans = cache_crops.map(
+    masked = gather(build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)), "drawing masks")
+    cut = cache_crops.map(
         masked,
         home=unmapped(home),
         recipe_name=unmapped(settings.name),
@@ -59,10 +68,15 @@ def prepare(
         negatives_per_scan=unmapped(settings.negatives_per_scan),
         negative_slabs_per_scan=unmapped(settings.negative_slabs_per_scan),
         seed=unmapped(seed),
-    ).result()
+    )
+    scans = gather(cut, "cutting crops")
     set_aside = tuple(truth for truth, scan in zip(truths, converted) if scan is None)
     get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
-    return Prepared(scans=tuple(scans), set_aside=set_aside)
+    return Prepared(
+        scans=tuple(scans),
+        set_aside=set_aside,
+        origin=data_origin(truths),
+    )
 
 
 def _by_split(scans: Sequence[PreparedScan]) -> str:

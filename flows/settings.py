@@ -83,10 +83,12 @@ def server_answers(url: str) -> bool:
 class Story(logging.Filter):
     """Lets through what a person wants to follow: the tasks' own words, warnings, and errors without tracebacks.
 
-    Prefect's lines about states stay in its UI. An error that a person can mend is one line; of any other the
-    traceback is printed by Python itself.
+    Prefect's lines about states stay in its UI, and so do those of single scans. An error that a person can mend is
+    one line; of any other the traceback is printed by Python itself.
     """
 
+    # One line per scan is for the UI: on a terminal the flow says how many are done.
+    PER_SCAN = ("convert_scan", "build_mask", "cache_crops", "mine_candidates", "find_nodules")
     # How Prefect's own lines about a run begin.
     NOISE = ("Finished in state", "Beginning ", "Starting temporary server", "Stopping temporary server", "Created ")
 
@@ -94,7 +96,8 @@ class Story(logging.Filter):
         """Drop Prefect's lines about states; take tracebacks off errors."""
         message = record.getMessage()
         if record.levelno < logging.WARNING:
-            return not (message.startswith(self.NOISE) or "docs.prefect.io" in message)
+            per_scan = getattr(record, "task_name", None) in self.PER_SCAN
+            return not (per_scan or message.startswith(self.NOISE) or "docs.prefect.io" in message)
         if record.exc_info and isinstance(record.exc_info[1], LunaError | OSError):
             return False  # the command prints it once, at the end
         return not message.startswith(("Finished in state", "Still processing items"))

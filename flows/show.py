@@ -3,56 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from flows.end_to_end import Summary
+from flows.train import Trained
 from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
 from tasks.tracking import tracking_uri
-from tasks.training import TrainedModel
 
 METRICS = ("precision", "recall", "f1", "auc", "diameter_auc")
+MLFLOW_UI = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 SPLIT_NAMES = {"val": "validation", "test": "test"}
 
 
 def show_summary(summary: Summary, home: Home, console: Console) -> None:
     """Print the models' metrics, the end-to-end tables, and where to look next."""
     data = "synthetic scans" if summary.origin == "phantom" else "real scans"
-    trained = summary.trained
     console.print()
-    console.print(_models((trained.segmentation, trained.nodule, trained.malignancy), trained.others, data))
+    console.print(_models(summary.trained, data))
     for score in summary.scores:
         console.print(_end_to_end(score, data))
         console.print(_sentence(score))
         console.print()
-    console.print(f"bundle      {trained.bundle_uri}")
-    console.print(f"artifacts   {home.root}", soft_wrap=True)
-    console.print(f"compare     mlflow ui --backend-store-uri {tracking_uri(home)} --workers 1", soft_wrap=True)
-    console.print("            then open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")
+    console.print(f"bundle     {summary.trained.bundle_uri}")
+    console.print(f"artifacts  {home.root}", soft_wrap=True)
+    console.print(f"compare    mlflow ui --backend-store-uri {tracking_uri(home)} --workers 1", soft_wrap=True)
+    console.print(
+        "           and open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning", soft_wrap=True
+    )
     console.print("Not for clinical use.")
 
 
-def _models(kept: Sequence[TrainedModel], others: Sequence[TrainedModel], data: str) -> Table:
+def _beside_python(command: str) -> Path:
+    """A command of this environment as it can be typed from here, whether or not the environment is activated."""
+    path = Path(sys.executable).with_name(command)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _models(trained: Trained, data: str) -> Table:
     table = Table(
-        title=f"The models ({data}); diameter AUC: the annotated diameter alone",
+        title=f"The models ({data})",
+        caption="diameter auc: the annotated diameter alone. Kept of the two malignancy models: the first.",
         box=box.SIMPLE_HEAD,
         title_justify="left",
+        caption_justify="left",
     )
-    table.add_column("model")
-    table.add_column("split")
-    for metric in METRICS:
-        table.add_column(metric.replace("_", " "), justify="right")
-    for model in (*kept, *others):
-        name = f"{model.name} (epoch {model.best_epoch})"
-        if model in others:
-            name += ", not kept"
-        table.add_row(name, "validation", *_cells(model.val))
-        table.add_row("", "test", *_cells(model.test))
+    for column in ("model", "split"):
+        table.add_column(column, no_wrap=True)
+    for column in ("best epoch", *METRICS):
+        table.add_column(column.replace("_", " "), justify="right")
+    for model in (trained.segmentation, trained.nodule, trained.malignancy, *trained.others):
+        table.add_row(model.name, "val", str(model.best_epoch), *_cells(model.val))
+        table.add_row("", "test", "", *_cells(model.test))
     return table
 
 

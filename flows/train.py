@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prefect import flow, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.progress import gather
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan, of_split
 from tasks.training import (
@@ -43,18 +44,18 @@ class Trained:
 def train(scans: Sequence[PreparedScan], recipe: str, pipeline: Pipeline) -> Trained:
     """Segmentation -> the segmenter's own candidates -> nodule classifier -> malignancy, two ways -> bundle."""
     settings = by_name(recipe)
-    segmentation = train_segmentation(scans, settings, pipeline)
+    segmentation = train_segmentation.submit(scans, settings, pipeline).result()
     if settings.classification.mined:
-        mined = mine_candidates.map(
+        mining = mine_candidates.map(
             of_split(scans, "train"),
             segmentation_uri=unmapped(segmentation.uri),
             grouping=unmapped(settings.grouping),
             pipeline=unmapped(pipeline),
-        ).result()
-        scans = [*mined, *of_split(scans, "val"), *of_split(scans, "test")]
-    nodule = train_classification(scans, settings, pipeline, segmentation.uri)
+        )
+        scans = [*gather(mining, "mining candidates"), *of_split(scans, "val"), *of_split(scans, "test")]
+    nodule = train_classification.submit(scans, settings, pipeline, segmentation.uri).result()
     ways = [
-        train_malignancy(scans, settings.name, way, pipeline, nodule.uri)
+        train_malignancy.submit(scans, settings.name, way, pipeline, nodule.uri).result()
         for way in (settings.finetuned, settings.scratch)
     ]
     malignancy = choose_malignancy(ways)

@@ -10,30 +10,54 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that appears whole or not at all, replacing an older one.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all, replacing an older one.
 
     Missing folders are made. A reader sees the old content or the new, never a part, also when the
     machine loses power: the bytes are on disk before the name is.
 
     Raises:
-        OSError: a full disk, no permission; what was at `path` is still there and nothing new is.
+        OSError: a full disk, no permission; it names `path`, where what was there still is and nothing new.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    beside = beside_path(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, line ends as they are; see `whole_file`."""
+    with whole_file(path) as handle:
+        handle.write(text.encode("utf-8"))
+
+
+def beside_path(path: Path) -> Path:
+    """A hidden name in the same folder that no other process or thread uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an operating system's error name a file: "no space left" alone does not say where."""
     try:
-        with beside.open("x", encoding="utf-8", newline="") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_csv_atomic(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -41,7 +65,7 @@ def write_csv_atomic(path: Path, header: Sequence[str], rows: Iterable[Sequence[
 
     Raises:
         ValueError: a row is not as wide as the header.
-        OSError: as `write_text_atomic`.
+        OSError: as `whole_file`.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import zarr
 import zarr.codecs
 
 from lungml.errors import LunaError
+from lungml.files import beside_path, naming
 from lungml.geometry import Grid
 
 # Raised whenever the bytes or attributes of a store change: older stores are then rebuilt, never read.
@@ -59,26 +59,27 @@ def write_group(
     Raises:
         OSError: when the disk is full; nothing is left at `path` then but what was there before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    beside = beside_path(path)
     try:
-        group = zarr.open_group(beside, mode="w", zarr_format=3)
-        for name, array in arrays.items():
-            chunk = (chunks or {}).get(name)
-            stored = group.create_array(
-                name,
-                shape=array.shape,
-                dtype=array.dtype,
-                chunks=_fitting(chunk, array.shape) if chunk else tuple(max(1, n) for n in array.shape),
-                compressors=_lz4() if chunk else None,
-                filters=None,
-                # All-zero chunks are skipped by default, and a file that is not there cannot be mapped.
-                config={"write_empty_chunks": True},
-            )
-            stored[...] = array
-        group.attrs.update({**(attributes or {}), "key": dict(key), "complete": True})
-        _sync_tree(beside)
-        _swap(beside, path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            group = zarr.open_group(beside, mode="w", zarr_format=3)
+            for name, array in arrays.items():
+                chunk = (chunks or {}).get(name)
+                stored = group.create_array(
+                    name,
+                    shape=array.shape,
+                    dtype=array.dtype,
+                    chunks=_fitting(chunk, array.shape) if chunk else tuple(max(1, n) for n in array.shape),
+                    compressors=_lz4() if chunk else None,
+                    filters=None,
+                    # All-zero chunks are skipped by default, and a file that is not there cannot be mapped.
+                    config={"write_empty_chunks": True},
+                )
+                stored[...] = array
+            group.attrs.update({**(attributes or {}), "key": dict(key), "complete": True})
+            _sync_tree(beside)
+            _swap(beside, path)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -211,7 +212,7 @@ def _sync_tree(folder: Path) -> None:
 def _swap(beside: Path, path: Path) -> None:
     """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
     if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.old")
+        old = beside_path(path)
         with suppress(FileNotFoundError):  # another run moved it first
             os.replace(path, old)
         shutil.rmtree(old, ignore_errors=True)

@@ -39,7 +39,10 @@ def code_digest(modules: tuple[str, ...]) -> str:
 
 
 def kept(value: Any) -> State:
-    """The state of a task run that found its work done: shown as Cached."""
+    """The state of a task run that found its work done: shown as Cached.
+
+    A flow must submit or map such a task and ask for the result: called directly, Prefect hands on the state itself.
+    """
     return Completed(data=value, name="Cached", message="kept: nothing it depends on has changed")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from lungml.geometry import xyz_to_irc
 from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
-from lungml.phantom import PhantomSettings, write_phantoms
+from lungml.phantom import UID_ROOT, PhantomSettings, write_phantoms
 from lungml.quarantine import release, set_aside
 from lungml.recipes.data import PreparedScan, Split
 from tasks.caching import digest, kept
@@ -109,6 +109,11 @@ def read_truths(
             )
         )
     return data.notes, truths
+
+
+def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
+    """Phantom when any scan was drawn, wherever it lies now: models of such data are never taken for more."""
+    return "phantom" if any(truth.series_uid.startswith(f"{UID_ROOT}.") for truth in truths) else "real"
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)

@@ -30,11 +30,18 @@ BOOTSTRAPS = 1000  # the official score's
 
 @dataclass(frozen=True, kw_only=True)
 class SplitScore:
-    """One split, end to end: the report's table and the official score."""
+    """One split, end to end.
+
+    Attributes:
+        table: the report's.
+        froc: the challenge's official score.
+        candidates: places the segmenter offered, in all scans together.
+    """
 
     split: Literal["val", "test"]
     table: Table
     froc: FrocResult
+    candidates: int
 
 
 @task(name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
@@ -91,7 +98,8 @@ def score_findings(
         bootstraps=BOOTSTRAPS,
         generator=np.random.default_rng(pipeline.seed),
     )
-    return SplitScore(split=split, table=table, froc=result)
+    candidates = sum(len(findings) for findings in found.values())
+    return SplitScore(split=split, table=table, froc=result, candidates=candidates)
 
 
 @task(name="log_end_to_end", cache_policy=NO_CACHE)
@@ -150,7 +158,7 @@ def _metrics(score: SplitScore) -> dict[str, float]:
         "malignant": table.malignant,
         "malignant_flagged": table.malignant_flagged,
         "false_positives_per_scan": table.false_positives / table.scans,
-        "candidates_per_scan": (sum(map(sum, table.counts)) - table.counts[1][0] - table.counts[2][0]) / table.scans,
+        "candidates_per_scan": score.candidates / table.scans,
     }
 
 

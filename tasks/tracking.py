@@ -218,6 +218,8 @@ def model_exists(home: Home, uri: str) -> bool:
 def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> str:
     """Make a bundle a version of the registered model `luna`, its members versions of theirs.
 
+    A bundle that equals the newest version, the code's included, is that version: a repeated run adds none.
+
     Args:
         home: where MLflow's database lies.
         bundle: see `check_bundle`; the code's version is added as `code`.
@@ -234,6 +236,11 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
         raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
     whole = {**bundle, "code": _git_commit()}
     client = _client(home)
+    newest = _newest_version(client, BUNDLE_NAME)
+    if newest and _holds(home, f"models:/{BUNDLE_NAME}/{newest}", whole):
+        for alias in aliases:
+            client.set_registered_model_alias(BUNDLE_NAME, alias, newest)
+        return f"models:/{BUNDLE_NAME}/{newest}"
     for member, stage in BUNDLE_MEMBERS.items():
         _register(client, f"luna-{stage}", bundle[member])
     logged = client.create_logged_model(
@@ -306,6 +313,19 @@ def _register(client: MlflowClient, name: str, uri: str) -> str:
         if version.source == uri:  # the SQL registry keeps the URI, not the model's id
             return str(version.version)
     return str(client.create_model_version(name, uri, model_id=model_id).version)
+
+
+def _newest_version(client: MlflowClient, name: str) -> str | None:
+    versions = [int(version.version) for version in client.search_model_versions(f"name = '{name}'")]
+    return str(max(versions)) if versions else None
+
+
+def _holds(home: Home, uri: str, bundle: Mapping[str, Any]) -> bool:
+    """Whether an equal bundle is still there whole under that URI."""
+    try:
+        return read_bundle(home, uri) == json.loads(json.dumps(bundle))
+    except TrackingError:
+        return False
 
 
 def _signature(model: torch.nn.Module, example: np.ndarray) -> ModelSignature:

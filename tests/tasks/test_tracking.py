@@ -338,6 +338,8 @@ def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClie
     assert tracking.register_bundle(home, bundle, aliases=("demo",)) == "models:/luna/1"
     assert tracking.register_bundle(home, {**bundle, "nodule_threshold": 0.7}, aliases=("demo",)) == "models:/luna/2"
     first, demo = tracking.read_bundle(home, "models:/luna/1"), tracking.read_bundle(home, "models:/luna@demo")
+    # An equal one is no new version.
+    assert tracking.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
     assert {**first, **bundle} == first
     assert first.keys() - bundle.keys() == {"code"}
     assert (first["nodule_threshold"], demo["nodule_threshold"]) == (0.5, 0.7)

@@ -1,0 +1,118 @@
+"""`luna read`: the report's own result on the real scans, and what a bad scan costs."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.read import read_scans
+from lungml.findings import FINDINGS_COLUMNS, Finding
+from lungml.home import Home
+from tasks.bundles import WeightsError, import_published, load_bundle
+from tasks.tracking import TrackingError, read_bundle
+
+REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
+COLUMNS = {"malignancy-finetuned": "prob_malignant_finetuned", "malignancy-scratch": "prob_malignant"}
+# Candidates and those taken for nodules, as the report's own procedure has them.
+EXPECTED = {
+    "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192": (728, 9),
+    "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128": (960, 14),
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    if not REAL_DATA:
+        pytest.skip("LUNGML_REAL_DATA is not set")
+    return Path(REAL_DATA)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("artifacts"))
+
+
+def reference(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as handle:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(handle)]
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("weights", COLUMNS)
+def test_the_published_weights_find_what_the_report_found(
+    weights: str, data: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    state = data / "report-weights"
+    uri = import_published(home, state / "segmentation.state", state / "nodule.state", state / f"{weights}.state")
+    bundle = read_bundle(home, uri)
+    assert (bundle["origin"], bundle["recipe"], bundle["grouping"]["rule"]) == ("real", "published", "report")
+    series = list(EXPECTED) if weights == "malignancy-finetuned" else list(EXPECTED)[:1]
+    scans = [data / "luna16" / "scans" / f"{series_uid}.mhd" for series_uid in series]
+    found: dict[str, tuple[Finding, ...]] = {}
+
+    def keep(series_uid: str, findings: tuple[Finding, ...] | None, _where: str) -> None:
+        assert findings is not None
+        found[series_uid] = findings
+
+    assert read_scans(scans, uri, tmp_path, home=home, grouping="report", on_scan=keep) == 0
+    for series_uid in series:
+        candidates, nodules = EXPECTED[series_uid]
+        findings = found[series_uid]
+        expected = reference(state / f"reference-{series_uid}.csv")
+        assert len(findings) == len(expected) == candidates
+        assert sum(f.prob_nodule > 0.5 for f in findings) == nodules
+        ours = np.array([f.center_irc for f in findings])
+        nearest = []
+        for row in expected:
+            away = np.abs(ours - [row["index"], row["row"], row["col"]]).max(axis=1)
+            nearest.append(int(away.argmin()))
+            assert away.min() < 1
+            same = findings[nearest[-1]]
+            assert same.prob_nodule == pytest.approx(row["prob_nodule"], abs=1e-3)
+            assert same.prob_malignant == pytest.approx(row[COLUMNS[weights]], abs=1e-3)
+        assert len(set(nearest)) == candidates  # one to one
+        with (tmp_path / series_uid / "findings.csv").open(newline="") as handle:
+            rows = list(csv.reader(handle))
+        assert tuple(rows[0]) == FINDINGS_COLUMNS
+        assert len(rows) == candidates + 1  # what was filtered is there too
+
+
+@pytest.mark.real
+def test_a_bad_scan_costs_only_itself(data: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = data / "report-weights"
+    uri = import_published(
+        home, *(state / f"{name}.state" for name in ("segmentation", "nodule", "malignancy-scratch"))
+    )
+    told = []
+    scans = [tmp_path / "gone.mhd", data / "odd" / "uint8_flipped.mha"]
+    failed = read_scans(scans, uri, tmp_path / "out", home=home, on_scan=lambda *said: told.append(said))
+    assert failed == 2
+    assert [(uid, findings) for uid, findings, _ in told] == [("gone", None), ("uint8_flipped", None)]
+    assert "no such file" in told[0][2]
+    assert "8-bit" in told[1][2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_bundle_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for uri in ("models:/luna/7", "models:/luna@champion", "runs:/x"):
+        with pytest.raises(TrackingError) as error:
+            load_bundle(home, uri)
+        assert str(error.value).startswith(uri)
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_no_weights_file_is_one_line(home: Home, tmp_path: Path) -> None:
+    text = tmp_path / "nodule.state"
+    text.write_text("no weights")
+    for path, reason in ((text, "no PyTorch file"), (tmp_path / "none.state", "no such file")):
+        with pytest.raises(WeightsError, match=reason) as error:
+            import_published(home, path, path, path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
