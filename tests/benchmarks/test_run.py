@@ -1,0 +1,71 @@
+"""The benchmark measures, and says no when the answers differ; how fast anything is, is not tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.benchmarks import run
+from tests.benchmarks.measure import compare, further_than, unequal
+
+
+def test_a_cheap_row_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run.measure(["augment"], repeats=1, full=False)
+    assert [row.disagreement for row in rows] == ["", ""]
+    assert all(row.ratio and row.ours_s and row.peer_s for row in rows)
+    run.print_table(rows)
+    assert "augment 48 crops" in capsys.readouterr().out
+
+
+def test_a_peer_that_disagrees_gets_no_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    called = []
+    row = compare(
+        "stage",
+        "a liar",
+        lambda: np.zeros(3),
+        lambda: called.append(1) or np.array([0.0, 0.0, 7.0]),
+        disagree=unequal,
+        repeats=3,
+    )
+    assert (row.ours_s, row.peer_s, row.ratio) == (None, None, None)
+    assert len(called) == 1  # checked, never timed
+    run.print_table([row])
+    shown = capsys.readouterr().out
+    assert "refused" in shown
+    assert "1 of 3 values differ" in shown
+    assert " x" not in shown
+
+
+def test_ours_and_peer_are_timed_in_turns_after_the_check() -> None:
+    order: list[str] = []
+    row = compare(
+        "stage",
+        "peer",
+        lambda: order.append("ours"),
+        lambda: order.append("peer"),
+        disagree=lambda *_: "",
+        repeats=2,
+    )
+    assert order == ["ours", "peer"] * 3
+    assert row.floor_s is None
+
+
+def test_a_tolerance_does_not_let_nan_or_another_shape_pass() -> None:
+    check = further_than(0.1, "HU")
+    assert check(np.zeros(2), np.full(2, 0.05)) == ""
+    assert "0.2 HU" in check(np.zeros(2), np.full(2, 0.2))
+    assert check(np.zeros(2), np.array([0.0, np.nan]))
+    assert check(np.zeros(2), np.zeros(3))
+
+
+def test_every_row_has_a_name() -> None:
+    assert tuple(run.all_rows()) == run.ROW_NAMES
+
+
+def test_a_refused_row_makes_the_command_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    refused = compare("stage", "a liar", lambda: 1, lambda: 2, disagree=unequal, repeats=1)
+    monkeypatch.setattr(run, "measure", lambda *_, **__: [refused])
+    assert run.main(["--json", str(tmp_path / "bench.json")]) == 1
+    assert '"ratio": null' in (tmp_path / "bench.json").read_text()
