@@ -33,11 +33,8 @@ MAX_HEADER_BYTES = 64 * 1024  # a MetaImage header has some 20 lines; ITK writes
 MAX_AXIS_VOXELS = 4096
 MAX_VOXELS = 2**30  # 2 GiB of int16, five times the largest LUNA16 scan
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0  # LUNA16 has 0.46..0.98 in plane and 0.45..2.5 between slices
-AIR_BELOW_HU = -500  # every chest CT goes below: lung is about -850
-TISSUE_ABOVE_HU = -200  # and above: fat is about -100, water 0
-PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
-MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform, which gives about 0.8
 READ_BYTES = 1024 * 1024
+MAX_DEFLATE_RATIO = 1032  # deflate cannot do better: a header that promises more is wrong, and takes no memory
 
 # Unsigned types are missing on purpose: air is -1000 HU. Wider types pass only when every value is an int16.
 ELEMENT_TYPES = {"MET_SHORT": "i2", "MET_INT": "i4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
@@ -330,6 +327,8 @@ def read_voxels(header: MhdHeader) -> npt.NDArray[Any]:
     expected = math.prod(header.grid.shape_irc) * header.element_type.itemsize
     with open_plain(header.data_file, header.path) as handle:
         there = os.fstat(handle.fileno()).st_size - header.data_offset
+        if header.compressed and expected > MAX_DEFLATE_RATIO * there + READ_BYTES:
+            raise _wrong_count(header, there, expected, "compressed ")
         handle.seek(header.data_offset)
         if header.compressed:
             if header.compressed_bytes is not None and there != header.compressed_bytes:

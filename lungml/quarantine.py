@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lungml.files import locked, write_csv_atomic
+from lungml.scan_errors import one_line
 
 COLUMNS = ("series_uid", "path", "reason", "time")
 
@@ -19,7 +20,7 @@ def set_aside(quarantine_csv: Path, series_uid: str, path: Path, reason: str) ->
     with locked(quarantine_csv):
         rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        rows.append({"series_uid": series_uid, "path": str(path), "reason": reason, "time": time})
+        rows.append({"series_uid": series_uid, "path": one_line(str(path)), "reason": reason, "time": time})
         write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
 
 
@@ -36,5 +37,5 @@ def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
     """The scans set aside, oldest first: dicts of series_uid, path, reason, time."""
     if not quarantine_csv.exists():
         return []
-    with quarantine_csv.open(newline="") as handle:
+    with quarantine_csv.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))

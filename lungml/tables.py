@@ -54,14 +54,19 @@ def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) ->
         raise TableError(path, "it is empty", advice) from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
         raise TableError(path, f"not a table ({' '.join(str(error).split())})", advice) from error
-    table.index = table.index + 2
+    # A line break within a quoted field moves every later row down by a line.
+    texts_in = table.select_dtypes(["object", "string"])
+    breaks = sum((texts_in[c].str.count("\n").fillna(0).astype(int) for c in texts_in), start=pd.Series(0, table.index))
+    table.index = table.index + 2 + breaks.cumsum() - breaks
     missing = [column for column in columns if column not in table.columns]
     if missing:
         found = ",".join(str(column) for column in table.columns)
         raise TableError(path, f"line 1 has no column {', '.join(missing)} but {found[:120]}", advice)
     table = table[columns].dropna(how="all")
     for column in numbers:
-        if table[column].dtype.kind not in "if":
+        if table[column].dtype.kind == "b":
+            table[column] = np.nan
+        elif table[column].dtype.kind not in "if":
             table[column] = pd.to_numeric(table[column], errors="coerce")
         table[column] = table[column].astype(np.float64)
         refuse_where(~np.isfinite(table[column]), path, f"{column} is not a finite number")

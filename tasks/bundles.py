@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -28,10 +28,15 @@ class WeightsError(LunaError):
     """A weights file is missing, unreadable or holds another network; the message is one line."""
 
 
-@lru_cache(maxsize=2)
 def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
     """Rebuild a bundle's three models once per process, on one device, without pickle."""
-    fields = tracking.read_bundle(home, uri)
+    # By content, not by URI: an alias moves on.
+    return _build_bundle(home, json.dumps(tracking.read_bundle(home, uri), sort_keys=True), device)
+
+
+@lru_cache(maxsize=2)
+def _build_bundle(home: Home, bundle_json: str, device: str) -> Bundle:
+    fields = json.loads(bundle_json)
     target = resolve_device(device)
     return Bundle(
         segmentation=load_unet(home, fields["segmentation"], target),
@@ -95,17 +100,13 @@ def _load(
 ) -> None:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")["model_state"]
+        if not isinstance(state, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+        ):
+            raise TypeError("model_state is no mapping of names to tensors")
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; give the path of a published .state file") from error
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # PyTorch's unpickler lets anything out: IndexError, struct.error, AttributeError, ...
         raise WeightsError(f"{path}: no PyTorch file with a `model_state`; give a published .state file") from error
     try:
         model.load_state_dict(rename(state))

@@ -19,13 +19,14 @@ from lungml.geometry import xyz_to_irc
 from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
-from lungml.phantom import UID_ROOT, PhantomSettings, write_phantoms
+from lungml.phantom import PHANTOM_VERSION, UID_ROOT, PhantomSettings, write_phantoms
 from lungml.quarantine import release, set_aside
 from lungml.recipes.data import PreparedScan, Split
 from tasks.caching import digest, kept
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
-DEMO_SIZE_IRC = (72, 256, 256)
+# The demo's scans: small, and with more nodules than LUNA16's 1.3 a scan, so that minutes teach something.
+DEMO_PHANTOMS = PhantomSettings(size_irc=(72, 256, 256), nodules=(1, 6))
 DRAWN_NEGATIVES_PER_SCAN = 100  # where a data set has no candidates table
 
 
@@ -54,16 +55,16 @@ class StoredScan:
 @task(name="make_phantoms", cache_policy=NO_CACHE)
 def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
     """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
-    folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}"
+    folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}-v{PHANTOM_VERSION}"
     there = (folder / "phantom.json").exists()
     log = get_run_logger()
 
     def say(done: int, total: int) -> None:
-        if done % 6 == 0 or done == total:
-            log.info("drew %d of %d synthetic scans", done, total)
+        if done % max(total // 4, 1) == 0 or done == total:
+            log.info("drawing: %d of %d synthetic scans", done, total)
 
     # A finished folder is checked against the settings and left as it is.
-    write_phantoms(folder, scans=scans, seed=seed, settings=PhantomSettings(size_irc=DEMO_SIZE_IRC), progress=say)
+    write_phantoms(folder, scans=scans, seed=seed, settings=DEMO_PHANTOMS, progress=say)
     return kept(folder) if there else folder
 
 
@@ -126,6 +127,7 @@ def convert_scan(truth: ScanTruth, home: Home) -> State | StoredScan | None:
         key = store.scan_key(fingerprint)
         stored = StoredScan(truth=truth, store=path, fingerprint=fingerprint)
         if store.is_current(path, key):
+            release(home.quarantine_csv, truth.series_uid)
             return kept(stored)
         scan = read_scan(truth.path)
     except ScanError as error:
@@ -208,7 +210,7 @@ def cache_crops(
             hu,
             grid,
             truth.findings_xyz,
-            count=negatives_per_scan or DRAWN_NEGATIVES_PER_SCAN,
+            count=negatives_per_scan if training and negatives_per_scan is not None else DRAWN_NEGATIVES_PER_SCAN,
             min_distance_mm=NEGATIVE_DISTANCE_MM,
             rng=rng,
         )

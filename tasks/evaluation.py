@@ -48,8 +48,8 @@ class SplitScore:
 def find_nodules(scan: PreparedScan, bundle_uri: str, pipeline: Pipeline) -> State | Path:
     """Write one scan's `findings.csv`; returns its path."""
     home = pipeline.home
-    # Members, thresholds and grouping, not the version's number: equal bundles give equal findings.
-    members = tracking.read_bundle(home, bundle_uri)
+    # Members, thresholds and grouping, not the version's number or commit: equal bundles give equal findings.
+    members = {name: value for name, value in tracking.read_bundle(home, bundle_uri).items() if name != "code"}
     key = digest([scan.digest, members, code_digest(INFERENCE_MODULES)])
     file = home.reports / "findings" / digest(members) / scan.series_uid / "findings.csv"
     stamp = file.with_name("findings.key")

@@ -356,7 +356,10 @@ def _client(home: Home) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with locked(home.mlflow_db):  # two processes must not create the tables at once
+        given = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(uri)  # models:/ URIs are resolved through the process-wide setting
+        if given is None:  # it also writes the environment, where the next home would take it for the user's wish
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         return MlflowClient(tracking_uri=uri)
 
 

@@ -32,7 +32,7 @@ from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline, malig
 from lungml.recipes.segmentation import SegmentationProblem
 from tasks import tracking
 from tasks.bundles import load_unet, stage_example
-from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
+from tasks.caching import INFERENCE_MODULES, TRAINING_MODULES, code_digest, digest, kept
 
 Stage = Literal["segmentation", "classification", "malignancy"]
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
@@ -105,7 +105,13 @@ def mine_candidates(
     The segmenter was trained on the same scan, so these candidates flatter it.
     """
     folder = scan.crops.parent.with_name(f"{scan.crops.parent.stem}-mined.zarr") / scan.series_uid
-    key = {"crops": scan.digest, "model": segmentation_uri, "grouping": asdict(grouping)}
+    key = {
+        "crops": scan.digest,
+        "excluded": digest([asdict(e) for e in scan.excluded]),
+        "model": segmentation_uri,
+        "grouping": asdict(grouping),
+        "code": code_digest(INFERENCE_MODULES),
+    }
     mined = replace(scan, mined=folder, digest=digest(key))
     if store.is_current(folder, key):
         return kept(mined)
@@ -114,18 +120,17 @@ def mine_candidates(
     centers = group_candidates(segment(hu, model, threshold=grouping.threshold), hu, grouping)
     sites = []
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
-        if any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
-            continue
         near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
+        nodule = min(near, key=lambda n: math.dist(point, n.center_xyz), default=None)
+        if nodule is None and any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
+            continue
         label = crops.NON_NODULE
-        if near:
-            label = crops.MALIGNANT if near[0].malignant else crops.BENIGN
+        if nodule:
+            label = crops.MALIGNANT if nodule.malignant else crops.BENIGN
         index, row, col = center.tolist()
         sites.append(
             crops.CropSite(
-                center_irc=(index, row, col),
-                label=label,
-                diameter_mm=near[0].diameter_mm if near else math.nan,
+                center_irc=(index, row, col), label=label, diameter_mm=nodule.diameter_mm if nodule else math.nan
             )
         )
     crops.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)

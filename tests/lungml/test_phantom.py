@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,14 @@ import SimpleITK as sitk
 
 from lungml import luna, phantom
 from lungml.ct import read_scan
-from lungml.geometry import xyz_to_irc
-from lungml.metrics import roc_auc
-from lungml.phantom import PhantomError, PhantomSettings, draw_nodule_traits, draw_phantom, write_phantoms
+from lungml.geometry import irc_to_xyz, xyz_to_irc
+from lungml.phantom import PhantomError, PhantomSettings, draw_phantom, write_phantoms
 
-SMALL = PhantomSettings(size_irc=(40, 112, 112), nodules=(1, 2))
+SMALL = PhantomSettings(size_irc=(40, 96, 96), nodules=(1, 2))
+TINY = PhantomSettings(size_irc=(36, 64, 64), nodules=(1, 2))
+# version, nodules' diameters (mm) and centres (voxels), the last look-alike, mean HU
+# version, nodules' diameters (mm) and centres (voxels), the last look-alike, mean HU
+GOLDEN = (2, [6.92], [(18.95, 28.031, 18.226)], (24.29, 24.203, 45.485), -774.72)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -84,26 +88,59 @@ def test_look_alikes_are_not_nodules(tree: Path) -> None:
         assert distances.min() > nodule.diameter_mm / 2
 
 
-def test_the_diameter_separates_malignant_nodules_about_as_well_as_in_luna16() -> None:
+def test_tables_and_grids_lead_back_to_the_drawn_voxels(tree: Path) -> None:
+    data, tilted = luna.read_luna(tree), 0
+    uids = [phantom._series_uid(3, number) for number in range(11)]
+    for number, uid in enumerate(uids):
+        drawn = draw_phantom(uid, np.random.default_rng([3, number]), SMALL)
+        grid = read_scan(data.scans[uid]).grid
+        np.testing.assert_allclose(grid.direction, drawn.grid.direction, atol=1e-9)
+        assert (grid.spacing_xyz, grid.origin_xyz) == (drawn.grid.spacing_xyz, drawn.grid.origin_xyz)
+        centers = np.array([n.center_xyz for n in data.nodules if n.series_uid == uid])
+        np.testing.assert_allclose(xyz_to_irc(centers, grid), [n.center_irc for n in drawn.nodules], atol=1e-6)
+        np.testing.assert_allclose(xyz_to_irc(data.negatives[uid], grid), drawn.negatives_irc, atol=1e-6)
+        excluded = np.array([e.center_xyz for e in data.excluded if e.series_uid == uid])
+        if len(excluded):
+            np.testing.assert_allclose(irc_to_xyz(drawn.excluded_irc, grid), excluded, atol=1e-6)
+        tilted += int(np.abs(np.abs(grid.direction) - np.eye(3)).max() > 1e-3)
+    assert tilted
+
+
+def test_some_directions_are_flipped_and_some_tilted() -> None:
     rng = np.random.default_rng(0)
-    traits = [draw_nodule_traits(rng) for _ in range(3000)]
-    malignant = np.array([t["malignant"] for t in traits])
-    assert 0.85 <= roc_auc(malignant, [t["diameter_mm"] for t in traits]) <= 0.92
-    assert 0.30 <= malignant.mean() <= 0.37
-    # Shape tells more than size: among nodules of one size, bumps still separate.
-    middling = [t for t in traits if 8 <= t["diameter_mm"] <= 11]
-    assert roc_auc([t["malignant"] for t in middling], [t["lobulation"] for t in middling]) > 0.75
+    matrices = np.array([phantom._direction(rng) for _ in range(400)])
+    flipped, tilted = matrices[:, 0, 0] < 0, np.abs(matrices[:, 1, 2]) > 1e-6
+    assert 0.12 < flipped.mean() < 0.28
+    assert 0.09 < tilted.mean() < 0.21
+    assert (flipped & tilted).any()
+    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.tile(np.eye(3), (400, 1, 1)), atol=1e-9)
 
 
-def test_padding_lies_outside_a_circle() -> None:
-    padded = [draw_phantom("1", np.random.default_rng(seed), SMALL) for seed in range(8)]
-    seen = {drawn.padding_hu for drawn in padded}
-    assert seen <= {0, -2048, -3024}
-    assert len(seen) > 1
-    for drawn in padded:
-        if drawn.padding_hu:
-            assert (drawn.hu[:, 0, 0] == drawn.padding_hu).all()
-            assert (drawn.hu[:, 56, 56] > -1100).all()
+def test_some_scans_are_padded_and_grids_hold_plain_numbers() -> None:
+    drawn = [draw_phantom("1", np.random.default_rng(seed), TINY) for seed in range(12)]
+    assert {scan.padding_hu for scan in drawn} == {0, -2048, -3024}
+    assert {scan.hu.shape for scan in drawn} == {TINY.size_irc}
+    for scan in drawn:
+        numbers = (*scan.grid.spacing_xyz, *scan.grid.origin_xyz, *np.ravel(scan.grid.direction).tolist())
+        assert {type(number) for number in numbers} == {float}
+
+
+def test_about_thirty_look_alikes_come_with_a_nodule() -> None:
+    settings = PhantomSettings(size_irc=(32, 96, 96), nodules=(0, 2))
+    drawn = [draw_phantom("1", np.random.default_rng(seed), settings) for seed in range(6)]
+    assert [len(scan.negatives_irc) for scan in drawn] == [30 * len(scan.nodules) or 15 for scan in drawn]
+    assert any(not scan.nodules for scan in drawn)
+
+
+def test_what_is_drawn_changes_only_with_the_version() -> None:
+    drawn = draw_phantom("1", np.random.default_rng(7), TINY)
+    version, diameters, centers, look_alike, mean_hu = GOLDEN
+    hint = "raise PHANTOM_VERSION, then note the new values in GOLDEN"
+    assert version == phantom.PHANTOM_VERSION
+    assert [n.diameter_mm for n in drawn.nodules] == pytest.approx(diameters, abs=0.01), hint
+    np.testing.assert_allclose([n.center_irc for n in drawn.nodules], centers, atol=0.01, err_msg=hint)
+    np.testing.assert_allclose(drawn.negatives_irc[-1], look_alike, atol=0.01, err_msg=hint)
+    assert float(drawn.hu.mean()) == pytest.approx(mean_hu, abs=0.05), hint
 
 
 def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(tree: Path) -> None:
@@ -114,26 +151,56 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(tree: Pa
         write_phantoms(tree, scans=11, seed=4, settings=SMALL)
 
 
-def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "annotations.csv").write_text("mine")
-    with pytest.raises(PhantomError, match="not drawn here"):
-        write_phantoms(tmp_path, scans=1, seed=0, settings=SMALL)
-    assert (tmp_path / "annotations.csv").read_text() == "mine"
+@pytest.mark.parametrize("name", ["annotations.csv", "thesis.txt"])
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(PhantomError, match="not drawn here") as refused:
+        write_phantoms(tmp_path, scans=1, seed=0, settings=TINY)
+    assert "\n" not in str(refused.value)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
+    with pytest.raises(PhantomError, match="is a file"):
+        write_phantoms(tmp_path / name, scans=1, seed=0, settings=TINY)
 
 
-def test_a_killed_drawing_is_completed(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_drawing_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(phantom, "write_csv_atomic", full_disk)
         with pytest.raises(OSError, match="No space"):
-            write_phantoms(tmp_path / "a", scans=2, seed=3, settings=SMALL, workers=1)
+            write_phantoms(tmp_path / "a", scans=2, seed=3, settings=TINY, workers=1)
     assert not (tmp_path / "a" / "phantom.json").exists()
-    write_phantoms(tmp_path / "a", scans=2, seed=3, settings=SMALL, workers=1)
+    with pytest.raises(PhantomError, match="unfinished synthetic scans of other settings"):
+        write_phantoms(tmp_path / "a", scans=1, seed=3, settings=TINY, workers=1)
+    write_phantoms(tmp_path / "a", scans=2, seed=3, settings=TINY, workers=1)
     assert json.loads((tmp_path / "a" / "phantom.json").read_text())["scans"] == 2
+    assert not (tmp_path / "a" / "phantom.started").exists()
 
 
-def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(PhantomError, match="not between 32 and 1024"):
-        PhantomSettings(size_irc=(5, 512, 512))
+@pytest.mark.parametrize("bad", [{"size_irc": (5, 512, 512)}, {"size_irc": (64, 64, 2000)}, {"size_irc": (64, 64)}])
+def test_impossible_sizes_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(PhantomError, match="size") as refused:
+        PhantomSettings(**bad)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"nodules": (3, 1)},
+        {"slice_mm": (0.0, 1.0)},
+        {"pixel_mm": (0.6, float("inf"))},
+        {"noise_hu": (-1.0, 5.0)},
+        {"malignant_share": 1.5},
+        {"negatives_per_nodule": -1},
+    ],
+)
+def test_impossible_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(PhantomError):
+        PhantomSettings(**bad)
+
+
+def test_no_scans_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PhantomError, match="one or more"):
+        write_phantoms(tmp_path, scans=0, seed=0)

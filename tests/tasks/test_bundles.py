@@ -1,0 +1,258 @@
+"""Models in and out of a bundle; the published weights themselves are read where they lie (marker `real`)."""
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lungml.candidates import GroupingSettings
+from lungml.crops import CROP_SHAPE
+from lungml.home import Home
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.models.unet import UNet, UNetConfig
+from tasks import tracking
+from tasks.bundles import (
+    WeightsError,
+    import_published,
+    load_bundle,
+    load_nodule_net,
+    load_unet,
+    stage_example,
+)
+from tasks.tracking import TrackingError
+
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def trained(model: nn.Module, seed: int) -> nn.Module:
+    """Batch norm statistics and scales that are not the initial ones."""
+    generator = seeded(seed)
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.add_(0.01 * torch.rand(value.shape, generator=generator))
+        else:
+            value.add_(7)
+    return model.eval()
+
+
+def log(home: Home, stage: str, model: Any) -> str:
+    with tracking.open_run(home, stage, name="toy") as run:
+        arch = {"stage": stage, "config": asdict(model.config)}
+        return tracking.log_model(run, model, arch=arch, example=stage_example(stage), name="toy")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    return {
+        "segmentation": trained(UNet(UNetConfig(pooling="max"), generator=seeded(1)), 1),
+        "nodule": trained(NoduleNet(generator=seeded(2)), 2),
+        "malignancy": trained(NoduleNet(generator=seeded(3)), 3),
+    }
+
+
+@pytest.fixture(scope="module")
+def full_home(tmp_path_factory: pytest.TempPathFactory, new_home: Callable[[Path], Home]) -> Home:
+    return new_home(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def fields(full_home: Home, models: dict[str, nn.Module]) -> dict[str, Any]:
+    """A bundle that is not registered yet."""
+    stages = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
+    return {
+        **{member: log(full_home, stage, models[member]) for member, stage in stages.items()},
+        "grouping": asdict(GroupingSettings(rule="union", threshold=0.25, min_voxels=9)),
+        "nodule_threshold": 0.75,
+        "malignant_threshold": 0.125,
+        "recipe": "toy",
+        "origin": "phantom",
+    }
+
+
+def assert_equal_weights(found: nn.Module, expected: nn.Module) -> None:
+    weights = found.state_dict()
+    assert weights.keys() == expected.state_dict().keys()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_a_bundle_comes_back_exactly(full_home: Home, fields: dict[str, Any], models: dict[str, nn.Module]) -> None:
+    bundle = load_bundle(full_home, tracking.register_bundle(full_home, fields), "cpu")
+    for member, model in models.items():
+        found = getattr(bundle, member)
+        assert_equal_weights(found, model)
+        assert not found.training
+        assert found.config == model.config
+    # Mistake 13: the malignancy threshold was ignored.
+    assert (bundle.nodule_threshold, bundle.malignant_threshold) == (0.75, 0.125)
+    assert bundle.grouping == GroupingSettings(rule="union", threshold=0.25, min_voxels=9)
+    slab = torch.randn(1, 7, 16, 24, generator=seeded(0))
+    # Channels-last adds up in another order.
+    torch.testing.assert_close(bundle.segmentation(slab), models["segmentation"](slab), rtol=1e-4, atol=1e-3)
+
+
+def test_a_bundle_is_built_once(full_home: Home, fields: dict[str, Any]) -> None:
+    uri = tracking.register_bundle(full_home, fields)
+    assert load_bundle(full_home, uri, "cpu") is load_bundle(full_home, uri, "cpu")
+
+
+def test_an_alias_that_moves_on_gives_the_newer_bundle(full_home: Home, fields: dict[str, Any]) -> None:
+    # A worker lives for weeks, and the champion changes meanwhile.
+    tracking.register_bundle(full_home, fields, aliases=["demo"])
+    assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.75
+    tracking.register_bundle(full_home, {**fields, "nodule_threshold": 0.5}, aliases=["demo"])
+    assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.5
+
+
+def test_two_homes_of_one_process_keep_apart(tmp_path: Path, home: Home, new_home: Callable[[Path], Home]) -> None:
+    # MLflow writes the address in use into the environment, where `tracking_uri` takes it for the user's wish.
+    (tmp_path / "second").mkdir()
+    second = new_home(tmp_path / "second")
+    for other in (home, second):
+        with tracking.open_run(other, "segmentation", name="one"):
+            pass
+    for other in (home, second):
+        with sqlite3.connect(other.mlflow_db) as database:
+            assert database.execute("select count(*) from runs").fetchone() == (1,)
+
+
+def test_members_of_another_stage_are_refused(full_home: Home, fields: dict[str, Any]) -> None:
+    with pytest.raises(TrackingError, match="is a classification model, a segmentation model was asked for"):
+        load_unet(full_home, fields["nodule"], CPU)
+    with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
+        load_nodule_net(full_home, fields["malignancy"], CPU, "classification")
+
+
+@pytest.mark.parametrize(
+    ("stage", "model"),
+    [("segmentation", UNet()), ("classification", NoduleNet()), ("malignancy", NoduleNet())],
+)
+def test_a_stages_example_fits_its_network(stage: str, model: nn.Module) -> None:
+    example = stage_example(stage)
+    assert example.dtype == np.float32
+    assert len(model.eval()(torch.from_numpy(example))) == len(example) == 2
+    assert stage == "segmentation" or example.shape[2:] == CROP_SHAPE
+
+
+# Published weights
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A U-Net's weights file under our own names: a PyTorch file, but not the published one."""
+    path = tmp_path / "ours.state"
+    torch.save({"model_state": UNet().state_dict()}, path)
+    return path
+
+
+def refused(home: Home, path: Path) -> str:
+    """The one line that an import of a bad segmentation file ends with; nothing is registered."""
+    with pytest.raises(WeightsError) as caught:
+        import_published(home, path, path, path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ")
+    assert len(line.splitlines()) == 1
+    assert_nothing_registered(home)
+    return line
+
+
+def assert_nothing_registered(home: Home) -> None:
+    with sqlite3.connect(home.mlflow_db) as database:
+        for table in ("runs", "logged_models", "registered_models"):
+            assert database.execute(f"select count(*) from {table}").fetchone() == (0,)
+
+
+def test_a_missing_file_is_refused(home: Home, tmp_path: Path) -> None:
+    assert "no such file; give the path" in refused(home, tmp_path / "none.state")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"PK\x03\x04 cut off",
+     b"\x80\x02cposix\nsystem\n(S'true'\ntR.", b"\x80\x02N.", b"\x80\x02.", b"\x80\x02M"],
+    ids=["empty", "text", "cut off zip", "hostile pickle", "None", "pickle of nothing", "cut off pickle"],
+)  # fmt: skip
+def test_what_is_no_pytorch_file_is_refused(home: Home, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "some.state"
+    path.write_bytes(content)
+    assert "no PyTorch file" in refused(home, path)
+
+
+def test_a_folder_is_refused(home: Home, tmp_path: Path) -> None:
+    assert "no PyTorch file" in refused(home, tmp_path)
+
+
+def test_a_file_that_breaks_off_is_refused(home: Home, good: Path) -> None:
+    good.write_bytes(good.read_bytes()[:-2000])
+    assert "no PyTorch file" in refused(home, good)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"weights": {}}, {}, [1], torch.zeros(3), {"model_state": None}, {"model_state": [torch.zeros(3)]}],
+    ids=["another key", "no key", "list", "tensor", "no weights", "weights without names"],
+)
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_a_pytorch_file_of_something_else_is_refused(home: Home, tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "other.state"
+    torch.save(content, path)
+    assert "model_state" in refused(home, path)
+
+
+@pytest.mark.parametrize("state", [{}, {"a": torch.zeros(1)}, {1: torch.zeros(1)}], ids=["none", "unknown", "numbered"])
+def test_other_weights_are_refused(home: Home, tmp_path: Path, state: dict[Any, Any]) -> None:
+    path = tmp_path / "other.state"
+    torch.save({"model_state": state}, path)
+    assert re.search("not the published U-Net|no PyTorch file", refused(home, path))
+
+
+def test_our_own_names_are_not_the_published_ones(home: Home, good: Path) -> None:
+    assert "not the published U-Net: " in refused(home, good)
+
+
+@pytest.fixture
+def published() -> Path:
+    where = os.environ.get("LUNGML_REAL_DATA")
+    if not where:
+        pytest.skip("LUNGML_REAL_DATA does not point at the real scans")
+    return Path(where) / "report-weights"
+
+
+@pytest.mark.real
+def test_the_published_weights_become_a_real_bundle(home: Home, published: Path) -> None:
+    files = [published / f"{name}.state" for name in ("segmentation", "nodule", "malignancy-finetuned")]
+    uri = import_published(home, *files)
+    fields = tracking.read_bundle(home, uri)
+    assert (fields["origin"], fields["recipe"]) == ("real", "published")
+    assert fields["grouping"]["rule"] == "report"
+    assert (fields["nodule_threshold"], fields["malignant_threshold"]) == (0.5, 0.5)
+    bundle = load_bundle(home, uri, "cpu")
+    assert bundle.segmentation.config == UNetConfig(pooling="avg")
+    assert bundle.nodule.config == bundle.malignancy.config == NoduleNetConfig()
+    theirs = torch.load(files[0], weights_only=True, map_location="cpu")["model_state"]
+    assert torch.equal(bundle.segmentation.input_norm.weight, theirs["input_batchnorm.weight"])
+    assert not torch.equal(bundle.nodule.head.weight, bundle.malignancy.head.weight)
+
+
+@pytest.mark.real
+def test_the_published_files_in_the_wrong_order_are_refused(home: Home, published: Path) -> None:
+    segmentation, nodule = published / "segmentation.state", published / "nodule.state"
+    with pytest.raises(WeightsError, match=r"nodule\.state: not the published U-Net"):
+        import_published(home, nodule, nodule, nodule)
+    with pytest.raises(WeightsError, match=r"segmentation\.state: not a published 3D classifier") as caught:
+        import_published(home, segmentation, nodule, segmentation)
+    assert len(str(caught.value).splitlines()) == 1
+    assert_nothing_registered(home)

@@ -1,0 +1,445 @@
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.states import State
+
+from lungml import store
+from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
+from lungml.home import Home
+from lungml.luna import SplitError, TableError
+from lungml.masks import annotation_mask
+from lungml.phantom import UID_ROOT
+from lungml.quarantine import read_quarantine
+from lungml.recipes.data import PreparedScan
+from tasks import data
+from tasks.data import (
+    ScanTruth,
+    StoredScan,
+    build_mask,
+    cache_crops,
+    convert_scan,
+    data_origin,
+    make_phantoms,
+    read_truths,
+)
+
+Toy = Callable[..., ScanTruth]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def truth(tmp_path: Path, toy: Toy) -> ScanTruth:
+    return toy(tmp_path / "luna16", "1.2")
+
+
+@pytest.fixture
+def stored(truth: ScanTruth, home: Home) -> StoredScan:
+    return done(convert_scan.fn(truth, home))
+
+
+def done(result: Any) -> Any:
+    """The result of a task that had something to do."""
+    assert not isinstance(result, State)
+    return result
+
+
+def kept(result: Any) -> Any:
+    """The result of a task that had nothing to do."""
+    assert isinstance(result, State)
+    assert result.name == "Cached"
+    return result.result()
+
+
+def later(path: Path) -> None:
+    """As if the file had been written a second later."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+
+
+# convert_scan
+
+
+def test_a_scan_becomes_a_store_once(truth: ScanTruth, home: Home, grid: Grid) -> None:
+    first = done(convert_scan.fn(truth, home))
+    assert first.store == home.scans / "1.2.zarr"
+    raw = np.fromfile(truth.path.with_suffix(".raw"), "<i2").reshape(24, 48, 48)
+    np.testing.assert_array_equal(store.read_volume(first.store), raw)
+    assert store.read_grid(first.store) == grid
+    before = (first.store / "zarr.json").stat().st_mtime_ns
+    assert kept(convert_scan.fn(truth, home)) == first
+    assert (first.store / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_source_is_converted_again(tmp_path: Path, toy: Toy, home: Home) -> None:
+    first = done(convert_scan.fn(toy(tmp_path, "1.2"), home))
+    truth = toy(tmp_path, "1.2", number=1)
+    later(truth.path.with_suffix(".raw"))
+    again = done(convert_scan.fn(truth, home))
+    assert again.fingerprint != first.fingerprint
+    raw = np.fromfile(truth.path.with_suffix(".raw"), "<i2").reshape(24, 48, 48)
+    np.testing.assert_array_equal(store.read_volume(again.store), raw)
+
+
+@pytest.mark.parametrize("victim", ["zarr.json", "."])
+def test_a_deleted_store_is_made_again(truth: ScanTruth, stored: StoredScan, home: Home, victim: str) -> None:
+    before = store.read_volume(stored.store)
+    path = stored.store / victim
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert done(convert_scan.fn(truth, home)) == stored
+    np.testing.assert_array_equal(store.read_volume(stored.store), before)
+
+
+def test_a_broken_scan_is_set_aside_until_it_reads_well(truth: ScanTruth, home: Home) -> None:
+    # Mistake 17: a partial download crashed with IndexError.
+    raw = truth.path.with_suffix(".raw")
+    whole = raw.read_bytes()
+    raw.write_bytes(whole[:-2])
+    assert convert_scan.fn(truth, home) is None
+    (row,) = read_quarantine(home.quarantine_csv)
+    assert (row["series_uid"], row["path"]) == ("1.2", str(truth.path))
+    assert "1.2.raw is too short: 110590 bytes, the header says 110592" in row["reason"]
+    assert not home.scans.exists()
+    raw.unlink()
+    assert convert_scan.fn(truth, home) is None
+    (row,) = read_quarantine(home.quarantine_csv)
+    assert "its data file 1.2.raw is missing" in row["reason"]
+    raw.write_bytes(whole)
+    done(convert_scan.fn(truth, home))
+    assert read_quarantine(home.quarantine_csv) == []
+
+
+def test_a_scan_whose_files_come_back_as_they_were_is_released(
+    truth: ScanTruth, stored: StoredScan, home: Home
+) -> None:
+    # Its store is still the right one; a copy that keeps times (rsync -t) brings the very same fingerprint back.
+    raw = truth.path.with_suffix(".raw")
+    away = raw.rename(raw.with_suffix(".away"))
+    assert convert_scan.fn(truth, home) is None
+    assert len(read_quarantine(home.quarantine_csv)) == 1
+    away.rename(raw)
+    assert kept(convert_scan.fn(truth, home)) == stored
+    assert read_quarantine(home.quarantine_csv) == []
+
+
+def test_one_broken_scan_leaves_the_others_alone(tmp_path: Path, toy: Toy, home: Home) -> None:
+    good, bad = toy(tmp_path, "1.2"), toy(tmp_path, "1.3")
+    bad.path.write_text("no header")
+    assert [convert_scan.fn(t, home) is None for t in (bad, good)] == [True, False]
+    assert [row["series_uid"] for row in read_quarantine(home.quarantine_csv)] == ["1.3"]
+
+
+# build_mask
+
+
+def test_a_mask_lies_in_its_scan_once_for_each_rule(stored: StoredScan, grid: Grid) -> None:
+    assert done(build_mask.fn(stored, "bounded")) == stored
+    hu = store.read_volume(stored.store)
+    bounded = store.read_mask(stored.store, "mask")
+    np.testing.assert_array_equal(bounded, annotation_mask(hu, stored.truth.nodules, grid, "bounded"))
+    assert bounded[8, 14, 14] == bounded[16, 34, 30] == 1
+    assert bounded[12, 24, 24] == 0
+    done(build_mask.fn(stored, "report"))
+    for rule in ("bounded", "report"):
+        assert kept(build_mask.fn(stored, rule)) == stored
+    np.testing.assert_array_equal(store.read_mask(stored.store, "mask"), bounded)
+
+
+def test_a_mask_follows_the_nodules_and_the_scan(tmp_path: Path, toy: Toy, stored: StoredScan, home: Home) -> None:
+    done(build_mask.fn(stored, "bounded"))
+    fewer = replace(stored, truth=replace(stored.truth, nodules=stored.truth.nodules[1:]))
+    done(build_mask.fn(fewer, "bounded"))
+    assert store.read_mask(stored.store, "mask")[8, 14, 14] == 0
+    # A new store has no mask yet, even when it is the old scan's.
+    later(stored.truth.path.with_suffix(".raw"))
+    done(build_mask.fn(done(convert_scan.fn(fewer.truth, home)), "bounded"))
+
+
+def test_a_deleted_mask_is_made_again(stored: StoredScan) -> None:
+    done(build_mask.fn(stored, "bounded"))
+    shutil.rmtree(stored.store / "mask")
+    done(build_mask.fn(stored, "bounded"))
+    assert store.read_mask(stored.store, "mask").any()
+
+
+# cache_crops
+
+
+def cut(scan: StoredScan, home: Home, **change: Any) -> Any:
+    settings = {
+        "recipe_name": "toy",
+        "rule": "bounded",
+        "negatives_per_scan": 2,
+        "negative_slabs_per_scan": 1,
+        "seed": 0,
+        **change,
+    }
+    build_mask.fn(scan, settings["rule"])
+    return cache_crops.fn(scan, home, **settings)
+
+
+def labels(prepared: PreparedScan, name: str = "labels") -> list[int]:
+    return store.map_array(prepared.crops, name).tolist()
+
+
+def negatives(prepared: PreparedScan) -> np.ndarray:
+    """(n, 3) mm: where the non-nodules lie."""
+    centers = store.map_array(prepared.crops, "centers_xyz")
+    return centers[store.map_array(prepared.crops, "labels") == 0]
+
+
+def converted(truth: ScanTruth, home: Home) -> StoredScan:
+    return done(convert_scan.fn(truth, home))
+
+
+def test_a_training_scan_keeps_a_sample_of_its_negatives(stored: StoredScan, home: Home) -> None:
+    prepared = done(cut(stored, home))
+    assert prepared.crops == home.crops / "toy.zarr" / "1.2"
+    assert labels(prepared) == [2, 1, 0, 0]
+    assert labels(prepared, "slab_labels") == [2, 1, 0]
+    table = stored.truth.negatives_xyz
+    assert table is not None
+    for place in negatives(prepared):
+        assert np.isclose(table, place, atol=1e-9).all(axis=1).sum() == 1
+    # Each crop shows its own place: the bright ball's centre lies in the middle of the first.
+    assert store.map_array(prepared.crops, "slab_masks")[0].any()
+    assert (prepared.split, prepared.mask_name, prepared.nodules) == ("train", "mask", stored.truth.nodules)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_keep_all_and_no_slabs(tmp_path: Path, toy: Toy, home: Home, split: str) -> None:
+    prepared = done(cut(converted(toy(tmp_path, "1.3", split), home), home))
+    assert labels(prepared) == [2, 1, 0, 0, 0, 0, 0, 0]
+    assert labels(prepared, "slab_labels") == []
+
+
+def test_none_keeps_all_negatives_of_a_training_scan_in_the_tables_order(stored: StoredScan, home: Home) -> None:
+    prepared = done(cut(stored, home, negatives_per_scan=None))
+    np.testing.assert_allclose(negatives(prepared), stored.truth.negatives_xyz)
+
+
+def test_equal_settings_are_kept_and_changed_ones_are_not(stored: StoredScan, home: Home) -> None:
+    first = done(cut(stored, home))
+    assert kept(cut(stored, home)) == first
+    digests = {first.digest}
+    for change in (
+        {"rule": "report"},
+        {"negatives_per_scan": 3},
+        {"negative_slabs_per_scan": 2},
+        {"seed": 1},
+    ):
+        prepared = done(cut(stored, home, **change))
+        assert kept(cut(stored, home, **change)) == prepared
+        digests.add(prepared.digest)
+    assert len(digests) == 5
+
+
+def test_changed_truth_is_cut_again(stored: StoredScan, home: Home) -> None:
+    first = done(cut(stored, home))
+    truth = stored.truth
+    assert truth.negatives_xyz is not None
+    benign = tuple(replace(nodule, malignant=False) for nodule in truth.nodules)
+    for changed, expected in (
+        (replace(truth, negatives_xyz=truth.negatives_xyz[:1]), [2, 1, 0]),
+        (replace(truth, nodules=benign), [1, 1, 0, 0]),
+        (replace(truth, split="val"), [2, 1, 0, 0, 0, 0, 0, 0]),
+        (replace(truth, findings_xyz=truth.findings_xyz[:1]), [2, 1, 0, 0]),
+    ):
+        prepared = done(cut(replace(stored, truth=changed), home))
+        assert labels(prepared) == expected
+        assert prepared.digest != first.digest
+    later(truth.path.with_suffix(".raw"))
+    assert done(cut(converted(truth, home), home)).digest != first.digest
+
+
+@pytest.mark.parametrize("victim", ["zarr.json", "."])
+def test_deleted_crops_are_cut_again_the_same(stored: StoredScan, home: Home, victim: str) -> None:
+    first = done(cut(stored, home))
+    before = np.array(store.map_array(first.crops, "crops"))
+    path = first.crops / victim
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert done(cut(stored, home)) == first
+    np.testing.assert_array_equal(store.map_array(first.crops, "crops"), before)
+
+
+def test_two_recipes_do_not_share_a_folder(stored: StoredScan, home: Home) -> None:
+    first = done(cut(stored, home))
+    done(cut(stored, home, recipe_name="other", negatives_per_scan=3))
+    assert kept(cut(stored, home)) == first
+
+
+def test_the_sample_depends_on_seed_and_uid_not_on_other_scans(tmp_path: Path, toy: Toy) -> None:
+    alone, together = Home(tmp_path / "alone"), Home(tmp_path / "together")
+    truths = [toy(tmp_path, uid) for uid in ("1.0", "1.1", "1.2", "1.3", "1.4")]
+    one = done(cut(converted(truths[2], alone), alone))
+    all_five = [done(cut(converted(truth, together), together)) for truth in truths]
+    assert all_five[2].digest == one.digest
+    np.testing.assert_array_equal(negatives(all_five[2]), negatives(one))
+    assert len({negatives(prepared).tobytes() for prepared in all_five}) > 1
+    scan = converted(truths[2], Home(tmp_path / "seeds"))
+    seeds = {negatives(done(cut(scan, alone, seed=seed))).tobytes() for seed in range(1, 6)}
+    assert len(seeds) > 1
+
+
+def test_without_a_table_negatives_are_drawn_in_the_lungs_far_from_findings(
+    stored: StoredScan, home: Home, grid: Grid
+) -> None:
+    drawn = replace(stored, truth=replace(stored.truth, negatives_xyz=None))
+    prepared = done(cut(drawn, home, negatives_per_scan=6))
+    places = negatives(prepared)
+    assert len(places) == 3  # the toy's lungs hold no vessels, which would make the other half
+    distances = np.linalg.norm(places[:, None] - drawn.truth.findings_xyz, axis=-1)
+    assert distances.min() >= 15
+    hu = store.read_volume(stored.store)
+    voxels = np.rint(xyz_to_irc(places, grid)).astype(int)
+    assert (hu[tuple(voxels.T)] < -700).all()
+    again = Home(home.root.with_name("again"))
+    np.testing.assert_array_equal(negatives(done(cut(drawn, again, negatives_per_scan=6))), places)
+
+
+def test_what_is_kept_without_a_table_is_what_would_be_drawn_anew(tmp_path: Path, toy: Toy, home: Home) -> None:
+    scan = converted(replace(toy(tmp_path, "1.3", "val"), negatives_xyz=None), home)
+    cut(scan, home, negatives_per_scan=2)
+    cut(scan, home, negatives_per_scan=6)
+    fresh = Home(tmp_path / "fresh")
+    folder = Path("toy.zarr") / "1.3"
+    cut(scan, fresh, negatives_per_scan=6)
+    np.testing.assert_array_equal(
+        store.map_array(home.crops / folder, "labels"), store.map_array(fresh.crops / folder, "labels")
+    )
+
+
+def test_a_scan_without_negatives_is_no_data_set_without_a_table(stored: StoredScan, home: Home) -> None:
+    # Mistake 4: an empty list fell through to everything.
+    empty = replace(stored, truth=replace(stored.truth, negatives_xyz=np.empty((0, 3))))
+    assert labels(done(cut(empty, home))) == [2, 1]
+
+
+def test_a_scan_with_nothing_in_it_has_no_crops(stored: StoredScan, home: Home) -> None:
+    nothing = replace(stored.truth, nodules=(), negatives_xyz=np.empty((0, 3)), findings_xyz=np.empty((0, 3)))
+    prepared = done(cut(replace(stored, truth=nothing), home))
+    assert labels(prepared) == labels(prepared, "slab_labels") == []
+
+
+def test_places_outside_the_scan_are_left_out(stored: StoredScan, home: Home, grid: Grid) -> None:
+    # Half a voxel beyond the last centre is the border.
+    truth = stored.truth
+    last, beyond, before = (irc_to_xyz(irc, grid) for irc in ((23.4, 20, 20), (23.6, 20, 20), (-0.6, 20, 20)))
+    nodules = [replace(truth.nodules[0], center_xyz=tuple(place)) for place in (last, beyond, before)]
+    scan = replace(
+        stored,
+        truth=replace(truth, nodules=(*nodules, truth.nodules[1]), negatives_xyz=np.array([before, last])),
+    )
+    prepared = done(cut(scan, home))
+    assert labels(prepared) == [2, 1, 0]
+    np.testing.assert_allclose(negatives(prepared), [last])
+
+
+# read_truths
+
+TABLES = {
+    "annotations_with_malignancy": "seriesuid,coordX,coordY,coordZ,diameter_mm,mal_bool,mal_details\n"
+    's0,1,2,3,10,True,"[5, 4]"\ns2,4,5,6,7,False,[1]\n',
+    "annotations": "seriesuid,coordX,coordY,coordZ,diameter_mm\ns0,1,2,3,10\ns0,11,12,13,4\n",
+    "annotations_excluded": "seriesuid,coordX,coordY,coordZ,diameter_mm\ns0,7,8,9,-1\n",
+    "candidates": "seriesuid,coordX,coordY,coordZ,class\ns0,20,21,22,0\ns0,1,2,3,1\n",
+    "seriesuids": "s0\ns1\ns2\ns3\n",
+}
+
+
+def luna_tree(folder: Path, uids: str, *, without: str = "") -> Path:
+    folder.mkdir()
+    for uid in uids.split():
+        (folder / f"{uid}.mhd").touch()
+    for name, text in TABLES.items():
+        if name != without:
+            (folder / f"{name}.csv").write_text(text)
+    return folder
+
+
+def test_all_that_is_known_of_the_scans_on_disk(tmp_path: Path, home: Home) -> None:
+    notes, truths = read_truths(luna_tree(tmp_path / "luna16", "s3 s0 s1"), None, 3, home, for_training=False)
+    assert [(t.series_uid, t.split) for t in truths] == [("s0", "val"), ("s1", "test"), ("s3", "val")]
+    first, second, _ = truths
+    assert first.path == tmp_path / "luna16" / "s0.mhd"
+    assert [n.malignant for n in first.nodules] == [True]
+    assert first.negatives_xyz is not None
+    assert first.negatives_xyz.tolist() == [[20, 21, 22]]
+    assert [e.diameter_mm for e in first.excluded] == [10]
+    # The nodule stands in both tables of nodules; the one without ratings counts too.
+    assert {tuple(place) for place in first.findings_xyz} == {(1, 2, 3), (11, 12, 13), (7, 8, 9)}
+    assert (second.nodules, second.excluded, second.findings_xyz.shape) == ((), (), (0, 3))
+    assert second.negatives_xyz is not None
+    assert second.negatives_xyz.shape == (0, 3)
+    assert any("1 of 4 series in the tables are not on disk" in note for note in notes)
+
+
+def test_no_table_of_candidates_is_not_an_empty_one(tmp_path: Path, home: Home) -> None:
+    tree = luna_tree(tmp_path / "luna16", "s0 s1", without="candidates")
+    notes, truths = read_truths(tree, None, 3, home, for_training=False)
+    assert [truth.negatives_xyz for truth in truths] == [None, None]
+    assert any("candidates.csv is missing" in note for note in notes)
+
+
+def test_training_needs_a_scan_of_every_split(tmp_path: Path, home: Home) -> None:
+    tree = luna_tree(tmp_path / "luna16", "s0 s1")
+    assert len(read_truths(tree, None, 3, home, for_training=False)[1]) == 2
+    with pytest.raises(SplitError) as caught:
+        read_truths(tree, None, 3, home, for_training=True)
+    assert str(caught.value) == (
+        "2 scans are on disk (0 train, 1 val, 1 test); three splits at --val-stride 3 need at least 3, "
+        "one of each; add s2 (train)"
+    )
+    (tree / "s2.mhd").touch()
+    splits = [truth.split for truth in read_truths(tree, None, 3, home, for_training=True)[1]]
+    assert splits == ["val", "test", "train"]
+
+
+def test_the_split_is_frozen_in_the_home(tmp_path: Path, home: Home) -> None:
+    tree = luna_tree(tmp_path / "luna16", "s0 s1")
+    read_truths(tree, None, 3, home, for_training=False)
+    assert home.split_csv.read_text() == "series_uid,split\ns0,val\ns1,test\ns2,train\ns3,val\n"
+    (tree / "seriesuids.csv").write_text("a0\ns0\ns1\ns2\ns3\n")  # it would move everybody by one
+    _, truths = read_truths(tree, None, 3, home, for_training=False)
+    assert [truth.split for truth in truths] == ["val", "test"]
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, home: Home) -> None:
+    with pytest.raises(TableError, match="none: no such folder"):
+        read_truths(tmp_path / "none", None, 3, home, for_training=False)
+    assert not home.root.exists()
+
+
+# data_origin and make_phantoms
+
+
+def test_one_drawn_scan_makes_the_data_a_phantoms(truth: ScanTruth) -> None:
+    drawn = replace(truth, series_uid=f"{UID_ROOT}.1.2")
+    alike = replace(truth, series_uid=f"{UID_ROOT}9.1.2")
+    assert data_origin([truth, alike]) == "real"
+    assert data_origin([truth, drawn]) == "phantom"
+
+
+def test_drawn_scans_are_kept(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def draw(folder: Path, **settings: Any) -> None:
+        drawn.append(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "phantom.json").touch()
+
+    monkeypatch.setattr(data, "write_phantoms", draw)
+    folder = done(make_phantoms.fn(home, scans=3, seed=7))
+    assert home.root in folder.parents
+    assert (drawn[0]["scans"], drawn[0]["seed"]) == (3, 7)
+    assert kept(make_phantoms.fn(home, scans=3, seed=7)) == folder
+    assert done(make_phantoms.fn(home, scans=4, seed=7)) != folder
