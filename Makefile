@@ -28,7 +28,7 @@ demo: $(READY)  ## synthetic scans -> three trained models -> evaluated table, u
 	@$(BIN)/luna demo
 
 test: $(READY)  ## unit tests and one small flow: CPU, offline, a few minutes
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY)  ## lint, types, import contract, then the real and slow tests
 	@$(BIN)/ruff check .

@@ -34,10 +34,8 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
         console.print()
     console.print(f"bundle     {summary.trained.bundle_uri}")
     console.print(f"artifacts  {home.root}", soft_wrap=True)
-    console.print(f"compare    mlflow ui --backend-store-uri {tracking_uri(home)} --workers 1", soft_wrap=True)
-    console.print(
-        "           and open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning", soft_wrap=True
-    )
+    console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {tracking_uri(home)}", soft_wrap=True)
+    console.print(f"           and open {MLFLOW_UI}", soft_wrap=True)
     console.print("Not for clinical use.")
 
 
@@ -50,17 +48,19 @@ def _beside_python(command: str) -> Path:
 def _models(trained: Trained, data: str) -> Table:
     table = Table(
         title=f"The models ({data})",
-        caption="diameter auc: the annotated diameter alone. Kept of the two malignancy models: the first.",
+        caption="diam. auc: by the diameter alone; of the two malignancy models the first is kept",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
+        collapse_padding=True,
     )
     for column in ("model", "split"):
         table.add_column(column, no_wrap=True)
-    for column in ("best epoch", *METRICS):
-        table.add_column(column.replace("_", " "), justify="right")
+    for column in ("epoch", *METRICS):
+        header = column.replace("diameter_", "diam.\n")  # in two lines: 80 columns are enough
+        table.add_column(header, justify="right", no_wrap=True)
     for model in (trained.segmentation, trained.nodule, trained.malignancy, *trained.others):
-        table.add_row(model.name, "val", str(model.best_epoch), *_cells(model.val))
+        table.add_row(model.name.partition("-")[2], "val", str(model.best_epoch), *_cells(model.val))
         table.add_row("", "test", "", *_cells(model.test))
     return table
 

@@ -20,7 +20,8 @@ import lungml
 
 # What decides a trained model; a change in any of these files trains anew.
 TRAINING_MODULES = (
-    "augment.py", "crops.py", "fit.py", "losses.py", "masks.py", "metrics.py", "sampling.py", "models", "recipes",
+    "augment.py", "crop_cache.py", "crops.py", "fit.py", "losses.py", "masks.py", "metrics.py", "sampling.py",
+    "models", "recipes",
 )  # fmt: skip
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")

@@ -13,7 +13,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import crops, luna, store
+from lungml import crop_cache, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.geometry import xyz_to_irc
 from lungml.home import Home
@@ -26,7 +26,7 @@ from tasks.caching import digest, kept
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
 # The demo's scans: small, and with more nodules than LUNA16's 1.3 a scan, so that minutes teach something.
-DEMO_PHANTOMS = PhantomSettings(size_irc=(72, 256, 256), nodules=(1, 6))
+DEMO_PHANTOMS = PhantomSettings(size_irc=(72, 256, 256), nodules=(2, 8))
 DRAWN_NEGATIVES_PER_SCAN = 100  # where a data set has no candidates table
 
 
@@ -172,7 +172,7 @@ def cache_crops(
     key = {
         "scan": store.scan_key(scan.fingerprint),
         "mask": mask_key(scan, rule),
-        "format_version": crops.CROP_FORMAT_VERSION,
+        "format_version": crop_cache.CROP_FORMAT_VERSION,
         "split": truth.split,
         "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
         "findings": digest(truth.findings_xyz.tolist()),
@@ -195,9 +195,9 @@ def cache_crops(
     # The uid is part of the seed: a scan draws the same places whatever other scans there are.
     rng = np.random.default_rng([seed, int(digest(truth.series_uid)[:12], 16)])
     sites = [
-        crops.CropSite(
+        crop_cache.CropSite(
             center_irc=tuple(xyz_to_irc(n.center_xyz, grid)),
-            label=crops.MALIGNANT if n.malignant else crops.BENIGN,
+            label=crop_cache.MALIGNANT if n.malignant else crop_cache.BENIGN,
             diameter_mm=n.diameter_mm,
         )
         for n in truth.nodules
@@ -218,12 +218,12 @@ def cache_crops(
         negatives = rng.permutation(negatives)[:negatives_per_scan]
     centers = xyz_to_irc(negatives, grid)
     sites += [
-        crops.CropSite(center_irc=tuple(c), label=crops.NON_NODULE, diameter_mm=float("nan"))
+        crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.NON_NODULE, diameter_mm=float("nan"))
         for c in centers
         if _inside(c, hu.shape)
     ]
     slabs = range(min(len(sites), nodules + negative_slabs_per_scan)) if training else range(0)
-    crops.write_scan_crops(
+    crop_cache.write_scan_crops(
         folder,
         hu,
         store.read_mask(scan.store, MASK_NAMES[rule]),

@@ -16,7 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import crops, store
+from lungml import crop_cache, store
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.errors import LunaError
 from lungml.files import write_text_atomic
@@ -124,21 +124,21 @@ def mine_candidates(
         nodule = min(near, key=lambda n: math.dist(point, n.center_xyz), default=None)
         if nodule is None and any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
             continue
-        label = crops.NON_NODULE
+        label = crop_cache.NON_NODULE
         if nodule:
-            label = crops.MALIGNANT if nodule.malignant else crops.BENIGN
+            label = crop_cache.MALIGNANT if nodule.malignant else crop_cache.BENIGN
         index, row, col = center.tolist()
         sites.append(
-            crops.CropSite(
+            crop_cache.CropSite(
                 center_irc=(index, row, col), label=label, diameter_mm=nodule.diameter_mm if nodule else math.nan
             )
         )
-    crops.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)
+    crop_cache.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)
     get_run_logger().info(
         "%s: %d candidates mined, %d of them nodules",
         scan.series_uid,
         len(sites),
-        sum(s.label != crops.NON_NODULE for s in sites),
+        sum(s.label != crop_cache.NON_NODULE for s in sites),
     )
     return mined
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lungml import augment
-from lungml.crops import NON_NODULE, CropCache
+from lungml.crop_cache import NON_NODULE, CropCache
 from lungml.fit import FitSettings, TrainingError
 from lungml.metrics import BinaryCounts, roc_auc
 from lungml.models import place
@@ -58,8 +58,8 @@ def demo() -> ClassificationRecipe:
     """Minutes instead of hours: AdamW with one cycle, and the segmenter's own mistakes to learn from."""
     return ClassificationRecipe(
         fit=FitSettings(
-            epochs=8,
-            samples_per_epoch=1_200,
+            epochs=6,
+            samples_per_epoch=1_000,
             batch_size=8,
             optimizer="adamw",
             learning_rate=2e-3,

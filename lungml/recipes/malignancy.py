@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lungml import augment
-from lungml.crops import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
 from lungml.fit import FitSettings
 from lungml.metrics import roc_auc
 from lungml.models import place
@@ -79,8 +79,8 @@ def demo_scratch() -> MalignancyRecipe:
 
 def _demo_fit(learning_rate: float) -> FitSettings:
     return FitSettings(
-        epochs=6,
-        samples_per_epoch=600,
+        epochs=5,
+        samples_per_epoch=500,
         batch_size=8,
         optimizer="adamw",
         learning_rate=learning_rate,

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from lungml import augment, losses, store
-from lungml.crops import CONTEXT_SLICES, NON_NODULE, CropCache, clip_hu
+from lungml.crop_cache import NON_NODULE, CropCache
+from lungml.crops import CONTEXT_SLICES, clip_hu
 from lungml.fit import FitSettings, TrainingError
 from lungml.masks import MaskRule
 from lungml.metrics import BinaryCounts

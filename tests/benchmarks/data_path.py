@@ -16,7 +16,8 @@ import zarr
 from torch.nn.functional import affine_grid, grid_sample
 
 from lungml.augment import augment_crops, draw_affines, report_classification
-from lungml.crops import CROP_SHAPE, CropCache, CropSite, write_scan_crops
+from lungml.crop_cache import CropCache, CropSite, write_scan_crops
+from lungml.crops import CROP_SHAPE
 from lungml.ct import read_scan
 from lungml.geometry import Grid, xyz_to_irc
 from lungml.luna import Nodule

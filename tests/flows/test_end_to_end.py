@@ -161,5 +161,5 @@ def test_the_terminal_shows_it_all(first: Summary, home: Home, capsys: pytest.Ca
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines()[:14])) <= 80
     assert "…" not in told
-    for words in ("demo-malignancy-scratch", "predicted malignant", "CPM", "Not for clinical use", str(home.root)):
+    for words in ("malignancy-scratch", "predicted malignant", "CPM", "Not for clinical use", str(home.root)):
         assert words in told

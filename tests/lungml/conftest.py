@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungml import crops, store
+from lungml import crop_cache, store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.luna import Nodule
 from lungml.masks import annotation_mask
@@ -57,19 +57,19 @@ def toy_scans(tmp_path_factory: pytest.TempPathFactory) -> list[PreparedScan]:
         mask = annotation_mask(hu, nodules, GRID)
         store.write_mask(path, "mask", mask, key={})
         sites = [
-            crops.CropSite(
+            crop_cache.CropSite(
                 center_irc=tuple(xyz_to_irc(n.center_xyz, GRID)),
-                label=crops.MALIGNANT if n.malignant else crops.BENIGN,
+                label=crop_cache.MALIGNANT if n.malignant else crop_cache.BENIGN,
                 diameter_mm=n.diameter_mm,
             )
             for n in nodules
         ]
         sites += [
-            crops.CropSite(center_irc=tuple(c), label=crops.NON_NODULE, diameter_mm=float("nan"))
+            crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.NON_NODULE, diameter_mm=float("nan"))
             for c in negatives.astype(float)
         ]
         group = home / "crops" / f"{number}"
-        crops.write_scan_crops(group, hu, mask, GRID, sites, slab_sites=range(len(sites)), key={})
+        crop_cache.write_scan_crops(group, hu, mask, GRID, sites, slab_sites=range(len(sites)), key={})
         scans.append(
             PreparedScan(
                 series_uid=str(number),
