@@ -26,7 +26,7 @@ class Summary:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna")
+@flow(name="luna", flow_run_name="end-to-end {recipe}")
 def end_to_end(
     luna_dir: str | None = None,
     tables_dir: str | None = None,
