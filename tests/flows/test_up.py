@@ -95,11 +95,16 @@ def test_a_second_one_names_the_first(home: Home, tmp_path: Path) -> None:
 
 
 def test_no_child_nor_its_children_outlive_the_block(home: Home) -> None:
+    others = set(psutil.Process().children(recursive=True))  # of this test process, from other tests
+
+    def started() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True)) - others
+
     with Scripts(home, home.root, {}) as services:
         services.start("one", SLEEP)
         services.start("two", PARENT)
-        assert eventually(lambda: len(psutil.Process().children(recursive=True)) >= 3)
-        children = psutil.Process().children(recursive=True)
+        assert eventually(lambda: len(started()) >= 3)
+        children = started()
     assert not [child for child in children if child.is_running()]
 
 

@@ -1,7 +1,7 @@
 """CUDA gives what the CPU gives.
 
-Imports pytest, torch, numpy and scipy only, since a GPU machine may have nothing else. There, run
-`python -m pytest -c /dev/null --rootdir . tests/gpu` with the repository on PYTHONPATH; here, `pytest -m gpu tests/gpu`.
+Imports pytest, torch, numpy and scipy only, since a GPU machine may have nothing else. There, with the repository on
+PYTHONPATH, run `python -m pytest -c /dev/null --rootdir . tests/gpu`; here, `pytest -m gpu tests/gpu`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class LineProblem:
         return {}
 
     def evaluate(self, split: str) -> dict[str, float]:
-        self.validated.append(float(self.model.slope))
+        self.validated.append(float(self.model.slope.detach()))
         return {"auc": self.scores[len(self.validated) - 1]}
 
 

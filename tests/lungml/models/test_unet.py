@@ -96,7 +96,7 @@ def test_overfits_one_batch() -> None:
         slab[sample, 2:5, row : row + 5, col : col + 5] = 40
         target[sample, 0, row : row + 5, col : col + 5] = 1
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(120):
         loss = report_segmentation_loss(model(slab), target)
         optimizer.zero_grad()
         loss.backward()
