@@ -65,7 +65,7 @@ def test_the_best_epochs_weights_are_kept(scores: list[float], best: int) -> Non
     assert result.best_epoch == best
     assert result.val == {"auc": scores[best - 1]}
     # What is scored on the test set afterwards is the best epoch, not the last.
-    assert float(problem.model.slope) == problem.validated[best - 1] == float(result.weights["slope"])
+    assert float(problem.model.slope.detach()) == problem.validated[best - 1] == float(result.weights["slope"])
 
 
 def test_no_score_at_all_is_an_error() -> None:
