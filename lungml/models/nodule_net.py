@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lungml.models import rename_published
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoduleNetConfig:
@@ -96,17 +98,7 @@ def load_published(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     Raises:
         ValueError: when a weight is missing, unknown or of another shape, such as those of another network.
     """
-    ours = NoduleNet().state_dict()
-    published = {_published_name(name): name for name in ours}
-    wrong = sorted(published.keys() ^ state.keys()) or sorted(
-        name for name in published if tuple(state[name].shape) != tuple(ours[published[name]].shape)
-    )
-    if wrong:
-        raise ValueError(
-            f"not a published 3D classifier: {len(wrong)} weights are missing, unknown or of another shape, "
-            f"such as {wrong[0]}"
-        )
-    return {name: state[theirs] for theirs, name in published.items()}
+    return rename_published(state, NoduleNet(), _published_name, "a published 3D classifier")
 
 
 def _published_name(name: str) -> str:

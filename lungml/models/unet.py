@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from lungml.models import rename_published
+
 Pooling = Literal["avg", "max"]
 
 
@@ -144,17 +146,7 @@ def load_published(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     Raises:
         ValueError: when a weight is missing, unknown or of another shape, such as those of another network.
     """
-    ours = UNet().state_dict()
-    published = {_published_name(name): name for name in ours}
-    wrong = sorted(published.keys() ^ state.keys()) or sorted(
-        name for name in published if tuple(state[name].shape) != tuple(ours[published[name]].shape)
-    )
-    if wrong:
-        raise ValueError(
-            f"not the published U-Net: {len(wrong)} weights are missing, unknown or of another shape, "
-            f"such as {wrong[0]}"
-        )
-    return {name: state[theirs] for theirs, name in published.items()}
+    return rename_published(state, UNet(), _published_name, "the published U-Net")
 
 
 def _published_name(name: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefect.states import State
 
 from lungml import store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
@@ -28,6 +27,7 @@ from tasks.data import (
     make_phantoms,
     read_truths,
 )
+from tests.tasks.outcomes import done, kept
 
 Toy = Callable[..., ScanTruth]
 
@@ -45,19 +45,6 @@ def truth(tmp_path: Path, toy: Toy) -> ScanTruth:
 @pytest.fixture
 def stored(truth: ScanTruth, home: Home) -> StoredScan:
     return done(convert_scan.fn(truth, home))
-
-
-def done(result: Any) -> Any:
-    """The result of a task that had something to do."""
-    assert not isinstance(result, State)
-    return result
-
-
-def kept(result: Any) -> Any:
-    """The result of a task that had nothing to do."""
-    assert isinstance(result, State)
-    assert result.name == "Cached"
-    return result.result()
 
 
 def later(path: Path) -> None:

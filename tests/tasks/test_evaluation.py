@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from prefect.states import State
 
 from lungml import findings as finding
 from lungml.candidates import GroupingSettings
@@ -26,23 +25,11 @@ from tasks.bundles import stage_example
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
 from tasks.training import Pipeline, TrainedModel
+from tests.tasks.outcomes import done, kept
 
 
 def pipeline_in(home: Home) -> Pipeline:
     return Pipeline(home=home, pipeline_id="p1", origin="phantom", seed=0, device="cpu")
-
-
-def done(result: Any) -> Any:
-    """The result of a task that had something to do."""
-    assert not isinstance(result, State)
-    return result
-
-
-def kept(result: Any) -> Any:
-    """The result of a task that had nothing to do."""
-    assert isinstance(result, State)
-    assert result.name == "Cached"
-    return result.result()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from prefect.states import Failed, State
+from prefect.states import Failed
 
 from lungml import recipes, store
 from lungml.candidates import GroupingSettings
@@ -40,6 +40,7 @@ from tasks.training import (
     train_malignancy,
     train_segmentation,
 )
+from tests.tasks.outcomes import done, kept
 
 
 def tiny() -> Recipe:
@@ -116,19 +117,6 @@ def trained(
         for way in (recipe.finetuned, recipe.scratch)
     ]
     return Trained(pipeline, segmentation, nodule, *ways, weights(pipeline.home, segmentation))
-
-
-def done(result: Any) -> Any:
-    """The result of a task that had something to do."""
-    assert not isinstance(result, State)
-    return result
-
-
-def kept(result: Any) -> Any:
-    """The result of a task that had nothing to do."""
-    assert isinstance(result, State)
-    assert result.name == "Cached"
-    return result.result()
 
 
 def client_of(home: Home) -> MlflowClient:
