@@ -12,14 +12,6 @@ from lungml.recipes.data import PreparedScan
 CPU = torch.device("cpu")
 
 
-def test_the_reports_constants() -> None:
-    recipe = classification.report()
-    assert (recipe.fit.epochs, recipe.fit.samples_per_epoch, recipe.fit.batch_size) == (60, 50_000, 48)
-    assert (recipe.fit.optimizer, recipe.fit.learning_rate, recipe.fit.weight_decay) == ("sgd", 1e-3, 1e-4)
-    assert recipe.fit.select_by == "f1"
-    assert not recipe.mined
-
-
 def test_training_is_balanced_and_validation_is_not(toy_scans: list[PreparedScan]) -> None:
     problem = classification_problem(
         classification.report(), toy_scans, device=CPU, generator=torch.Generator().manual_seed(0)

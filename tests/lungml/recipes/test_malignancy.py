@@ -25,16 +25,6 @@ def problem(scans: list[PreparedScan], recipe: MalignancyRecipe) -> CropProblem:
     )
 
 
-def test_the_reports_constants() -> None:
-    finetuned, scratch = malignancy.report_finetuned(), malignancy.report_scratch()
-    assert (finetuned.fit.epochs, finetuned.fit.learning_rate) == (10, 3e-3)
-    assert (scratch.fit.epochs, scratch.fit.learning_rate) == (30, 1e-3)
-    for recipe in (finetuned, scratch):
-        assert recipe.fit.samples_per_epoch == 100_000
-        assert recipe.shares == (0.5, 0.25, 0.25)
-        assert recipe.fit.select_by == "auc"
-
-
 def test_an_epoch_is_half_malignant_and_judges_nodules_only(toy_scans: list[PreparedScan]) -> None:
     scratch = problem(toy_scans, malignancy.report_scratch())
     labels = np.tile([2, 1] + [0] * 6, 3)[scratch.order(np.random.default_rng(0), 40)]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from lungml import recipes
 from lungml.fit import TrainingError, fit
 from lungml.recipes import segmentation
 from lungml.recipes.data import PreparedScan
@@ -13,13 +12,6 @@ from lungml.recipes.segmentation import SegmentationProblem
 
 def problem(scans: list[PreparedScan], recipe: segmentation.SegmentationRecipe) -> SegmentationProblem:
     return SegmentationProblem(recipe, scans, device=torch.device("cpu"), generator=torch.Generator().manual_seed(0))
-
-
-def test_the_reports_constants() -> None:
-    recipe = segmentation.report()
-    assert (recipe.fit.epochs, recipe.fit.samples_per_epoch, recipe.fit.batch_size) == (15, 300_000, 16)
-    assert (recipe.fit.optimizer, recipe.fit.learning_rate, recipe.fit.select_by) == ("adam", 1e-3, "recall")
-    assert (recipe.loss, recipe.mask_rule, recipe.negative_share) == ("report", "report", 0)
 
 
 def test_the_report_only_sees_nodules_and_the_demo_half(toy_scans: list[PreparedScan]) -> None:
@@ -43,8 +35,3 @@ def test_only_training_scans_are_learned_from(toy_scans: list[PreparedScan]) -> 
     held_out = [scan for scan in toy_scans if scan.split != "train"]
     with pytest.raises(TrainingError, match="no annotated nodule"):
         problem(held_out, segmentation.report())
-
-
-def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(recipes.RecipeError, match="unknown recipe 'nnunet'; choose one of report, demo"):
-        recipes.by_name("nnunet")

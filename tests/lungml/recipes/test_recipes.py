@@ -1,0 +1,83 @@
+"""The report's recipe, constant by constant, as the report and the systems it descends from have them."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from lungml import recipes
+from lungml.candidates import GroupingSettings
+from lungml.fit import FitSettings
+from lungml.recipes.data import PreparedScan, of_split
+
+NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "validate_every": 1}
+SGD = {**NO_DECAY, "optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 48}
+
+
+def test_the_reports_segmentation() -> None:
+    segmentation = recipes.report().segmentation
+    assert asdict(segmentation.fit) == {
+        **NO_DECAY,
+        "epochs": 15,
+        "samples_per_epoch": 300_000,
+        "batch_size": 16,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "select_by": "recall",
+    }
+    assert (segmentation.loss, segmentation.mask_rule, segmentation.negative_share) == ("report", "report", 0.0)
+    assert asdict(segmentation.augmentation) == {
+        "flip": True, "shift": 0.03, "scale": 0.2, "rotate": True, "noise_hu": 25.0,
+    }  # fmt: skip
+    assert asdict(segmentation.model) == {"context_slices": 3, "depth": 3, "width": 16, "pooling": "avg"}
+
+
+def test_the_reports_classification() -> None:
+    classification = recipes.report().classification
+    expected = {"epochs": 60, "samples_per_epoch": 50_000, "learning_rate": 1e-3, "select_by": "f1"}
+    assert asdict(classification.fit) == {**SGD, **expected}
+    assert asdict(classification.augmentation) == {
+        "flip": True, "shift": 0.1, "scale": 0.2, "rotate": True, "noise_hu": 25.0,
+    }  # fmt: skip
+    assert not classification.mined
+
+
+def test_the_reports_two_malignancy_classifiers() -> None:
+    recipe = recipes.report()
+    common = {**SGD, "samples_per_epoch": 100_000, "select_by": "auc"}
+    assert asdict(recipe.finetuned.fit) == {**common, "epochs": 10, "learning_rate": 3e-3}
+    assert (recipe.finetuned.start, recipe.finetuned.trainable) == ("nodule", "last_block")
+    assert asdict(recipe.scratch.fit) == {**common, "epochs": 30, "learning_rate": 1e-3}
+    assert (recipe.scratch.start, recipe.scratch.trainable) == ("scratch", "all")
+    assert recipe.finetuned.shares == recipe.scratch.shares == (0.5, 0.25, 0.25)
+
+
+def test_the_reports_grouping() -> None:
+    assert recipes.report().grouping == GroupingSettings(rule="report", threshold=0.5)
+
+
+def test_names() -> None:
+    assert [recipes.by_name(name).name for name in ("report", "demo")] == ["report", "demo"]
+    with pytest.raises(recipes.RecipeError, match=r"^unknown recipe 'best'; choose one of report, demo$"):
+        recipes.by_name("best")
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"samples_per_epoch": -1}]
+)
+def test_settings_that_cannot_train_are_refused(change: dict) -> None:
+    possible = {"epochs": 1, "samples_per_epoch": 1, "batch_size": 1, "optimizer": "sgd", "learning_rate": 1.0}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        FitSettings(**{**possible, **change}, select_by="auc")
+
+
+def test_a_split_keeps_its_order(tmp_path: Path) -> None:
+    def scan(series_uid: str, split: str) -> PreparedScan:
+        return PreparedScan(
+            series_uid=series_uid, split=split, store=tmp_path, mask_name="mask", crops=tmp_path, digest="",
+            nodules=(), excluded=(),
+        )  # fmt: skip
+
+    scans = [scan("b", "val"), scan("c", "train"), scan("a", "val")]
+    assert [s.series_uid for s in of_split(scans, "val")] == ["b", "a"]
+    assert of_split(scans, "test") == []
