@@ -45,4 +45,4 @@ up: $(READY)  ## Prefect server, work pool, worker and MLflow UI, until Ctrl-C
 
 clean:  ## remove the environment, caches and everything under artifacts/ (asks nothing)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
-	git clean -fdXq artifacts
+	find artifacts -mindepth 1 ! -name README.md -delete

@@ -25,14 +25,16 @@ model_app = typer.Typer(no_args_is_help=True, help="Bring in models.")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False)
+
+MAX_SEED = 2**32 - 1
 
 
 @app.command()
 def demo(
     scans: Annotated[int, typer.Option(help="synthetic scans to draw")] = 36,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 5,
     fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
 ) -> None:
@@ -46,7 +48,7 @@ def run(
     tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     recipe: Annotated[str, typer.Option(help="report or demo")] = "report",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
 ) -> None:
@@ -70,7 +72,7 @@ def up(
     """Start the Prefect server, work pool, worker and MLflow UI, with the flows deployed, until Ctrl-C."""
     from flows.up import up as start
 
-    raise typer.Exit(start(_home(), prefect_port=prefect_port, mlflow_port=mlflow_port))
+    raise typer.Exit(start(_home(flows=False), prefect_port=prefect_port, mlflow_port=mlflow_port))
 
 
 @app.command()
@@ -86,7 +88,7 @@ def read(
 
     from flows.read import read_scans
 
-    home = _home()
+    home = _home(flows=False)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as progress:
@@ -125,7 +127,7 @@ def read(
 def phantom(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
     scans: Annotated[int, typer.Option(min=1, help="how many")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="decides every voxel")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="decides every voxel")] = 0,
     size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
 ) -> None:
@@ -156,7 +158,7 @@ def prepare(
     tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
-    seed: Annotated[int, typer.Option(help="of the choice of negatives")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
 ) -> None:
     """Convert, mask and crop every scan of a LUNA16 tree."""
     home = _home()
@@ -179,7 +181,7 @@ def import_model(
     malignancy: Annotated[Path, typer.Option(help="the published malignancy classifier's")],
 ) -> None:
     """Register published weights as a bundle and print its URI."""
-    home = _home()
+    home = _home(flows=False)
     from tasks.bundles import import_published
 
     out.print(import_published(home, segmentation, nodule, malignancy))
@@ -204,9 +206,9 @@ def _in_words(error: LunaError | OSError) -> str:
     return str(error)
 
 
-def _home() -> Home:
+def _home(*, flows: bool = True) -> Home:
     home = Home.from_env()
-    configure_process(home)
+    configure_process(home, flows=flows)
     return home
 
 

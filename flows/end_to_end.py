@@ -16,6 +16,9 @@ from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore, publish_summary
 from tasks.training import Pipeline
 
+LUNA16_STRIDE = 10  # the report's split: 80/10/10
+DEMO_STRIDE = 5  # of some 36 scans a tenth would be too few to tell anything
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -31,7 +34,7 @@ def end_to_end(
     luna_dir: str | None = None,
     tables_dir: str | None = None,
     recipe: Literal["demo", "report"] = "demo",
-    val_stride: int = 5,
+    val_stride: int | None = None,
     seed: int = 0,
     device: str = "auto",
     phantoms: int = 36,
@@ -43,7 +46,8 @@ def end_to_end(
         luna_dir: holds `**/<series_uid>.mhd`; None draws synthetic scans first.
         tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
         recipe: "report" reproduces the report; "demo" is cut to minutes.
-        val_stride: every n-th series validates, the one after it tests; 10 for LUNA16.
+        val_stride: every n-th series validates, the one after it tests; when not given, 10 for a folder of scans
+            and 5 for synthetic ones.
         seed: of everything random.
         device: auto, cpu or cuda.
         phantoms: how many synthetic scans to draw where no folder is given.
@@ -51,7 +55,8 @@ def end_to_end(
     """
     home = Home.from_env()
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
-    prepared = prepare(str(folder), tables_dir, recipe, val_stride, seed, for_training=True)
+    stride = val_stride or (LUNA16_STRIDE if luna_dir else DEMO_STRIDE)
+    prepared = prepare(str(folder), tables_dir, recipe, stride, seed, for_training=True)
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),

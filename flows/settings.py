@@ -14,11 +14,15 @@ from lungml.home import Home
 SERVER_TIMEOUT_S = 2.0
 
 
-def configure_process(home: Home) -> None:
+def configure_process(home: Home, *, flows: bool = True) -> None:
     """Set what Prefect, MLflow and PyTorch read from the environment; what a person has set is left alone.
 
     Call it before any of them is imported. Everything of Prefect's lies under the home, but for the profile somebody
     keeps in ~/.prefect, which is still read.
+
+    Args:
+        home: where artifacts live.
+        flows: whether a flow will run, which needs a Prefect server.
     """
     profiles = Path.home() / ".prefect" / "profiles.toml"
     if "PREFECT_HOME" not in os.environ and profiles.exists():
@@ -41,7 +45,8 @@ def configure_process(home: Home) -> None:
         os.environ.setdefault(name, value)
     # Without the folder, Prefect's server fails only after three minutes, and with a page of text.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    _choose_server()
+    if flows:
+        _choose_server()
 
 
 def _choose_server() -> None:

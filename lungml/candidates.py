@@ -10,8 +10,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from lungml.crops import HU_MAX, HU_MIN
+from lungml.errors import LunaError
 
 Grouping = Literal["report", "union"]
+
+
+class GroupingError(LunaError):
+    """No grouping has these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +36,9 @@ class GroupingSettings:
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Grouping):
-            raise ValueError(f"unknown grouping {self.rule!r}; choose one of {', '.join(get_args(Grouping))}")
+            raise GroupingError(f"unknown grouping {self.rule!r}; choose one of {', '.join(get_args(Grouping))}")
         if not 0 <= self.threshold < 1:
-            raise ValueError(f"grouping threshold {self.threshold} is not in [0, 1)")
+            raise GroupingError(f"grouping threshold {self.threshold} is not in [0, 1)")
 
 
 def group_candidates(

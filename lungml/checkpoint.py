@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from lungml.files import whole_file
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training state whole or not at all; the last good one stays when this one fails."""
+    buffer = io.BytesIO()  # PyTorch's own writer turns "no space left" into a RuntimeError that names no file
+    torch.save(state, buffer)
     with whole_file(path) as handle:
-        torch.save(state, handle)
+        handle.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

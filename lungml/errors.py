@@ -12,6 +12,7 @@ class LunaError(ValueError):
       PhantomError    synthetic scans that cannot be drawn there
       StoreError      a store is missing, half-written or of another format
       RecipeError     no such recipe
+      GroupingError   no such grouping
       TrainingError   training cannot start or go on
       WeightsError    a published weights file is not what it was given as
       TrackingError   a model or bundle is not there or not what it was asked for as

@@ -87,7 +87,7 @@ def segment(
     """
     device = next(model.parameters()).device
     batch = CUDA_SLICES_PER_BATCH if device.type == "cuda" else SLICES_PER_BATCH
-    multiple = 2 ** (model.config.depth - 1)
+    multiple = model.config.multiple
     count, rows, cols = hu.shape
     pad = (0, -cols % multiple, 0, -rows % multiple)
     # sigmoid is monotonic: the threshold moves to the logits and no sigmoid runs over the scan.

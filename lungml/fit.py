@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class FitSettings:
         learning_rate: of the optimiser, or the peak of the schedule.
         weight_decay: of the optimiser.
         schedule: "constant", or "one_cycle" (PyTorch's OneCycleLR over all steps).
+        later_rate: (epoch, learning rate) that holds from that epoch on, under the constant schedule only.
         select_by: the validation metric whose best epoch is kept; higher is better.
         validate_every: epochs between validations; the last epoch is always validated.
     """
@@ -50,6 +52,7 @@ class FitSettings:
     learning_rate: float
     weight_decay: float = 0.0
     schedule: Literal["constant", "one_cycle"] = "constant"
+    later_rate: tuple[int, float] | None = None
     select_by: str
     validate_every: int = 1
 
@@ -59,6 +62,8 @@ class FitSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}, not a positive number")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, not a positive number")
+        if self.later_rate and self.schedule != "constant":
+            raise ValueError(f"later_rate goes with the constant schedule, not with {self.schedule}")
 
 
 class Problem(Protocol):
@@ -120,8 +125,12 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise TrainingError(f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(f"device {name!r} is not one that luna runs on; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TrainingError(f"device {name!r}: PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 
@@ -150,6 +159,10 @@ def fit(
     """
     model = problem.model
     device = next(model.parameters()).device
+    if device.type == "cuda":
+        # Equal seeds, equal weights. The backward of 3D max-pooling has no such kernel: PyTorch warns and goes on.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(settings, trainable)
     steps = len(list(batches(np.arange(settings.samples_per_epoch), settings.batch_size)))
@@ -168,6 +181,9 @@ def fit(
         log.info("going on after epoch %d of %d", first - 1, settings.epochs)
     for epoch in range(first, settings.epochs + 1):
         started = time.perf_counter()
+        if settings.later_rate and epoch >= settings.later_rate[0]:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.later_rate[1]
         rng = np.random.default_rng([seed, epoch])
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         problem.train_mode()

@@ -256,6 +256,25 @@ def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> No
     )
 
 
+def check_nodules(split: Mapping[str, str], data: LunaData) -> None:
+    """See that training and validation each have malignant and benign nodules on disk.
+
+    Without them the last model would fail, hours after the first was trained.
+
+    Raises:
+        SplitError: one line that names the split and the kind it lacks.
+    """
+    on_disk = [nodule for nodule in data.nodules if nodule.series_uid in data.scans]
+    for name in ("train", "val"):
+        for kind, malignant in (("malignant", True), ("benign", False)):
+            if not any(n.malignant == malignant and split[n.series_uid] == name for n in on_disk):
+                scans = sum(split[series_uid] == name for series_uid in data.scans)
+                raise SplitError(
+                    f"the {scans} {name} scans on disk hold no {kind} nodule, and the malignancy models need one; "
+                    "add scans"
+                )
+
+
 def _split_at(place: int, val_stride: int) -> Split:
     if val_stride < MIN_VAL_STRIDE:
         raise SplitError(f"--val-stride {val_stride} leaves no scan for training; give {MIN_VAL_STRIDE} or more")

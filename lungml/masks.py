@@ -51,10 +51,10 @@ def report_nodule(
 def bounded_nodule(
     hu: npt.NDArray[np.int16], center_irc: npt.NDArray[np.float64], diameter_mm: float, grid: Grid
 ) -> tuple[tuple[slice, slice, slice], npt.NDArray[np.bool_]]:
-    """One nodule, never larger than it was annotated: tissue inside the sphere of its diameter.
+    """One nodule, bounded by its annotation: tissue inside the sphere of its diameter, a quarter voxel diagonal wider.
 
     Tissue is what lies above -700 HU; where less than half of the inner sphere does (ground glass), the border is
-    the inner sphere's own median instead. The centre voxel always belongs.
+    the whole sphere's own median instead. The centre voxel always belongs.
 
     Args:
         hu: (index, row, col) int16.
@@ -63,7 +63,7 @@ def bounded_nodule(
         grid: the scan's sampling grid.
     """
     spacing = grid.spacing_irc
-    # Half a voxel's diagonal: a boundary voxel that the sphere cuts counts as inside.
+    # A quarter of a voxel's diagonal: most boundary voxels that the sphere cuts count as inside.
     radius_mm = diameter_mm / 2 + float(np.linalg.norm(spacing)) / 4
     low = np.maximum(np.floor(center_irc - radius_mm / spacing).astype(int), 0)
     high = np.minimum(np.ceil(center_irc + radius_mm / spacing).astype(int), np.array(hu.shape) - 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from lungml.phantom_canvas import Canvas
 from lungml.phantom_findings import DrawnNodule, Findings
 
 PHANTOM_VERSION = 2  # raise it when any voxel or row changes
-UID_ROOT = "1.2.826.0.1.3680043.8.498"  # a root for made-up uids: no patient has one
+UID_ROOT = "1.2.826.0.1.3680043.8.498"  # pydicom's root for made-up uids, which some de-identified scans have too
 SUBSETS = 10
 TABLE_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 MALIGNANCY_COLUMNS = (
@@ -266,6 +267,11 @@ def _direction(rng: np.random.Generator) -> tuple[tuple[float, float, float], ..
         matrix = tilt @ matrix
     a, b, c = ((float(r[0]), float(r[1]), float(r[2])) for r in np.round(matrix, 12))
     return a, b, c
+
+
+def is_phantom_uid(series_uid: str) -> bool:
+    """Whether a scan was drawn here: root, seed + 1, then 1, 24 digits and the scan's number."""
+    return re.fullmatch(rf"{re.escape(UID_ROOT)}\.\d+\.1\d{{28,}}", series_uid) is not None
 
 
 def _series_uid(seed: int, number: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import zarr
 import zarr.codecs
 
@@ -20,7 +21,7 @@ from lungml.files import beside_path, naming
 from lungml.geometry import Grid
 
 # Raised whenever the bytes or attributes of a store change: older stores are then rebuilt, never read.
-SCAN_FORMAT_VERSION = 1
+SCAN_FORMAT_VERSION = 2
 CHUNK_IRC = (16, 256, 256)  # 2 MiB: whole slices for the U-Net and boxes for crops cost about the same
 LZ4_LEVEL = 5
 
@@ -40,7 +41,10 @@ def is_current(path: Path, key: Mapping[str, Any]) -> bool:
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError):
         return False
-    return attributes.get("complete") is True and attributes.get("key") == json.loads(json.dumps(dict(key)))
+    if attributes.get("complete") is not True or attributes.get("key") != json.loads(json.dumps(dict(key))):
+        return False
+    # zarr reads a missing chunk as zeros, which would be soft tissue: a store that lost a file must not pass for whole.
+    return all(_bytes_in(path / name) == size for name, size in attributes.get("bytes", {"": -1}).items())
 
 
 def write_group(
@@ -77,7 +81,8 @@ def write_group(
                     config={"write_empty_chunks": True},
                 )
                 stored[...] = array
-            group.attrs.update({**(attributes or {}), "key": dict(key), "complete": True})
+            sizes = {name: _bytes_in(beside / name) for name in arrays}
+            group.attrs.update({**(attributes or {}), "key": dict(key), "bytes": sizes, "complete": True})
             _sync_tree(beside)
             _swap(beside, path)
     except BaseException:
@@ -102,7 +107,11 @@ def map_array(group: Path, name: str) -> npt.NDArray[Any]:
     chunk = group / name / "c" / "/".join(["0"] * len(shape))
     if len(described["codecs"]) != 1 or not chunk.exists() or chunk.stat().st_size != dtype.itemsize * np.prod(shape):
         raise StoreError(f"{group / name}: not one uncompressed chunk; delete {group} and prepare again")
-    return np.memmap(chunk, dtype=dtype, mode="r", shape=shape)
+    # np.memmap holds a file descriptor while it lives, and 888 scans would pass the usual limit of 1024.
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    mapped = torch.from_file(str(chunk), shared=False, size=int(np.prod(shape)), dtype=kind).numpy().reshape(shape)
+    mapped.flags.writeable = False
+    return mapped
 
 
 def read_attributes(group: Path) -> dict[str, Any]:
@@ -200,6 +209,10 @@ def _lz4() -> zarr.codecs.BloscCodec:
 
 def _fitting(chunk: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(1, min(c, n)) for c, n in zip(chunk, shape, strict=True))
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _sync_tree(folder: Path) -> None:

@@ -15,14 +15,15 @@ from prefect.states import State
 
 from lungml import crop_cache, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
+from lungml.files import locked
 from lungml.geometry import xyz_to_irc
 from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
-from lungml.phantom import PHANTOM_VERSION, UID_ROOT, PhantomSettings, write_phantoms
+from lungml.phantom import PHANTOM_VERSION, PhantomSettings, is_phantom_uid, write_phantoms
 from lungml.quarantine import release, set_aside
 from lungml.recipes.data import PreparedScan, Split
-from tasks.caching import digest, kept
+from tasks.caching import CROP_MODULES, MASK_MODULES, code_digest, digest, kept
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
 # The demo's scans: small, and with more nodules than LUNA16's 1.3 a scan, so that minutes teach something.
@@ -55,8 +56,8 @@ class StoredScan:
 @task(name="make_phantoms", cache_policy=NO_CACHE)
 def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
     """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
-    folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}-v{PHANTOM_VERSION}"
-    there = (folder / "phantom.json").exists()
+    settings = digest([PHANTOM_VERSION, asdict(DEMO_PHANTOMS)])[:8]
+    folder = home.root / "phantoms" / f"{scans}-scans-seed-{seed}-{settings}"
     log = get_run_logger()
 
     def say(done: int, total: int) -> None:
@@ -64,7 +65,9 @@ def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
             log.info("drawing: %d of %d synthetic scans", done, total)
 
     # A finished folder is checked against the settings and left as it is.
-    write_phantoms(folder, scans=scans, seed=seed, settings=DEMO_PHANTOMS, progress=say)
+    with locked(folder):  # a second run at once waits, and finds it finished
+        there = (folder / "phantom.json").exists()
+        write_phantoms(folder, scans=scans, seed=seed, settings=DEMO_PHANTOMS, progress=say)
     return kept(folder) if there else folder
 
 
@@ -86,12 +89,14 @@ def read_truths(
 
     Raises:
         TableError: when the folder or a table is missing or malformed.
-        SplitError: when the split cannot be frozen, or (for training) leaves a split without a scan.
+        SplitError: when the split cannot be frozen, or (for training) leaves a split without a scan or without a kind
+            of nodules.
     """
     data = luna.read_luna(luna_dir, tables_dir)
     split = luna.freeze_split(data.series_uids, val_stride, home.split_csv)
     if for_training:
         luna.check_split(split, data, val_stride)
+        luna.check_nodules(split, data)
     nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
     excluded = luna.by_series(data.excluded)
     truths = []
@@ -109,12 +114,16 @@ def read_truths(
                 findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
             )
         )
-    return data.notes, truths
+    notes = data.notes
+    if split != luna.split_series(data.series_uids, val_stride):
+        kept_split = f"{home.split_csv} was frozen before and is kept; --val-stride {val_stride} is for new series only"
+        notes = (*notes, kept_split)
+    return notes, truths
 
 
 def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
     """Phantom when any scan was drawn, wherever it lies now: models of such data are never taken for more."""
-    return "phantom" if any(truth.series_uid.startswith(f"{UID_ROOT}.") for truth in truths) else "real"
+    return "phantom" if any(is_phantom_uid(truth.series_uid) for truth in truths) else "real"
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)
@@ -173,6 +182,8 @@ def cache_crops(
         "scan": store.scan_key(scan.fingerprint),
         "mask": mask_key(scan, rule),
         "format_version": crop_cache.CROP_FORMAT_VERSION,
+        "code": code_digest(CROP_MODULES),
+        "drawn": [NEGATIVE_DISTANCE_MM, DRAWN_NEGATIVES_PER_SCAN] if truth.negatives_xyz is None else None,
         "split": truth.split,
         "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
         "findings": digest(truth.findings_xyz.tolist()),
@@ -241,6 +252,7 @@ def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
         "scan": store.scan_key(scan.fingerprint),
         "rule": rule,
         "version": MASK_VERSION,
+        "code": code_digest(MASK_MODULES),
         "nodules": digest([asdict(n) for n in scan.truth.nodules]),
     }
 

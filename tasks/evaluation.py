@@ -86,7 +86,6 @@ def score_findings(
     table = score_table(
         found,
         nodules,
-        excluded_per_scan=excluded,
         nodule_threshold=fields["nodule_threshold"],
         malignant_threshold=fields["malignant_threshold"],
     )

@@ -389,11 +389,13 @@ def _experiment_id(home: Home, stage: str) -> str:
 
 @cache
 def _git_commit() -> str:
-    """The commit this code is at; empty for an installed copy or where there is no git."""
+    """The commit this code is at, `-dirty` behind it when files differ; empty for an installed copy or without git."""
+    project = Path(__file__).resolve().parents[1]
+    if not (project / ".git").exists():  # git itself would answer for any repository around it
+        return ""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        answer = subprocess.run(describe, cwd=project, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -110,7 +110,8 @@ def mine_candidates(
         "excluded": digest([asdict(e) for e in scan.excluded]),
         "model": segmentation_uri,
         "grouping": asdict(grouping),
-        "code": code_digest(INFERENCE_MODULES),
+        "code": code_digest((*INFERENCE_MODULES, "crop_cache.py")),
+        "near_mm": MINED_NEAR_MM,
     }
     mined = replace(scan, mined=folder, digest=digest(key))
     if store.is_current(folder, key):

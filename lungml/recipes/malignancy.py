@@ -12,7 +12,7 @@ import torch
 from lungml import augment
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
 from lungml.fit import FitSettings
-from lungml.metrics import roc_auc
+from lungml.metrics import diameter_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.recipes.classification import CropProblem
@@ -135,4 +135,4 @@ def diameter_baseline(scans: Sequence[PreparedScan], split: Split) -> float:
     cache = CropCache([s.crops for s in of_split(scans, split)], ["labels", "diameters_mm"])
     labels, diameters = cache.column("labels"), cache.column("diameters_mm")
     nodules = np.flatnonzero(labels != NON_NODULE)
-    return roc_auc((labels[nodules] == MALIGNANT).astype(int), diameters[nodules])
+    return diameter_auc(diameters[nodules], labels[nodules] == MALIGNANT)

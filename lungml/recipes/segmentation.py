@@ -145,7 +145,7 @@ class SegmentationProblem:
         """Loss and pixel metrics over the full slices that hold mask voxels, three slices of context on each side."""
         self.model.eval()
         counts, total, slices = BinaryCounts(), 0.0, 0
-        multiple = 2 ** (self.recipe.model.depth - 1)
+        multiple = self.recipe.model.multiple
         for scan in of_split(self._scans, split):
             mask = store.read_mask(scan.store, scan.mask_name)
             marked = np.flatnonzero(mask.any(axis=(1, 2)))

@@ -164,3 +164,12 @@ def test_a_home_that_cannot_be_written_to_is_one_line(two_scans: Path, tmp_path:
     last = full.stderr.splitlines()[-1]
     assert last.startswith(f"error: {home / 'scans'}")
     assert "Traceback" not in full.stderr
+
+
+def test_arguments_that_cannot_be_are_refused_before_anything_starts(luna: Luna, two_scans: Path) -> None:
+    status, _, said = luna("demo", "--seed", -1)
+    assert status == 2
+    assert "equal to 0" in said
+    status, _, said = luna("run", "--luna-dir", two_scans, "--device", "meta")
+    assert status == 1
+    assert only_line(said) == "error: device 'meta' is not one that luna runs on; use auto, cpu or cuda"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_the_seed_decides() -> None:
     for seed in (1, 1, 2):
         problem = LineProblem()
         fit(problem, SETTINGS, seed=seed)
-        slopes.append(float(problem.model.slope))
+        slopes.append(float(problem.model.slope.detach()))
     assert slopes[0] == slopes[1] != slopes[2]
 
 
@@ -93,7 +94,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, schedul
     resumed = LineProblem([0.3, 0.4])
     result = fit(resumed, settings, seed=1, checkpoint=tmp_path / "state.pt")
     assert resumed.epochs_started == 2
-    assert float(resumed.model.slope) == float(whole.model.slope)
+    assert torch.equal(resumed.model.slope, whole.model.slope)
     assert result.best_epoch == 4
 
 
@@ -118,3 +119,18 @@ def test_impossible_settings_are_refused() -> None:
         FitSettings(**{**SETTINGS.__dict__, "epochs": 0})
     with pytest.raises(TrainingError, match="not one that PyTorch knows"):
         resolve_device("gpu")
+
+
+def test_a_later_rate_holds_from_its_epoch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def recorded(self: torch.optim.Adam) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    fit(LineProblem(), replace(SETTINGS, later_rate=(3, 0.5)), seed=1)
+    assert rates == [0.05] * 6 + [0.5] * 6  # three steps an epoch
+    with pytest.raises(ValueError, match="later_rate"):
+        replace(SETTINGS, later_rate=(3, 0.5), schedule="one_cycle")

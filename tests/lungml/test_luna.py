@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from lungml.luna import (
     SplitError,
     TableError,
     by_series,
+    check_nodules,
     check_split,
     freeze_split,
     read_luna,
@@ -344,6 +346,24 @@ def test_too_few_scans_say_how_many_are_needed(tmp_path: Path) -> None:
     )
     (tmp_path / "s3.mhd").touch()
     check_split(split, read_luna(tmp_path), 10)
+
+
+@pytest.mark.parametrize(("lacking", "malignant"), [("malignant", False), ("benign", True)])
+def test_both_kinds_of_nodules_are_needed_before_anything_is_trained(
+    lacking: str, malignant: bool, tmp_path: Path
+) -> None:
+    data = read_luna(tree(tmp_path))
+    here, there = sorted(data.scans)[:2]
+
+    def nodule(series_uid: str, kind: bool) -> luna.Nodule:
+        return luna.Nodule(series_uid=series_uid, center_xyz=(0, 0, 0), diameter_mm=5, malignant=kind, ratings=())
+
+    both = [nodule(uid, kind) for uid in (here, there) for kind in (True, False)]
+    split = {here: "train", there: "val"}
+    check_nodules(split, replace(data, nodules=tuple(both)))
+    one_kind = [n for n in both if n.series_uid == here or n.malignant == malignant]
+    with pytest.raises(SplitError, match=rf"^the 1 val scans on disk hold no {lacking} nodule"):
+        check_nodules(split, replace(data, nodules=tuple(one_kind)))
 
 
 @pytest.mark.real

@@ -387,8 +387,11 @@ def test_training_needs_a_scan_of_every_split(tmp_path: Path, home: Home) -> Non
         "one of each; add s2 (train)"
     )
     (tree / "s2.mhd").touch()
-    splits = [truth.split for truth in read_truths(tree, None, 3, home, for_training=True)[1]]
+    splits = [truth.split for truth in read_truths(tree, None, 3, home, for_training=False)[1]]
     assert splits == ["val", "test", "train"]
+    # A scan of every split is not enough: the last stage would find out after hours.
+    with pytest.raises(SplitError, match=r"^the 1 (train|val) scans on disk hold no (malignant|benign) nodule"):
+        read_truths(tree, None, 3, home, for_training=True)
 
 
 def test_the_split_is_frozen_in_the_home(tmp_path: Path, home: Home) -> None:
@@ -410,8 +413,9 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, home: Home) -> None:
 
 
 def test_one_drawn_scan_makes_the_data_a_phantoms(truth: ScanTruth) -> None:
-    drawn = replace(truth, series_uid=f"{UID_ROOT}.1.2")
-    alike = replace(truth, series_uid=f"{UID_ROOT}9.1.2")
+    drawn = replace(truth, series_uid=f"{UID_ROOT}.1.1{'0123456789' * 3}")
+    # De-identified scans of patients have the same root.
+    alike = replace(truth, series_uid=f"{UID_ROOT}.{'98765' * 8}")
     assert data_origin([truth, alike]) == "real"
     assert data_origin([truth, drawn]) == "phantom"
 

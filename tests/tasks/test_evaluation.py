@@ -217,8 +217,9 @@ def test_every_finding_is_counted_once(score: Callable[..., SplitScore], scan: P
     result = score(marks)
     assert result.split == "val"
     # Rows non-nodule, benign, malignant; columns missed, filtered, predicted benign, predicted malignant.
-    assert result.table.counts == ((0, 1, 0, 1), (0, 0, 1, 0), (0, 0, 0, 1))
-    assert result.table.ignored_on_excluded == 1
+    # The report's table knows no excluded findings: the mark on one is a non-nodule there, and nothing in the FROC.
+    assert result.table.counts == ((0, 1, 0, 2), (0, 0, 1, 0), (0, 0, 0, 1))
+    assert (result.froc.false_positives, result.froc.ignored_on_excluded) == (2, 1)
     assert (result.table.scans, result.candidates) == (1, 5)
     assert result.froc.cpm == 1.0  # both nodules come before the first false positive
 

@@ -10,7 +10,7 @@ from lungml.candidates import GroupingSettings
 from lungml.fit import FitSettings
 from lungml.recipes.data import PreparedScan, of_split
 
-NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "validate_every": 1}
+NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "later_rate": None, "validate_every": 1}
 SGD = {**NO_DECAY, "optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 48}
 
 
@@ -34,8 +34,8 @@ def test_the_reports_segmentation() -> None:
 
 def test_the_reports_classification() -> None:
     classification = recipes.report().classification
-    expected = {"epochs": 60, "samples_per_epoch": 50_000, "learning_rate": 1e-3, "select_by": "f1"}
-    assert asdict(classification.fit) == {**SGD, **expected}
+    expected = {"epochs": 95, "samples_per_epoch": 50_000, "learning_rate": 1e-3, "select_by": "f1"}
+    assert asdict(classification.fit) == {**SGD, **expected, "later_rate": (61, 3e-3)}
     assert asdict(classification.augmentation) == {
         "flip": True, "shift": 0.1, "scale": 0.2, "rotate": True, "noise_hu": 25.0,
     }  # fmt: skip
