@@ -34,8 +34,15 @@ def release(quarantine_csv: Path, series_uid: str) -> None:
 
 
 def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
-    """The scans set aside, oldest first: dicts of series_uid, path, reason, time."""
+    """The scans set aside, oldest first: dicts of series_uid, path, reason, time.
+
+    What is damaged counts for nothing: every run looks at every scan again and writes the file anew.
+    """
     if not quarantine_csv.exists():
         return []
     with quarantine_csv.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+        try:
+            rows = list(csv.DictReader(handle))
+        except (csv.Error, UnicodeDecodeError):
+            return []
+    return [row for row in rows if all(isinstance(row.get(column), str) for column in COLUMNS)]

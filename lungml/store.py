@@ -39,7 +39,9 @@ def is_current(path: Path, key: Mapping[str, Any]) -> bool:
     """
     try:
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):  # whatever is damaged is not whole
+        return False
+    if not isinstance(attributes, dict):
         return False
     if attributes.get("complete") is not True or attributes.get("key") != json.loads(json.dumps(dict(key))):
         return False
@@ -122,7 +124,7 @@ def read_attributes(group: Path) -> dict[str, Any]:
     """
     try:
         attributes = json.loads((group / "zarr.json").read_text())["attributes"]
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{group}: no store there; run `luna data prepare`") from error
     if attributes.get("complete") is not True:
         raise StoreError(f"{group}: the store is half-written; delete it and run `luna data prepare`")

@@ -37,6 +37,8 @@ def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) ->
     """
     columns = [SERIES_COLUMN, *texts, *numbers]
     advice = "copy the table again"
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise TableError(path, "not a plain file", advice)
     try:
         with warnings.catch_warnings():
             # Rows wider than the header would be cut with a mere warning.

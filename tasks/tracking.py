@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lungml.errors import LunaError
@@ -200,10 +201,14 @@ def load_model(
     arch_file, weights_file = (next(folder.rglob(n), None) for n in ("arch.json", "weights.safetensors"))
     if arch_file is None or weights_file is None:
         raise TrackingError(f"{uri}: holds no luna model (arch.json, weights.safetensors)")
-    arch = json.loads(arch_file.read_text())
+    try:
+        arch, weights = json.loads(arch_file.read_text()), load_file(weights_file)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise TrackingError(f"{uri}: its files are damaged ({first}); train or import it again") from error
     if expect_stage is not None and arch["stage"] != expect_stage:
         raise TrackingError(f"{uri}: is a {arch['stage']} model, a {expect_stage} model was asked for")
-    return arch, load_file(weights_file)
+    return arch, weights
 
 
 def model_exists(home: Home, uri: str) -> bool:
@@ -273,7 +278,10 @@ def read_bundle(home: Home, uri: str) -> dict[str, Any]:
     file = next(_download(home, uri).rglob("bundle.json"), None)
     if file is None:
         raise TrackingError(f"{uri}: is not a bundle; give models:/luna/N")
-    bundle: dict[str, Any] = json.loads(file.read_text())
+    try:
+        bundle: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise TrackingError(f"{file}: damaged ({error}); restore it, or train or import again") from error
     check_bundle(bundle)
     return bundle
 

@@ -317,7 +317,10 @@ def _train(
 
 def _read_finished(folder: Path) -> TrainedModel | None:
     path = folder / "finished.json"
-    return TrainedModel(**json.loads(path.read_text())) if path.exists() else None
+    try:
+        return TrainedModel(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # none, or a damaged one: train
+        return None
 
 
 class _Progress:

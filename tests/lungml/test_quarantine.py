@@ -64,3 +64,12 @@ def test_a_folder_with_a_latin_1_name_can_be_told_of(quarantine_csv: Path) -> No
     (row,) = read_quarantine(quarantine_csv)
     assert row["path"].startswith("/scans/")
     assert row["path"].endswith("bung/1.2.mhd")
+
+
+@pytest.mark.parametrize("damage", [bytes(range(128, 256)), b"series_uid,path\na,b\n", b"hello"])
+def test_a_damaged_quarantine_is_written_anew(damage: bytes, tmp_path: Path) -> None:
+    quarantine_csv = tmp_path / "quarantine.csv"
+    quarantine_csv.write_bytes(damage)
+    release(quarantine_csv, "a")
+    set_aside(quarantine_csv, "a", tmp_path / "a.mhd", "too short")
+    assert [row["series_uid"] for row in read_quarantine(quarantine_csv)] == ["a"]

@@ -133,3 +133,12 @@ def test_the_bytes_of_format_version_2(tmp_path: Path) -> None:
     assert [codec["name"] for codec in described["codecs"]] == ["bytes", "blosc"]
     blosc = described["codecs"][1]["configuration"]
     assert (blosc["cname"], blosc["clevel"], blosc["shuffle"]) == ("lz4", 5, "bitshuffle")
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"\xff\xfe\x00", b'{"attributes": []}', b'{"attributes": {"complete": true}}']
+)
+def test_a_damaged_description_is_made_again(damage: bytes, tmp_path: Path) -> None:
+    store.write_scan(tmp_path / "a.zarr", volume(), GRID, key={"v": 1})
+    (tmp_path / "a.zarr/zarr.json").write_bytes(damage)
+    assert not store.is_current(tmp_path / "a.zarr", {"v": 1})

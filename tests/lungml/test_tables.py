@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -96,3 +97,9 @@ def test_the_first_wrong_row_is_named() -> None:
     with pytest.raises(TableError, match=r"^t\.csv: line 5: too small; correct it, or copy the table again$"):
         refuse_where(rows, Path("t.csv"), "too small")
     refuse_where(rows & False, Path("t.csv"), "too small")
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "annotations.csv")
+    with pytest.raises(TableError, match="not a plain file"):
+        read_table(tmp_path / "annotations.csv", ["coordX"])

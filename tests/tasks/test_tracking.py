@@ -404,3 +404,13 @@ def test_a_run_is_opened_without_the_process_wide_run(home: Home) -> None:
     with tracking.open_run(home, "segmentation", name="x") as run:
         assert isinstance(run, Run)
         assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "arch.json"])
+def test_a_damaged_model_is_one_line_and_does_not_exist(name: str, home: Home) -> None:
+    uri = log(home)
+    file = next(home.mlruns.rglob(name))
+    file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(TrackingError, match=rf"^{uri}: its files are damaged"):
+        tracking.load_model(home, uri)
+    assert not tracking.model_exists(home, uri)
