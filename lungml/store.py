@@ -38,12 +38,10 @@ def is_current(path: Path, key: Mapping[str, Any]) -> bool:
         key: what the content depends on: fingerprints, settings, format versions (JSON values).
     """
     try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):  # whatever is damaged is not whole
+        attributes = read_attributes(path)
+    except StoreError:
         return False
-    if not isinstance(attributes, dict):
-        return False
-    if attributes.get("complete") is not True or attributes.get("key") != json.loads(json.dumps(dict(key))):
+    if attributes.get("key") != json.loads(json.dumps(dict(key))):
         return False
     # zarr reads a missing chunk as zeros, which would be soft tissue: a store that lost a file must not pass for whole.
     return all(_bytes_in(path / name) == size for name, size in attributes.get("bytes", {"": -1}).items())
@@ -126,7 +124,7 @@ def read_attributes(group: Path) -> dict[str, Any]:
         attributes = json.loads((group / "zarr.json").read_text())["attributes"]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{group}: no store there; run `luna data prepare`") from error
-    if attributes.get("complete") is not True:
+    if not isinstance(attributes, dict) or attributes.get("complete") is not True:
         raise StoreError(f"{group}: the store is half-written; delete it and run `luna data prepare`")
     return attributes
 
