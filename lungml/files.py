@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import os
+import re
+import shutil
+import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import psutil
 
 
 @contextmanager
@@ -45,8 +51,36 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def beside_path(path: Path) -> Path:
-    """A hidden name in the same folder that no other process or thread uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    """A hidden name in the same folder that no other process or thread uses, on this machine or another."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def sweep(*folders: Path) -> list[Path]:
+    """Remove what killed processes left half-written in some folders and one level below.
+
+    Only names that `beside_path` made, and only when the process that made them ran on this machine and is gone:
+    what another run is writing at this moment stays.
+
+    Returns:
+        what was removed.
+    """
+    swept = []
+    for folder in folders:
+        for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+            made = re.fullmatch(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}", path.name)
+            if not made or made[1] != _host() or psutil.pid_exists(int(made[2])):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            swept.append(path)
+    return swept
+
+
+def _host() -> str:
+    """This machine's name, as six hexadecimal digits."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 @contextmanager

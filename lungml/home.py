@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lungml.remote import Location, RemoteFolder
+
 
 @dataclass(frozen=True)
 class Home:
@@ -13,29 +15,35 @@ class Home:
 
     Attributes:
         root: absolute.
+        scans_url: where the scans' stores lie instead, when that is an object store such as s3://bucket/luna.
     """
 
     root: Path
+    scans_url: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
 
     @classmethod
     def from_env(cls) -> Home:
-        """$LUNA_HOME, else `artifacts/` beside this package's pyproject.toml, else in the current folder."""
+        """$LUNA_HOME, else `artifacts/` beside this package's pyproject.toml, else in the current folder.
+
+        $LUNA_SCANS, when it is set, is the `scans_url`.
+        """
+        url = os.environ.get("LUNA_SCANS") or None
         if os.environ.get("LUNA_HOME"):
-            return cls(Path(os.environ["LUNA_HOME"]))
+            return cls(Path(os.environ["LUNA_HOME"]), url)
         project = Path(__file__).resolve().parents[1]
-        return cls((project if (project / "pyproject.toml").exists() else Path.cwd()) / "artifacts")
+        return cls((project if (project / "pyproject.toml").exists() else Path.cwd()) / "artifacts", url)
 
     @property
-    def scans(self) -> Path:
+    def scans(self) -> Location:
         """`<series_uid>.zarr`: HU volumes and masks."""
-        return self.root / "scans"
+        return RemoteFolder(self.scans_url) if self.scans_url else self.root / "scans"
 
     @property
     def crops(self) -> Path:
-        """`<recipe>.zarr`: training crops and slabs."""
+        """`<recipe>-<settings>.zarr`: training crops and slabs."""
         return self.root / "crops"
 
     @property

@@ -9,18 +9,25 @@ from pathlib import Path
 from lungml.files import locked, write_csv_atomic
 from lungml.scan_errors import one_line
 
-COLUMNS = ("series_uid", "path", "reason", "time")
+COLUMNS = ("series_uid", "path", "reason", "time", "key")
 
 
-def set_aside(quarantine_csv: Path, series_uid: str, path: Path, reason: str) -> None:
+def set_aside(quarantine_csv: Path, series_uid: str, path: Path, reason: str, *, key: str = "") -> None:
     """Write a scan into the quarantine; an older row of the same scan is replaced.
 
     Safe with several threads and processes at once: the file is rewritten under a lock.
+
+    Args:
+        quarantine_csv: made when there is none.
+        series_uid: of the scan.
+        path: where it was read from.
+        reason: one line.
+        key: what the verdict depends on; while it is the same, the scan need not be tried again. Empty: try always.
     """
     with locked(quarantine_csv):
         rows = [row for row in read_quarantine(quarantine_csv) if row["series_uid"] != series_uid]
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        rows.append({"series_uid": series_uid, "path": one_line(str(path)), "reason": reason, "time": time})
+        rows.append({"series_uid": series_uid, "path": one_line(str(path)), "reason": reason, "time": time, "key": key})
         write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
 
 
@@ -33,10 +40,18 @@ def release(quarantine_csv: Path, series_uid: str) -> None:
         write_csv_atomic(quarantine_csv, COLUMNS, [tuple(row[c] for c in COLUMNS) for row in rows])
 
 
-def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
-    """The scans set aside, oldest first: dicts of series_uid, path, reason, time.
+def known_reason(quarantine_csv: Path, series_uid: str, key: str) -> str | None:
+    """Why a scan was set aside under exactly this key; None when it was not, or must be tried again."""
+    for row in read_quarantine(quarantine_csv):
+        if row["series_uid"] == series_uid and row["key"] and row["key"] == key:
+            return row["reason"]
+    return None
 
-    What is damaged counts for nothing: every run looks at every scan again and writes the file anew.
+
+def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
+    """The scans set aside, oldest first: dicts of series_uid, path, reason, time, key.
+
+    What is damaged counts for nothing: such scans are looked at again and the file is written anew.
     """
     if not quarantine_csv.exists():
         return []
@@ -45,4 +60,8 @@ def read_quarantine(quarantine_csv: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(handle))
         except (csv.Error, UnicodeDecodeError):
             return []
-    return [row for row in rows if all(isinstance(row.get(column), str) for column in COLUMNS)]
+    return [
+        {**row, "key": row.get("key") or ""}  # older files have no key
+        for row in rows
+        if all(isinstance(row.get(column), str) for column in COLUMNS[:4])
+    ]

@@ -2,12 +2,14 @@ import csv
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lungml.files import locked, write_csv_atomic, write_text_atomic
+from lungml.files import beside_path, locked, sweep, write_csv_atomic, write_text_atomic
 
 
 def test_a_file_and_its_folders_appear(tmp_path: Path) -> None:
@@ -78,3 +80,31 @@ def test_the_lock_keeps_every_change_of_two_processes(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert path.read_text() == "60"
+
+
+def _leave_behind(folder: Path) -> None:
+    """What a killed process leaves: a half-written file in a folder and a half-written group one level below."""
+    code = """
+import sys
+from pathlib import Path
+from lungml.files import beside_path
+folder = Path(sys.argv[1])
+beside_path(folder / "split.csv").write_text("half")
+group = beside_path(folder / "1.2.zarr" / "mask")
+(group / "volume").mkdir(parents=True)
+(group / "volume" / "zarr.json").write_text("{}")
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    _leave_behind(tmp_path)
+    ours = beside_path(tmp_path / "split.csv")  # this process is alive: it may be writing there
+    others = [tmp_path / ".hidden", tmp_path / ".split.csv.000000-4194304-0123abcd", tmp_path / "1.2.zarr" / ".zgroup"]
+    for path in (ours, *others):
+        path.write_text("stays")
+    assert len(sweep(tmp_path, tmp_path / "not there")) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        path.name for path in (ours, *others)
+    )
+    assert sweep(tmp_path) == []

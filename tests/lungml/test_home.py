@@ -54,7 +54,7 @@ def test_a_home_keeps_its_place_when_the_folder_changes(tmp_path: Path, monkeypa
 def test_asking_makes_nothing(tmp_path: Path) -> None:
     home = Home(tmp_path / "new")
     assert len({getattr(home, place) for place in PLACES}) == len(PLACES)
-    assert [field.name for field in fields(Home)] == ["root"]
+    assert [field.name for field in fields(Home)] == ["root", "scans_url"]
     assert not home.root.exists()
 
 

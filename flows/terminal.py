@@ -1,0 +1,24 @@
+"""Where do the commands print, and how does a `luna` process begin?"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flows.settings import configure_process
+from lungml.home import Home
+
+MAX_SEED = 2**32 - 1
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False)
+
+
+def start(*, flows: bool = True) -> Home:
+    """Configure this process and say where its artifacts live; call it before Prefect or MLflow is imported.
+
+    Args:
+        flows: whether a flow will run, which needs a Prefect server.
+    """
+    home = Home.from_env()
+    configure_process(home, flows=flows)
+    return home
