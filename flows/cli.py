@@ -8,27 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from flows.settings import configure_process, tell_the_story
+from flows import cli_data
+from flows.settings import tell_the_story
+from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
-from lungml.home import Home
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Chest CT scans to a ranked list of lung nodules. Not for clinical use.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make and prepare scans.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring in models.")
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 app.add_typer(model_app, name="model")
-
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False)
-
-MAX_SEED = 2**32 - 1
 
 
 @app.command()
@@ -70,9 +64,9 @@ def up(
     mlflow_port: Annotated[int, typer.Option(help="of the MLflow UI")] = 5000,
 ) -> None:
     """Start the Prefect server, work pool, worker and MLflow UI, with the flows deployed, until Ctrl-C."""
-    from flows.up import up as start
+    from flows.up import up as run_services
 
-    raise typer.Exit(start(_home(flows=False), prefect_port=prefect_port, mlflow_port=mlflow_port))
+    raise typer.Exit(run_services(start(flows=False), prefect_port=prefect_port, mlflow_port=mlflow_port))
 
 
 @app.command()
@@ -88,7 +82,7 @@ def read(
 
     from flows.read import read_scans
 
-    home = _home(flows=False)
+    home = start(flows=False)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as progress:
@@ -123,57 +117,6 @@ def read(
     raise typer.Exit(1 if failed else 0)
 
 
-@data_app.command()
-def phantom(
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
-    scans: Annotated[int, typer.Option(min=1, help="how many")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="decides every voxel")] = 0,
-    size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
-) -> None:
-    """Write synthetic scans as a LUNA16 tree."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from lungml.phantom import PhantomSettings, write_phantoms
-
-    rows, cols, slices = _parse_size(size)
-    settings = PhantomSettings(size_irc=(slices, rows, cols))
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("drawing", total=scans)
-        write_phantoms(
-            out_dir,
-            scans=scans,
-            seed=seed,
-            settings=settings,
-            workers=workers,
-            progress=lambda done, _: progress.update(bar, completed=done),
-        )
-    out.print(f"{scans} synthetic scans in {out_dir}", soft_wrap=True)
-
-
-@data_app.command()
-def prepare(
-    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
-    tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
-    recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
-    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
-) -> None:
-    """Convert, mask and crop every scan of a LUNA16 tree."""
-    home = _home()
-    from flows.prepare import prepare as prepare_flow
-
-    tell_the_story()
-
-    prepared = prepare_flow(
-        str(luna_dir.resolve()), str(tables.resolve()) if tables else None, recipe, val_stride, seed
-    )
-    out.print(f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside")
-    if prepared.set_aside:
-        out.print(f"reasons: {home.quarantine_csv}")
-
-
 @model_app.command("import")
 def import_model(
     segmentation: Annotated[Path, typer.Option(help="the published U-Net's .state file")],
@@ -181,7 +124,7 @@ def import_model(
     malignancy: Annotated[Path, typer.Option(help="the published malignancy classifier's")],
 ) -> None:
     """Register published weights as a bundle and print its URI."""
-    home = _home(flows=False)
+    home = start(flows=False)
     from tasks.bundles import import_published
 
     out.print(import_published(home, segmentation, nodule, malignancy))
@@ -206,14 +149,8 @@ def _in_words(error: LunaError | OSError) -> str:
     return str(error)
 
 
-def _home(*, flows: bool = True) -> Home:
-    home = Home.from_env()
-    configure_process(home, flows=flows)
-    return home
-
-
 def _run_pipeline(**parameters: Any) -> None:
-    home = _home()
+    home = start()
     from flows.end_to_end import end_to_end
     from flows.show import show_summary
     from lungml.fit import resolve_device
@@ -229,11 +166,3 @@ def _run_pipeline(**parameters: Any) -> None:
         stride = parameters["val_stride"]
         read_truths(Path(parameters["luna_dir"]), tables, stride, home, for_training=True)
     show_summary(end_to_end(**parameters), home, out)
-
-
-def _parse_size(size: str) -> tuple[int, int, int]:
-    try:
-        rows, cols, slices = (int(part) for part in size.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"{size!r} is not ROWSxCOLSxSLICES, such as 512x512x130") from None
-    return rows, cols, slices

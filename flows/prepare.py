@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Literal
 
 from prefect import flow, get_run_logger, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import gather
+from flows.runners import mapped_runner
+from lungml.files import sweep
 from lungml.home import Home
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
-from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan, data_origin, read_tables
-
-WORKERS = 2  # scans in the air at once: left alone, Prefect's thread runner starts all 888
+from tasks.data import (
+    ScanTruth,
+    build_mask,
+    cache_crops,
+    convert_scan,
+    data_origin,
+    publish_quarantine,
+    read_tables,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class Prepared:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna", flow_run_name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+@flow(name="luna", flow_run_name="prepare", task_runner=mapped_runner())
 def prepare(
     luna_dir: str,
     tables_dir: str | None = None,
@@ -43,6 +50,7 @@ def prepare(
     val_stride: int = 10,
     seed: int = 0,
     for_training: bool = False,
+    recheck: bool = False,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -53,11 +61,14 @@ def prepare(
         val_stride: every n-th series validates, the one after it tests.
         seed: of the choice of negatives.
         for_training: refuse a data set that leaves a split without a scan.
+        recheck: read scans that were set aside once more, though nothing of them has changed.
     """
     home, settings = Home.from_env(), by_name(recipe)
+    sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
     truths = read_tables(Path(luna_dir), tables, val_stride, home, for_training=for_training)
-    converted = gather(convert_scan.map(truths, home=unmapped(home)), "converting")
+    converted = gather(convert_scan.map(truths, home=unmapped(home), recheck=recheck), "converting")
+    publish_quarantine(truths, home)
     rule = settings.segmentation.mask_rule
     masked = gather(build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)), "drawing masks")
     cut = cache_crops.map(
@@ -65,7 +76,7 @@ def prepare(
         home=unmapped(home),
         recipe_name=unmapped(settings.name),
         rule=unmapped(rule),
-        negatives_per_scan=unmapped(settings.negatives_per_scan),
+        negatives=unmapped(settings.negatives),
         negative_slabs_per_scan=unmapped(settings.negative_slabs_per_scan),
         seed=unmapped(seed),
     )

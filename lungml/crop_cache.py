@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import json
+import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lungml import store
-from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, SLAB_SIDE, clip_hu, cut_box, cut_slab
+from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs
 from lungml.geometry import Grid, irc_to_xyz
 
 CROP_FORMAT_VERSION = 1
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
+PIECE_BYTES = 2**26  # of an array on its way to a device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,42 +60,53 @@ def write_scan_crops(
         slab_sites: positions in `sites` that also get a slab for the U-Net.
         key: what the crops depend on.
     """
-    clipped = clip_hu(hu)
     centers = np.array([site.center_irc for site in sites], dtype=np.float64).reshape(-1, 3)
-    chosen = [sites[i] for i in slab_sites]
-    write_arrays = {
-        "crops": _stack([cut_box(clipped, c, CROP_SHAPE) for c in centers], CROP_SHAPE, np.int16),
-        "labels": np.array([site.label for site in sites], dtype=np.uint8),
+    slabbed = np.array(slab_sites, dtype=np.int64)
+    labels = np.array([site.label for site in sites], dtype=np.uint8)
+    crops = cut_boxes(hu, centers, CROP_SHAPE)
+    slabs = cut_slabs(hu, centers[slabbed], CONTEXT_SLICES, SLAB_SIDE)
+    for cut in (crops, slabs):  # they are copies; clipping the scan instead would take its size in memory again
+        np.clip(cut, HU_MIN, HU_MAX, out=cut)
+    arrays = {
+        "crops": crops,
+        "labels": labels,
         "diameters_mm": np.array([site.diameter_mm for site in sites], dtype=np.float64),
         "centers_xyz": irc_to_xyz(centers, grid),
-        "slabs": _stack(
-            [cut_slab(clipped, s.center_irc) for s in chosen],
-            (2 * CONTEXT_SLICES + 1, SLAB_SIDE, SLAB_SIDE),
-            np.int16,
-        ),
-        "slab_masks": _stack(
-            [cut_slab(mask, s.center_irc, context_slices=0)[0] for s in chosen],
-            (SLAB_SIDE, SLAB_SIDE),
-            np.uint8,
-        ),
-        "slab_labels": np.array([s.label for s in chosen], dtype=np.uint8),
+        "slabs": slabs,
+        "slab_masks": cut_slabs(mask, centers[slabbed], 0, SLAB_SIDE)[:, 0],
+        "slab_labels": labels[slabbed],
     }
-    store.write_group(group, write_arrays, key=key)
+    store.write_group(group, arrays, key=key)
 
 
 class CropCache:
     """The crops of many scans, memory-mapped: row i of the whole is row j of one scan's file.
 
+    A read is one copy, straight from the page cache, on one thread: two are not faster, memory is the limit. What was
+    not read before is asked for ahead of the copy, all of a batch at once.
+
     Args:
         groups: one folder per scan, as `write_scan_crops` left it.
         arrays: which arrays to join, all of equal length within a scan, the first of them being counted.
+        digests: one `key_digest` per group: what its crops must have been cut from.
+
+    Raises:
+        StoreError: when a group is missing or damaged, or was cut from something else than its digest says.
     """
 
-    def __init__(self, groups: Sequence[Path], arrays: Sequence[str]) -> None:
+    def __init__(self, groups: Sequence[Path], arrays: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         self.groups = tuple(groups)
         self._maps = {name: [store.map_array(group, name) for group in groups] for name in arrays}
+        # After mapping: what is mapped stays as it is, whatever another run puts in its place.
+        for group, digest in zip(groups, digests, strict=True) if digests is not None else ():
+            if key_digest(store.read_attributes(group)["key"]) != digest:
+                raise store.StoreError(f"{group}: changed by another run since this one prepared it; run again")
         lengths = [len(part) for part in self._maps[arrays[0]]]
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        # What this cache has read lies in memory, unless there is more of it than memory.
+        everything = sum(part.nbytes for parts in self._maps.values() for part in parts)
+        self._fits = everything < _memory_bytes() / 2
+        self._read = {name: np.zeros(len(self), dtype=np.bool_) for name in arrays}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -97,20 +116,91 @@ class CropCache:
         parts = self._maps[name]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def rows(self, name: str, wanted: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Copy the wanted rows of one array, in the wanted order: (len(wanted), ...)."""
-        scans = np.searchsorted(self._starts, wanted, side="right") - 1
-        parts = self._maps[name]
-        first = parts[int(scans[0])]
-        out = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
-        for position, (scan, row) in enumerate(zip(scans.tolist(), (wanted - self._starts[scans]).tolist())):
-            out[position] = parts[scan][row]
-        return out
-
     def scan_of(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which scan (position in `groups`) each wanted row comes from."""
         return np.searchsorted(self._starts, wanted, side="right") - 1
 
+    def nbytes(self, name: str) -> int:
+        """The size of one array over all scans."""
+        return sum(part.nbytes for part in self._maps[name])
 
-def _stack(boxes: list[npt.NDArray[Any]], shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.stack(boxes).astype(dtype, copy=False) if boxes else np.empty((0, *shape), dtype=dtype)
+    def rows(self, name: str, wanted: npt.NDArray[np.int64], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Copy the wanted rows of one array, in the wanted order.
+
+        Args:
+            name: of the array.
+            wanted: (n,) int64 row numbers.
+            out: (n, ...) of the array's dtype, to be written and returned; a new array when None.
+        """
+        scans = self.scan_of(wanted)
+        inner = wanted - self._starts[scans]
+        parts = self._maps[name]
+        if out is None:
+            out = np.empty((len(wanted), *parts[0].shape[1:]), dtype=parts[0].dtype)
+        fresh = np.flatnonzero(~self._read[name][wanted])
+        for scan, row in zip(scans[fresh].tolist(), inner[fresh].tolist()):
+            _will_need(parts[scan][row])
+        for position, (scan, row) in enumerate(zip(scans.tolist(), inner.tolist())):
+            out[position] = parts[scan][row]
+        if self._fits:
+            self._read[name][wanted] = True
+        return out
+
+    def batch(self, name: str, wanted: npt.NDArray[np.int64], *, pinned: bool = False) -> torch.Tensor:
+        """The wanted rows as a new tensor on the CPU.
+
+        Args:
+            name: of the array.
+            wanted: (n,) int64 row numbers.
+            pinned: in page-locked memory, which PyTorch keeps for the next batch once this one was copied to the GPU.
+        """
+        shape, kind = self._row(name)
+        tensor = torch.empty((len(wanted), *shape), dtype=kind, pin_memory=pinned)
+        self.rows(name, wanted, out=tensor.numpy())
+        return tensor
+
+    def resident(self, name: str, device: torch.device, budget_bytes: int) -> torch.Tensor | None:
+        """One array over all scans on a device, in its own dtype; None when it takes more than the budget.
+
+        It is copied in pieces of `PIECE_BYTES`, page-locked on the way to a GPU.
+        """
+        if not len(self) or self.nbytes(name) > budget_bytes:
+            return None
+        shape, kind = self._row(name)
+        whole = torch.empty((len(self), *shape), dtype=kind, device=device)
+        piece = max(1, PIECE_BYTES * len(self) // self.nbytes(name))
+        for start in range(0, len(self), piece):
+            wanted = np.arange(start, min(start + piece, len(self)))
+            whole[start : start + piece] = self.batch(name, wanted, pinned=device.type == "cuda")
+        return whole
+
+    def _row(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and PyTorch's dtype of one row."""
+        first = self._maps[name][0]
+        return first.shape[1:], torch.from_numpy(np.empty(0, first.dtype)).dtype
+
+
+def key_digest(key: Any) -> str:
+    """A short fingerprint of what a group was made from, equal before and after it went through JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _will_need(row: npt.NDArray[Any]) -> None:
+    """Ask the kernel to read one mapped row into the page cache, now and no more than it.
+
+    Left alone, it reads on demand and far ahead: on a disk set to read 8 MB ahead, nine times slower for single crops.
+    """
+    address = row.__array_interface__["data"][0]
+    start = address - address % mmap.PAGESIZE
+    _madvise()(start, address + row.nbytes - start, mmap.MADV_WILLNEED)  # a hint: that it failed does not matter
+
+
+@cache
+def _madvise() -> Any:
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

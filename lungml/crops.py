@@ -18,6 +18,33 @@ def clip_hu(hu: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.clip(hu, HU_MIN, HU_MAX)
 
 
+def cut_boxes(volume: npt.NDArray[Any], centers_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """Copy a box around each of many voxels, as `cut_box` does.
+
+    Args:
+        volume: (index, row, col).
+        centers_irc: (n, 3) voxels.
+        shape: of a box.
+
+    Returns:
+        (n, *shape), of the volume's dtype.
+    """
+    centers = np.asarray(centers_irc, dtype=np.float64).reshape(-1, 3)
+    boxes = np.empty((len(centers), *shape), dtype=volume.dtype)
+    for box, center in zip(boxes, centers):
+        box[...] = _view_box(volume, center, shape)
+    return boxes
+
+
+def cut_slabs(volume: npt.NDArray[Any], centers_irc: npt.ArrayLike, context_slices: int, side: int) -> npt.NDArray[Any]:
+    """Copy the slices around each of many voxels, as `cut_slab` does: (n, 2 * context_slices + 1, side, side)."""
+    centers = np.asarray(centers_irc, dtype=np.float64).reshape(-1, 3)
+    slabs = np.empty((len(centers), 2 * context_slices + 1, side, side), dtype=volume.dtype)
+    for slab, center in zip(slabs, centers):
+        slab[...] = cut_slab(volume, center, context_slices, side)
+    return slabs
+
+
 def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
     """Copy a box around a voxel, shifted inward at the borders; a scan thinner than the box is repeated at its edges.
 
@@ -31,6 +58,11 @@ def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[in
     Returns:
         a new array of exactly `shape`.
     """
+    return np.array(_view_box(volume, center_irc, shape))
+
+
+def _view_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """The box of `cut_box`, a view of the volume where nothing has to be repeated."""
     # np.rint rounds halves to even: 2.5 and 3.5 would then be 2 voxels apart.
     center = np.floor(np.asarray(center_irc, dtype=np.float64) + 0.5).astype(int)
     parts, missing = [], []
@@ -42,7 +74,7 @@ def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[in
     box = volume[tuple(parts)]
     if any(sum(pair) for pair in missing):
         return np.pad(box, missing, mode="edge")
-    return box.copy()
+    return box
 
 
 def cut_slab(

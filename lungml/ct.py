@@ -70,6 +70,7 @@ class Scan:
     series_uid: str
     hu: npt.NDArray[np.int16]
     grid: Grid
+    warnings: tuple[str, ...] = ()
 
 
 def read_scan(path: Path) -> Scan:
@@ -146,6 +147,11 @@ def scan_fingerprint(path: Path) -> str:
         stat = os.fstat(handle.fileno())
     about = f"{header.data_file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
     return hashlib.sha256(hashlib.sha256(head).digest() + about).hexdigest()
+
+
+def source_files(path: Path) -> tuple[Path, ...]:
+    """The files whose bytes make the scan, sorted."""
+    return tuple(sorted({path, read_header(path).data_file}))
 
 
 def _as_int16(stored: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int16]:

@@ -6,10 +6,11 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -73,14 +74,17 @@ class Problem(Protocol):
     def model(self) -> nn.Module:
         """The network, on its device."""
 
-    def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:
-        """The training rows of one epoch."""
+    def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The training rows of one epoch, counted from 1."""
+
+    def loaded(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Any, None, None]:
+        """The batches at those rows, on the model's device, the next ones being read while one is learned from."""
 
     def train_mode(self) -> None:
         """Put the model in training mode, frozen parts excepted."""
 
-    def loss(self, rows: npt.NDArray[np.int64], generator: torch.Generator) -> torch.Tensor:
-        """Forward one augmented batch; remembers what the epoch's training metrics need."""
+    def loss(self, batch: Any, generator: torch.Generator) -> torch.Tensor:
+        """Forward one batch of `loaded`, augmented; remembers what the epoch's training metrics need."""
 
     def train_metrics(self) -> dict[str, float]:
         """Metrics over the batches since the last call, which it forgets."""
@@ -188,14 +192,16 @@ def fit(
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         problem.train_mode()
         losses = []
-        for rows in batches(problem.order(rng, settings.samples_per_epoch), settings.batch_size):
-            loss = problem.loss(rows, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if scheduler:
-                scheduler.step()
-            losses.append(loss.detach())
+        order = problem.order(rng, settings.samples_per_epoch, epoch)
+        with closing(problem.loaded(batches(order, settings.batch_size))) as loaded:
+            for batch in loaded:
+                loss = problem.loss(batch, generator)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                if scheduler:
+                    scheduler.step()
+                losses.append(loss.detach())
         mean_loss = float(torch.stack(losses).mean())
         if not math.isfinite(mean_loss):
             raise TrainingError(f"the loss is {mean_loss} in epoch {epoch}; lower the learning rate")

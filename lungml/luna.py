@@ -61,14 +61,6 @@ class Annotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One place that is no nodule: a class-0 row of the candidates table."""
-
-    series_uid: str
-    center_xyz: tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Excluded:
     """A finding that is neither a hit nor a false positive; a negative diameter was read as 10 mm."""
 
@@ -99,11 +91,6 @@ class LunaData:
     excluded: tuple[Excluded, ...]
     annotated: tuple[Annotation, ...]
     notes: tuple[str, ...]
-
-    def candidates_of(self, series_uid: str) -> tuple[Candidate, ...]:
-        """One scan's negatives as records; half a million at once would be slow, so ask by scan."""
-        places = self.negatives.get(series_uid, np.empty((0, 3)))
-        return tuple(Candidate(series_uid=series_uid, center_xyz=(x, y, z)) for x, y, z in places.tolist())
 
 
 class _OfSeries(Protocol):

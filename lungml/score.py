@@ -10,6 +10,8 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from lungml.luna import EXCLUDED_DIAMETER_MM
+
 Match = Literal["report", "official"]
 ROWS = ("non-nodule", "benign", "malignant")
 COLUMNS = ("missed", "filtered out", "predicted benign", "predicted malignant")
@@ -17,7 +19,6 @@ MISSED, FILTERED, PREDICTED_BENIGN, PREDICTED_MALIGNANT = range(4)
 
 REPORT_REACH = 0.7  # of a diameter: the report's table
 OFFICIAL_REACH = 0.5  # of a diameter, its radius: LUNA16
-EXCLUDED_DIAMETER_MM = 10.0  # LUNA16: stands for an excluded finding's negative diameter
 MARKS_PER_SCAN = 100  # LUNA16
 FPS_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # LUNA16: where CPM reads the sensitivity
 BAND_PERCENTILES = (2.5, 97.5)

@@ -23,6 +23,8 @@ TRAINING_MODULES = (
     "augment.py", "crop_cache.py", "crops.py", "fit.py", "losses.py", "masks.py", "metrics.py", "sampling.py",
     "models", "recipes",
 )  # fmt: skip
+# What decides whether a scan reads well.
+READING_MODULES = ("ct.py", "geometry.py", "metaimage.py")
 MASK_MODULES = ("geometry.py", "masks.py")
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py")
 # What decides a scan's findings, given the models.

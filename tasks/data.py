@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,20 +11,25 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from lungml import crop_cache, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.files import locked
+from lungml.groups import is_current
 from lungml.geometry import xyz_to_irc
 from lungml.home import Home
 from lungml.lungs import lung_positions
-from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, annotation_mask
+from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes
 from lungml.phantom import PHANTOM_VERSION, PhantomSettings, is_phantom_uid, write_phantoms
-from lungml.quarantine import release, set_aside
+from lungml.quarantine import known_reason, read_quarantine, release, set_aside
 from lungml.recipes.data import PreparedScan, Split
-from tasks.caching import CROP_MODULES, MASK_MODULES, code_digest, digest, kept
+from lungml.remote import Location
+from lungml.sampling import NegativePlan, kept_negatives
+from lungml.verify import source_described
+from tasks.caching import CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
 # The demo's scans: small, and with more nodules than LUNA16's 1.3 a scan, so that minutes teach something.
@@ -49,7 +55,7 @@ class StoredScan:
     """A converted scan and the fingerprint of the files it came from."""
 
     truth: ScanTruth
-    store: Path
+    store: Location
     fingerprint: str
 
 
@@ -127,36 +133,81 @@ def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)
-def convert_scan(truth: ScanTruth, home: Home) -> State | StoredScan | None:
-    """Check one scan and write it as a Zarr store; None, with its reason in the quarantine, when it cannot be read."""
+def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> State | StoredScan | None:
+    """Check one scan and write it as a Zarr store; None, with its reason in the quarantine, when it cannot be read.
+
+    A scan set aside before is not read again while its files and the code that reads them are the same, unless
+    `recheck` says so.
+    """
     log = get_run_logger()
     path = home.scans / f"{truth.series_uid}.zarr"
+    verdict = ""
     try:
         fingerprint = scan_fingerprint(truth.path)
         key = store.scan_key(fingerprint)
         stored = StoredScan(truth=truth, store=path, fingerprint=fingerprint)
-        if store.is_current(path, key):
+        if is_current(path, key):
             release(home.quarantine_csv, truth.series_uid)
             return kept(stored)
-        scan = read_scan(truth.path)
+        verdict = digest([fingerprint, code_digest(READING_MODULES)])
+        reason = None if recheck else known_reason(home.quarantine_csv, truth.series_uid, verdict)
+        if reason:
+            log.warning("still set aside (--recheck tries it again): %s", reason)
+            return kept(None)
+        with source_described(truth.path) as source:  # a checksum of every byte, while the voxels are read and packed
+            scan = read_scan(truth.path)
+            for warning in scan.warnings:
+                log.warning("%s: %s", truth.series_uid, warning)
+            store.write_scan(path, scan.hu, scan.grid, key=key, source=source)
+        if scan_fingerprint(truth.path) != fingerprint:
+            raise OSError(errno.ESTALE, "changed while it was read; run again once it is whole", str(truth.path))
     except ScanError as error:
-        set_aside(home.quarantine_csv, truth.series_uid, truth.path, str(error))
+        set_aside(home.quarantine_csv, truth.series_uid, truth.path, str(error), key=verdict)
         log.warning("set aside: %s", error)
         return None
-    store.write_scan(path, scan.hu, scan.grid, key=key)
     release(home.quarantine_csv, truth.series_uid)
     log.info("%s: %d slices", truth.series_uid, len(scan.hu))
     return stored
+
+
+@task(name="publish_quarantine", cache_policy=NO_CACHE)
+def publish_quarantine(truths: Sequence[ScanTruth], home: Home) -> int:
+    """Show which scans of the data set are set aside, and why, as a table in Prefect's UI; returns how many."""
+    own = {truth.series_uid for truth in truths}
+    rows = [row for row in read_quarantine(home.quarantine_csv) if row["series_uid"] in own]
+    table = [
+        # A folder's name may say more of a patient than anybody should read here.
+        {
+            "series": row["series_uid"],
+            "reason": row["reason"].replace(f"{Path(row['path']).parent}/", ""),
+            "since": row["time"],
+        }
+        for row in rows
+    ]
+    create_table_artifact(
+        key="quarantine",
+        table=table or [{"series": "none", "reason": "every scan reads well", "since": ""}],
+        description=f"{len(rows)} of {len(truths)} scans are set aside. Mended ones are tried again by themselves, "
+        "all of them with `--recheck`.",
+    )
+    return len(rows)
 
 
 @task(name="build_mask", task_run_name="mask {scan.truth.series_uid}", retries=2, cache_policy=NO_CACHE)
 def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
     """Write one scan's annotation mask into its store."""
     key = mask_key(scan, rule)
-    if store.is_current(scan.store / MASK_NAMES[rule], key):
+    if is_current(scan.store / MASK_NAMES[rule], key):
         return kept(scan)
-    mask = annotation_mask(store.read_volume(scan.store), scan.truth.nodules, store.read_grid(scan.store), rule)
-    store.write_mask(scan.store, MASK_NAMES[rule], mask, key=key)
+    hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
+    found = nodule_boxes(hu, scan.truth.nodules, grid, rule)
+    if found.left_out:
+        get_run_logger().warning(
+            "%s: %d annotated nodules lie outside the scan and cannot be learned from",
+            scan.truth.series_uid,
+            len(found.left_out),
+        )
+    store.write_mask(scan.store, MASK_NAMES[rule], grid.shape_irc, list(found.boxes.values()), key=key)
     return scan
 
 
@@ -167,28 +218,31 @@ def cache_crops(
     *,
     recipe_name: str,
     rule: MaskRule,
-    negatives_per_scan: int | None,
+    negatives: NegativePlan,
     negative_slabs_per_scan: int,
     seed: int,
 ) -> State | PreparedScan:
     """Cut one scan's crops and slabs into the crop cache.
 
-    Training scans keep a seeded sample of their negatives; validation and test scans keep all, and no slabs.
+    Training scans keep the negatives that the recipe asks for; validation and test scans keep all, and no slabs: those
+    are the same for every recipe. What two runs want differently lies in two folders, so that runs of other settings
+    on one home do not take each other's crops away.
     """
     truth = scan.truth
-    training = truth.split == "train"
-    folder = home.crops / f"{recipe_name}.zarr" / truth.series_uid
+    training, drawn = truth.split == "train", truth.negatives_xyz is None
+    wanted = [asdict(negatives), negative_slabs_per_scan, rule, seed] if training else [seed] if drawn else []
+    name = f"{recipe_name}-{digest(wanted)[:8]}" if training else f"judged-{seed}" if drawn else "judged"
+    folder = home.crops / f"{name}.zarr" / truth.series_uid
     key = {
         "scan": store.scan_key(scan.fingerprint),
-        "mask": mask_key(scan, rule),
+        "mask": mask_key(scan, rule) if training else None,
         "format_version": crop_cache.CROP_FORMAT_VERSION,
         "code": code_digest(CROP_MODULES),
-        "drawn": [NEGATIVE_DISTANCE_MM, DRAWN_NEGATIVES_PER_SCAN] if truth.negatives_xyz is None else None,
-        "split": truth.split,
+        "drawn": [NEGATIVE_DISTANCE_MM, DRAWN_NEGATIVES_PER_SCAN] if drawn else None,
+        "nodules": digest([asdict(n) for n in truth.nodules]),
         "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
         "findings": digest(truth.findings_xyz.tolist()),
-        "per_scan": [negatives_per_scan, negative_slabs_per_scan] if training else "all",
-        "seed": seed,
+        "wanted": wanted,
     }
     prepared = PreparedScan(
         series_uid=truth.series_uid,
@@ -196,11 +250,11 @@ def cache_crops(
         store=scan.store,
         mask_name=MASK_NAMES[rule],
         crops=folder,
-        digest=digest(key),
+        digest=crop_cache.key_digest(key),
         nodules=truth.nodules,
         excluded=truth.excluded,
     )
-    if store.is_current(folder, key):
+    if is_current(folder, key):
         return kept(prepared)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
     # The uid is part of the seed: a scan draws the same places whatever other scans there are.
@@ -215,19 +269,19 @@ def cache_crops(
     ]
     sites = [s for s in sites if _inside(s.center_irc, hu.shape)]
     nodules = len(sites)
-    negatives = truth.negatives_xyz
-    if negatives is None:
-        negatives = lung_positions(
+    places_xyz = truth.negatives_xyz
+    if places_xyz is None:
+        places_xyz = lung_positions(
             hu,
             grid,
             truth.findings_xyz,
-            count=negatives_per_scan if training and negatives_per_scan is not None else DRAWN_NEGATIVES_PER_SCAN,
+            count=(negatives.kept_per_scan if training else None) or DRAWN_NEGATIVES_PER_SCAN,
             min_distance_mm=NEGATIVE_DISTANCE_MM,
             rng=rng,
         )
-    elif training and negatives_per_scan is not None:
-        negatives = rng.permutation(negatives)[:negatives_per_scan]
-    centers = xyz_to_irc(negatives, grid)
+    elif training:
+        places_xyz = places_xyz[kept_negatives(len(places_xyz), negatives, rng)]
+    centers = xyz_to_irc(places_xyz, grid)
     sites += [
         crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.NON_NODULE, diameter_mm=float("nan"))
         for c in centers
@@ -237,7 +291,7 @@ def cache_crops(
     crop_cache.write_scan_crops(
         folder,
         hu,
-        store.read_mask(scan.store, MASK_NAMES[rule]),
+        store.read_mask(scan.store, MASK_NAMES[rule]) if slabs else np.zeros(hu.shape, np.uint8),
         grid,
         sites,
         slab_sites=slabs,

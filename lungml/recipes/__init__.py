@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
 from lungml.recipes import classification, malignancy, segmentation
+from lungml.sampling import NegativePlan
 
 
 class RecipeError(LunaError):
@@ -18,9 +19,10 @@ class Recipe:
     """The three models' recipes and how their results meet.
 
     Attributes:
-        negatives_per_scan: non-nodule crops kept of each training scan, a seeded sample; None keeps all.
-            Validation and test always keep all.
-        negative_slabs_per_scan: of them, how many also get a slab for the U-Net.
+        negative_slabs_per_scan: of a training scan's kept non-nodules, how many also get a slab for the U-Net.
+
+    Raises:
+        ValueError: when the classifiers' recipes ask for different non-nodules: they learn from the same crops.
     """
 
     name: str
@@ -29,19 +31,31 @@ class Recipe:
     finetuned: malignancy.MalignancyRecipe
     scratch: malignancy.MalignancyRecipe
     grouping: GroupingSettings = field(default_factory=GroupingSettings)
-    negatives_per_scan: int | None = None
     negative_slabs_per_scan: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.classification.negatives == self.finetuned.negatives == self.scratch.negatives:
+            raise ValueError(f"recipe {self.name!r}: its classifiers ask for different negatives")
+
+    @property
+    def negatives(self) -> NegativePlan:
+        """Which non-nodules of the training scans are cut."""
+        return self.classification.negatives
+
+    @property
+    def negatives_per_scan(self) -> int | None:
+        """How many of them at most; None keeps all."""
+        return self.negatives.kept_per_scan
 
 
 def report() -> Recipe:
-    """The report's system, every constant; 100 of a scan's candidates are cached instead of 620."""
+    """The report's system, every constant; only the pool of negatives is smaller, see `report_negatives`."""
     return Recipe(
         name="report",
         segmentation=segmentation.report(),
         classification=classification.report(),
         finetuned=malignancy.report_finetuned(),
         scratch=malignancy.report_scratch(),
-        negatives_per_scan=100,
     )
 
 
@@ -54,7 +68,6 @@ def demo() -> Recipe:
         finetuned=malignancy.demo_finetuned(),
         scratch=malignancy.demo_scratch(),
         grouping=GroupingSettings(rule="union"),
-        negatives_per_scan=40,
         negative_slabs_per_scan=20,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lungml.luna import Excluded, Nodule
+from lungml.remote import Location
 
 Split = Literal["train", "val", "test"]
 
@@ -19,7 +20,7 @@ class PreparedScan:
     Attributes:
         series_uid: of the scan.
         split: train, val or test.
-        store: the scan's Zarr group.
+        store: the scan's Zarr group, on a disk or an object store.
         mask_name: which of its masks is the segmentation target.
         crops: the scan's crop group.
         digest: what all of it was made from; equal digests mean equal training data.
@@ -30,7 +31,7 @@ class PreparedScan:
 
     series_uid: str
     split: Split
-    store: Path
+    store: Location
     mask_name: str
     crops: Path
     digest: str

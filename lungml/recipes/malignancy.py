@@ -15,8 +15,9 @@ from lungml.fit import FitSettings
 from lungml.metrics import diameter_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
-from lungml.recipes.classification import CropProblem
+from lungml.recipes.classification import CropProblem, demo_negatives, report_negatives
 from lungml.recipes.data import PreparedScan, Split, of_split
+from lungml.sampling import NegativePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class MalignancyRecipe:
         trainable: which part learns; the rest is frozen, batch norm statistics included.
         augmentation: of the training crops.
         shares: of an epoch: malignant, benign, non-nodule (labelled benign).
+        negatives: which non-nodules of the training scans are cut, and which of them an epoch draws from.
     """
 
     fit: FitSettings
@@ -37,6 +39,7 @@ class MalignancyRecipe:
     model: NoduleNetConfig = field(default_factory=NoduleNetConfig)
     augmentation: augment.Augmentation = field(default_factory=augment.report_classification)
     shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    negatives: NegativePlan = field(default_factory=NegativePlan)
 
 
 def report_finetuned() -> MalignancyRecipe:
@@ -53,6 +56,7 @@ def report_finetuned() -> MalignancyRecipe:
         ),
         start="nodule",
         trainable="last_block",
+        negatives=report_negatives(),
     )
 
 
@@ -69,12 +73,12 @@ def report_scratch() -> MalignancyRecipe:
 
 def demo_finetuned() -> MalignancyRecipe:
     """All layers learn, gently, from the nodule classifier's weights."""
-    return MalignancyRecipe(fit=_demo_fit(1e-3), start="nodule", shares=(0.5, 0.5, 0.0))
+    return MalignancyRecipe(fit=_demo_fit(1e-3), start="nodule", shares=(0.5, 0.5, 0.0), negatives=demo_negatives())
 
 
 def demo_scratch() -> MalignancyRecipe:
     """Fresh weights, nodules only."""
-    return MalignancyRecipe(fit=_demo_fit(2e-3), start="scratch", shares=(0.5, 0.5, 0.0))
+    return MalignancyRecipe(fit=_demo_fit(2e-3), start="scratch", shares=(0.5, 0.5, 0.0), negatives=demo_negatives())
 
 
 def _demo_fit(learning_rate: float) -> FitSettings:
@@ -127,6 +131,7 @@ def malignancy_problem(
         shares=shares[: len(groups)],
         positive=(MALIGNANT,),
         judged=(BENIGN, MALIGNANT),
+        negatives=recipe.negatives,
     )
 
 

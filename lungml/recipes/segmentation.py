@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from lungml import augment, losses, store
 from lungml.crop_cache import NON_NODULE, CropCache
 from lungml.crops import CONTEXT_SLICES, clip_hu
 from lungml.fit import FitSettings, TrainingError
+from lungml.loading import Batch, DeviceBatches
 from lungml.masks import MaskRule
 from lungml.metrics import BinaryCounts
 from lungml.models import place
@@ -106,16 +107,17 @@ class SegmentationProblem:
         self.model = place(UNet(recipe.model, generator=generator), device)
         self._device = device
         self._scans = scans
-        self._cache = CropCache([s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"])
-        labels = self._cache.column("slab_labels")
+        cache = CropCache([s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"])
+        self._batches = DeviceBatches(cache, ["slabs", "slab_masks"], device)
+        labels = cache.column("slab_labels")
         self._positives = np.flatnonzero(labels != NON_NODULE)
         self._negatives = np.flatnonzero(labels == NON_NODULE)
         if not len(self._positives):
             raise TrainingError("the training scans hold no annotated nodule; add scans that have some")
         self._counts = BinaryCounts()
 
-    def order(self, rng: np.random.Generator, samples: int) -> npt.NDArray[np.int64]:
-        """The training rows of one epoch, cycling over the nodules."""
+    def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The training rows of one epoch, cycling over the nodules; all epochs draw from the same rows."""
         share = self.recipe.negative_share if len(self._negatives) else 0.0
         return balanced_order([self._positives, self._negatives], [1 - share, share], samples, rng)
 
@@ -123,11 +125,14 @@ class SegmentationProblem:
         """All of the U-Net learns."""
         self.model.train()
 
-    def loss(self, rows: npt.NDArray[np.int64], generator: torch.Generator) -> torch.Tensor:
+    def loaded(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Batch, None, None]:
+        """The slabs and their masks at those rows, on the model's device."""
+        return self._batches(wanted)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """Forward one batch of augmented 64 x 64 windows."""
-        slabs = torch.from_numpy(self._cache.rows("slabs", rows)).to(self._device).float()
-        masks = torch.from_numpy(self._cache.rows("slab_masks", rows)).to(self._device).float()[:, None]
-        slabs, masks = _random_windows(slabs, masks, generator)
+        slabs, masks = _random_windows(batch.arrays[0], batch.arrays[1][:, None], generator)
+        slabs, masks = slabs.float(), masks.float()
         slabs, masks = augment.augment_slabs(slabs, masks, self.recipe.augmentation, generator)
         logits = self.model(slabs.contiguous(memory_format=torch.channels_last))
         self._counts.add(logits.detach() > 0, masks > 0.5)
@@ -174,11 +179,15 @@ def _pixel_metrics(counts: BinaryCounts) -> dict[str, float]:
 def _random_windows(
     slabs: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut each sample's own 64 x 64 window out of its (96, 96) slab and mask."""
-    free = slabs.shape[-1] - WINDOW
-    offsets = torch.randint(0, free, (len(slabs), 2), generator=generator, device=slabs.device).tolist()
-    cut = [(slice(None), slice(r, r + WINDOW), slice(c, c + WINDOW)) for r, c in offsets]
-    return (
-        torch.stack([slab[window] for slab, window in zip(slabs, cut)]),
-        torch.stack([mask[window] for mask, window in zip(masks, cut)]),
-    )
+    """Cut each sample's own 64 x 64 window out of its (96, 96) slab and mask; does not wait for a GPU."""
+    side = slabs.shape[-1]
+    offsets = torch.randint(0, side - WINDOW, (len(slabs), 2), generator=generator, device=slabs.device)
+    steps = torch.arange(WINDOW, device=slabs.device)
+    rows, cols = offsets[:, :1] + steps, offsets[:, 1:] + steps
+    flat = (rows[:, :, None] * side + cols[:, None]).flatten(1)[:, None]  # (B, 1, 64 * 64) positions in a plane
+
+    def cut(planes: torch.Tensor) -> torch.Tensor:
+        found = planes.flatten(2).gather(2, flat.expand(-1, planes.shape[1], -1))
+        return found.unflatten(2, (WINDOW, WINDOW))
+
+    return cut(slabs), cut(masks)

@@ -1,10 +1,8 @@
-"""How fast do scans become arrays, stores, masks and augmented crops, and how fast do the peers do it?"""
+"""How fast do scans become arrays and stores, and crops augmented ones, and how fast do the peers do it?"""
 
 from __future__ import annotations
 
-import gzip
 import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +14,13 @@ import zarr
 from torch.nn.functional import affine_grid, grid_sample
 
 from lungml.augment import augment_crops, draw_affines, report_classification
-from lungml.crop_cache import CropCache, CropSite, write_scan_crops
 from lungml.crops import CROP_SHAPE
 from lungml.ct import read_scan
-from lungml.geometry import Grid, xyz_to_irc
-from lungml.luna import Nodule
-from lungml.masks import annotation_mask
 from lungml.store import read_volume, write_scan
 from tests.benchmarks.measure import Row, Settings, compare, further_than, unequal
 from tests.benchmarks.scenes import long_scan, write_mhd
 
 CROPS_PER_BATCH = 48  # the report's batch of the classifiers
-CACHED_CROPS = 240
 
 
 # ---------------------------------------------------------------- read
@@ -112,139 +105,6 @@ def zarr_convert(path: Path, out: Path, *, fsync: bool) -> None:
 def _compression(folder: Path, plain_bytes: int) -> float:
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return plain_bytes / stored if stored else 0.0
-
-
-# ---------------------------------------------------------------- crops
-def crops(settings: Settings) -> list[Row]:
-    """A batch of 48 training crops, clipped; every file is in the page cache."""
-    hu, grid, _ = long_scan()
-    rng = np.random.default_rng(2)
-    low = np.array(CROP_SHAPE) // 2
-    centers = rng.integers(low, np.array(hu.shape) - low, (CACHED_CROPS, 3))
-    batch = rng.choice(CACHED_CROPS, CROPS_PER_BATCH, replace=False)
-
-    scan_path = settings.folder / "scan.zarr"
-    write_scan(scan_path, hu, grid, key={})
-    volume = zarr.open_array(scan_path / "volume", mode="r")
-
-    group = settings.folder / "crops"
-    sites = [CropSite(center_irc=(i, r, c), label=0, diameter_mm=float("nan")) for i, r, c in centers.tolist()]
-    write_scan_crops(group, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key={})
-    cache = CropCache([group], ["crops"])
-
-    zipped, pickled = settings.folder / "gzip", settings.folder / "pickle"
-    zipped.mkdir()
-    pickled.mkdir()
-    for number, crop in enumerate(cache.rows("crops", np.arange(CACHED_CROPS))):
-        dumped = pickle.dumps(crop.astype(np.float32), protocol=pickle.HIGHEST_PROTOCOL)
-        # The level that the book's GzipDisk asks for.
-        (zipped / str(number)).write_bytes(gzip.compress(dumped, compresslevel=1))
-        (pickled / str(number)).write_bytes(dumped)
-
-    found = cache.rows("crops", batch)
-    rows = []
-    for stage, peer, theirs, note in (
-        (
-            "read 48 crops",
-            "zarr-python, boxes of the scan store",
-            lambda: zarr_boxes(volume, centers[batch]),
-            "exact; ours from the crop cache; floor: memcpy of 48 crops",
-        ),
-        (
-            "",
-            "gzip + pickle, a file a crop",
-            lambda: gzip_crops(zipped, batch),
-            "exact; as the book's cache was meant: float32, gzip level 1, without its SQLite look-up",
-        ),
-        (
-            "",
-            "pickle, a file a crop",
-            lambda: pickle_crops(pickled, batch),
-            "exact; as the book's cache worked: it never compressed",
-        ),
-    ):
-        rows.append(
-            compare(
-                stage,
-                peer,
-                lambda: cache.rows("crops", batch),
-                theirs,
-                disagree=unequal,
-                floor=lambda: np.copy(found),
-                repeats=max(settings.repeats, 5),
-                note=note,
-            )
-        )
-    return rows
-
-
-def zarr_boxes(volume: zarr.Array, centers: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
-    boxes = []
-    for index, row, col in centers.tolist():
-        boxes.append(volume[index - 16 : index + 16, row - 24 : row + 24, col - 24 : col + 24])
-    return np.stack(boxes).clip(-1000, 1000)
-
-
-def gzip_crops(folder: Path, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    return np.stack([pickle.loads(gzip.decompress((folder / str(n)).read_bytes())) for n in numbers])
-
-
-def pickle_crops(folder: Path, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    return np.stack([pickle.loads((folder / str(n)).read_bytes()) for n in numbers])
-
-
-# ---------------------------------------------------------------- mask
-def mask(settings: Settings) -> list[Row]:
-    """The report's annotation mask of a scan with four nodules."""
-    hu, grid, nodules = long_scan()
-    made = compare(
-        f"mask, {len(nodules)} nodules, 512x512x200",
-        "full-volume booleans (the report)",
-        lambda: annotation_mask(hu, nodules, grid, "report"),
-        lambda: full_volume_mask(hu, nodules, grid),
-        disagree=unequal,
-        repeats=max(settings.repeats, 5),
-        note="exact; the peer has one boolean volume for all nodules; ours leaves most pages unwritten",
-    )
-    read_once = compare(
-        "",
-        "the same, and the mask read once",
-        lambda: annotation_mask(hu, nodules, grid, "report").max(),
-        lambda: full_volume_mask(hu, nodules, grid).view(np.uint8).max(),
-        disagree=unequal,
-        repeats=max(settings.repeats, 5),
-        note="exact; whoever stores the mask pays for the unwritten pages",
-    )
-    return [made, read_once]
-
-
-def full_volume_mask(hu: npt.NDArray[np.int16], nodules: tuple[Nodule, ...], grid: Grid) -> npt.NDArray[np.bool_]:
-    """The specification as it stands; nodules so near a border that it would wrap around do not occur here."""
-    boxes = np.zeros(hu.shape, dtype=np.bool_)
-    for nodule in nodules:
-        index, row, col = np.rint(xyz_to_irc(nodule.center_xyz, grid)).astype(int).tolist()
-        index_radius = row_radius = col_radius = 2
-        try:
-            while hu[index + index_radius, row, col] > -700 and hu[index - index_radius, row, col] > -700:
-                index_radius += 1
-        except IndexError:
-            index_radius -= 1
-        try:
-            while hu[index, row + row_radius, col] > -700 and hu[index, row - row_radius, col] > -700:
-                row_radius += 1
-        except IndexError:
-            row_radius -= 1
-        try:
-            while hu[index, row, col + col_radius] > -700 and hu[index, row, col - col_radius] > -700:
-                col_radius += 1
-        except IndexError:
-            col_radius -= 1
-        boxes[
-            index - index_radius : index + index_radius + 1,
-            row - row_radius : row + row_radius + 1,
-            col - col_radius : col + col_radius + 1,
-        ] = True
-    return boxes & (hu > -700)
 
 
 # ---------------------------------------------------------------- augment

@@ -42,6 +42,7 @@ class Row:
         floor_s: median of what cannot be avoided, seconds; None when no floor is known.
         note: how far the answers agree and what else a reader should know.
         disagreement: why there is no ratio; empty when the answers agree.
+        skipped: why nothing was measured; empty when it was.
     """
 
     stage: str
@@ -53,6 +54,12 @@ class Row:
     floor_s: float | None = None
     note: str = ""
     disagreement: str = ""
+    skipped: str = ""
+
+
+def skipped(stage: str, peer: str, why: str) -> Row:
+    """A row that cannot be measured here."""
+    return Row(stage=stage, peer=peer, skipped=why)
 
 
 def compare(
@@ -64,6 +71,7 @@ def compare(
     disagree: Callable[[Any, Any], str],
     repeats: int,
     floor: Callable[[], Any] | None = None,
+    before: Callable[[], Any] | None = None,
     note: str = "",
 ) -> Row:
     """Check that both answers agree, then time them in turns: ours, peer, ours, peer.
@@ -77,14 +85,25 @@ def compare(
         disagree: takes both answers and says what is wrong, or nothing.
         repeats: timed pairs.
         floor: timed after each pair.
+        before: called before each side, untimed.
         note: for the table.
     """
-    wrong = disagree(ours(), theirs())
+    before = before or (lambda: None)
+    before()
+    answer = ours()
+    before()
+    wrong = disagree(answer, theirs())
+    del answer
     if wrong:
         return Row(stage=stage, peer=peer, note=note, disagreement=wrong)
     if floor:
         floor()
-    pairs = [(_seconds(ours), _seconds(theirs), _seconds(floor) if floor else 0.0) for _ in range(repeats)]
+    pairs = []
+    for _ in range(repeats):
+        before()
+        ours_s = _seconds(ours)
+        before()
+        pairs.append((ours_s, _seconds(theirs), _seconds(floor) if floor else 0.0))
     ratios = [pair[1] / pair[0] for pair in pairs]
     return Row(
         stage=stage,

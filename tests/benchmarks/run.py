@@ -24,13 +24,14 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import data_path, networks
+    from tests.benchmarks import crop_path, data_path, networks
 
     return {
         "read": data_path.read,
         "convert": data_path.convert,
-        "crops": data_path.crops,
-        "mask": data_path.mask,
+        "mask": crop_path.mask,
+        "crop": crop_path.crops,
+        "batch": crop_path.batch,
         "augment": data_path.augment,
         "grouping": networks.grouping,
         "unet": networks.u_net_slices,
@@ -76,7 +77,7 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """The table; a row whose answers disagree shows why and no numbers."""
+    """The table; a row whose answers disagree, or that cannot be measured here, shows why and no numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -88,6 +89,9 @@ def print_table(rows: Sequence[Row]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold", ratio=1)
     for row in rows:
+        if row.skipped:
+            table.add_row(row.stage, row.peer, "", "", "[yellow]skipped", "", "", row.skipped)
+            continue
         if row.ratio is None or row.ratio_range is None:
             why = f"answers disagree: {row.disagreement}"
             table.add_row(row.stage, row.peer, "", "", "[bold red]refused", "", "", why)
@@ -144,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row.disagreement for row in rows))
 
 
-ROW_NAMES = ("read", "convert", "crops", "mask", "augment", "grouping", "unet", "classify", "scan")
+ROW_NAMES = ("read", "convert", "mask", "crop", "batch", "augment", "grouping", "unet", "classify", "scan")
 
 
 def _time(seconds: float | None) -> str:

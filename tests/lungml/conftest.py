@@ -8,7 +8,7 @@ import pytest
 from lungml import crop_cache, store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.luna import Nodule
-from lungml.masks import annotation_mask
+from lungml.masks import annotation_mask, nodule_boxes
 from lungml.recipes.data import PreparedScan
 
 GRID = Grid(shape_irc=(36, 104, 104), spacing_xyz=(1.0, 1.0, 1.5), origin_xyz=(-40, 10, 5))
@@ -55,7 +55,7 @@ def toy_scans(tmp_path_factory: pytest.TempPathFactory) -> list[PreparedScan]:
         path = home / "scans" / f"{number}.zarr"
         store.write_scan(path, hu, GRID, key={})
         mask = annotation_mask(hu, nodules, GRID)
-        store.write_mask(path, "mask", mask, key={})
+        store.write_mask(path, "mask", hu.shape, [*nodule_boxes(hu, nodules, GRID).boxes.values()], key={})
         sites = [
             crop_cache.CropSite(
                 center_irc=tuple(xyz_to_irc(n.center_xyz, GRID)),

@@ -7,7 +7,9 @@ from lungml.crops import (
     CROP_SHAPE,
     clip_hu,
     cut_box,
+    cut_boxes,
     cut_slab,
+    cut_slabs,
 )
 from lungml.geometry import Grid
 
@@ -69,3 +71,18 @@ def test_a_slab_repeats_the_edge_slices(index: int, expected: list[int]) -> None
 
 def test_a_slab_of_a_small_scan_is_padded() -> None:
     assert cut_slab(ramp((3, 60, 70)), (1, 10, 10)).shape == (7, 96, 96)
+
+
+@pytest.mark.parametrize("shape", [GRID.shape_irc, (10, 40, 120)])
+def test_many_are_cut_as_one_is(shape: tuple) -> None:
+    volume = ramp(shape)
+    centers = np.random.default_rng(0).uniform(-0.4, np.array(shape) - 0.6, (20, 3))
+    np.testing.assert_array_equal(
+        cut_boxes(volume, centers, CROP_SHAPE), [cut_box(volume, c, CROP_SHAPE) for c in centers]
+    )
+    np.testing.assert_array_equal(cut_slabs(volume, centers, 3, 96), [cut_slab(volume, c) for c in centers])
+
+
+def test_none_are_cut_to_nothing_of_the_right_shape() -> None:
+    assert cut_boxes(ramp(), [], CROP_SHAPE).shape == (0, *CROP_SHAPE)
+    assert cut_slabs(ramp(), [], 3, 96).shape == (0, 7, 96, 96)

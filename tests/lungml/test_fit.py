@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +30,19 @@ class LineProblem:
         self.scores = scores or [0.1, 0.2, 0.3, 0.4]
         self.die_in_epoch = die_in_epoch
         self.validated: list[float] = []
-        self.epochs_started = 0
+        self.epochs_started = self.epochs_closed = 0
+        self.epochs_seen: list[int] = []
 
-    def order(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+    def order(self, rng: np.random.Generator, samples: int, epoch: int) -> np.ndarray:
         self.epochs_started += 1
+        self.epochs_seen.append(epoch)
         return rng.permutation(samples)
+
+    def loaded(self, wanted: Iterable[np.ndarray]) -> Generator[np.ndarray, None, None]:
+        try:
+            yield from wanted
+        finally:
+            self.epochs_closed += 1
 
     def train_mode(self) -> None:
         self.model.train()
@@ -91,9 +100,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, schedul
     killed = LineProblem(die_in_epoch=3)
     with pytest.raises(KeyboardInterrupt):
         fit(killed, settings, seed=1, checkpoint=tmp_path / "state.pt")
+    assert killed.epochs_closed == 3  # nothing goes on reading for an epoch that broke off
     resumed = LineProblem([0.3, 0.4])
     result = fit(resumed, settings, seed=1, checkpoint=tmp_path / "state.pt")
-    assert resumed.epochs_started == 2
+    assert resumed.epochs_seen == [3, 4]  # what an epoch draws may depend on its number
     assert torch.equal(resumed.model.slope, whole.model.slope)
     assert result.best_epoch == 4
 

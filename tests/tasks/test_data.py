@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from lungml.masks import annotation_mask
 from lungml.phantom import UID_ROOT
 from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
+from lungml.sampling import NegativePlan
 from tasks import data
 from tasks.data import (
     ScanTruth,
@@ -161,11 +163,15 @@ def test_a_deleted_mask_is_made_again(stored: StoredScan) -> None:
 # cache_crops
 
 
+def fixed(count: int) -> NegativePlan:
+    return NegativePlan(kind="fixed", per_scan=count)
+
+
 def cut(scan: StoredScan, home: Home, **change: Any) -> Any:
     settings = {
         "recipe_name": "toy",
         "rule": "bounded",
-        "negatives_per_scan": 2,
+        "negatives": fixed(2),
         "negative_slabs_per_scan": 1,
         "seed": 0,
         **change,
@@ -190,7 +196,7 @@ def converted(truth: ScanTruth, home: Home) -> StoredScan:
 
 def test_a_training_scan_keeps_a_sample_of_its_negatives(stored: StoredScan, home: Home) -> None:
     prepared = done(cut(stored, home))
-    assert prepared.crops == home.crops / "toy.zarr" / "1.2"
+    assert re.fullmatch(r"toy-[0-9a-f]{8}\.zarr/1\.2", str(prepared.crops.relative_to(home.crops)))
     assert labels(prepared) == [2, 1, 0, 0]
     assert labels(prepared, "slab_labels") == [2, 1, 0]
     table = stored.truth.negatives_xyz
@@ -210,7 +216,7 @@ def test_validation_and_test_keep_all_and_no_slabs(tmp_path: Path, toy: Toy, hom
 
 
 def test_none_keeps_all_negatives_of_a_training_scan_in_the_tables_order(stored: StoredScan, home: Home) -> None:
-    prepared = done(cut(stored, home, negatives_per_scan=None))
+    prepared = done(cut(stored, home, negatives=NegativePlan()))
     np.testing.assert_allclose(negatives(prepared), stored.truth.negatives_xyz)
 
 
@@ -220,7 +226,7 @@ def test_equal_settings_are_kept_and_changed_ones_are_not(stored: StoredScan, ho
     digests = {first.digest}
     for change in (
         {"rule": "report"},
-        {"negatives_per_scan": 3},
+        {"negatives": fixed(3)},
         {"negative_slabs_per_scan": 2},
         {"seed": 1},
     ):
@@ -258,12 +264,6 @@ def test_deleted_crops_are_cut_again_the_same(stored: StoredScan, home: Home, vi
     np.testing.assert_array_equal(store.map_array(first.crops, "crops"), before)
 
 
-def test_two_recipes_do_not_share_a_folder(stored: StoredScan, home: Home) -> None:
-    first = done(cut(stored, home))
-    done(cut(stored, home, recipe_name="other", negatives_per_scan=3))
-    assert kept(cut(stored, home)) == first
-
-
 def test_the_sample_depends_on_seed_and_uid_not_on_other_scans(tmp_path: Path, toy: Toy) -> None:
     alone, together = Home(tmp_path / "alone"), Home(tmp_path / "together")
     truths = [toy(tmp_path, uid) for uid in ("1.0", "1.1", "1.2", "1.3", "1.4")]
@@ -281,7 +281,7 @@ def test_without_a_table_negatives_are_drawn_in_the_lungs_far_from_findings(
     stored: StoredScan, home: Home, grid: Grid
 ) -> None:
     drawn = replace(stored, truth=replace(stored.truth, negatives_xyz=None))
-    prepared = done(cut(drawn, home, negatives_per_scan=6))
+    prepared = done(cut(drawn, home, negatives=fixed(6)))
     places = negatives(prepared)
     assert len(places) == 3  # the toy's lungs hold no vessels, which would make the other half
     distances = np.linalg.norm(places[:, None] - drawn.truth.findings_xyz, axis=-1)
@@ -290,19 +290,26 @@ def test_without_a_table_negatives_are_drawn_in_the_lungs_far_from_findings(
     voxels = np.rint(xyz_to_irc(places, grid)).astype(int)
     assert (hu[tuple(voxels.T)] < -700).all()
     again = Home(home.root.with_name("again"))
-    np.testing.assert_array_equal(negatives(done(cut(drawn, again, negatives_per_scan=6))), places)
+    np.testing.assert_array_equal(negatives(done(cut(drawn, again, negatives=fixed(6)))), places)
 
 
-def test_what_is_kept_without_a_table_is_what_would_be_drawn_anew(tmp_path: Path, toy: Toy, home: Home) -> None:
-    scan = converted(replace(toy(tmp_path, "1.3", "val"), negatives_xyz=None), home)
-    cut(scan, home, negatives_per_scan=2)
-    cut(scan, home, negatives_per_scan=6)
-    fresh = Home(tmp_path / "fresh")
-    folder = Path("toy.zarr") / "1.3"
-    cut(scan, fresh, negatives_per_scan=6)
-    np.testing.assert_array_equal(
-        store.map_array(home.crops / folder, "labels"), store.map_array(fresh.crops / folder, "labels")
-    )
+def test_what_validation_and_test_keep_is_the_same_for_every_recipe(tmp_path: Path, toy: Toy, home: Home) -> None:
+    truth = toy(tmp_path, "1.3", "val")
+    scan = converted(truth, home)
+    first = done(cut(scan, home))
+    assert first.crops == home.crops / "judged.zarr" / "1.3"
+    assert kept(cut(scan, home, recipe_name="other", negatives=fixed(6), rule="report", seed=1)).crops == first.crops
+    # Drawn ones depend on the seed.
+    drawn = replace(scan, truth=replace(truth, negatives_xyz=None))
+    seeds = [done(cut(drawn, home, seed=seed)) for seed in (1, 2)]
+    assert [prepared.crops.parent.name for prepared in seeds] == ["judged-1.zarr", "judged-2.zarr"]
+
+
+def test_runs_of_other_settings_leave_each_others_crops_alone(stored: StoredScan, home: Home) -> None:
+    first = done(cut(stored, home))
+    for change in ({"seed": 1}, {"rule": "report"}, {"negatives": fixed(3)}, {"recipe_name": "other"}):
+        done(cut(stored, home, **change))
+    assert kept(cut(stored, home)) == first
 
 
 def test_a_scan_without_negatives_is_no_data_set_without_a_table(stored: StoredScan, home: Home) -> None:

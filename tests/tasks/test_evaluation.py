@@ -20,6 +20,7 @@ from lungml.home import Home
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.recipes.data import PreparedScan
+from lungml.sampling import NegativePlan
 from tasks import evaluation, tracking
 from tasks.bundles import stage_example
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
@@ -41,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, new_home: Callable[[Path], Ho
 def scan(home: Home, toy: Callable[..., ScanTruth], no_prefect_run: None) -> PreparedScan:
     stored = convert_scan.fn(toy(home.root / "luna16", "1.0", "val"), home)
     build_mask.fn(stored, "bounded")
-    settings = {"negatives_per_scan": 4, "negative_slabs_per_scan": 2, "seed": 0}
+    settings = {"negatives": NegativePlan(kind="fixed", per_scan=4), "negative_slabs_per_scan": 2, "seed": 0}
     return cache_crops.fn(stored, home, recipe_name="tiny", rule="bounded", **settings)
 
 

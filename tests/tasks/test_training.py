@@ -26,6 +26,7 @@ from lungml.home import Home
 from lungml.luna import Excluded
 from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
+from lungml.sampling import NegativePlan
 from lungml.recipes.segmentation import SegmentationProblem
 from tasks import tracking, training
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
@@ -72,7 +73,7 @@ def scans(
     for number, split in enumerate(("train", "train", "val", "test")):
         stored = convert_scan.fn(toy(folder, f"1.{number}", split, number), home)
         build_mask.fn(stored, "bounded")
-        settings = {"negatives_per_scan": 4, "negative_slabs_per_scan": 2, "seed": 0}
+        settings = {"negatives": NegativePlan(kind="fixed", per_scan=4), "negative_slabs_per_scan": 2, "seed": 0}
         prepared.append(cache_crops.fn(stored, home, recipe_name="tiny", rule="bounded", **settings))
     return prepared
 

@@ -27,7 +27,7 @@ def problem(scans: list[PreparedScan], recipe: MalignancyRecipe) -> CropProblem:
 
 def test_an_epoch_is_half_malignant_and_judges_nodules_only(toy_scans: list[PreparedScan]) -> None:
     scratch = problem(toy_scans, malignancy.report_scratch())
-    labels = np.tile([2, 1] + [0] * 6, 3)[scratch.order(np.random.default_rng(0), 40)]
+    labels = np.tile([2, 1] + [0] * 6, 3)[scratch.order(np.random.default_rng(0), 40, 1)]
     assert np.bincount(labels).tolist() == [10, 10, 20]
     targets, _ = scratch.predict("val")
     assert targets.tolist() == [1, 0]

@@ -1,6 +1,6 @@
 """The report's recipe, constant by constant, as the report and the systems it descends from have them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from lungml import recipes
 from lungml.candidates import GroupingSettings
 from lungml.fit import FitSettings
 from lungml.recipes.data import PreparedScan, of_split
+from lungml.sampling import NegativePlan
 
 NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "later_rate": None, "validate_every": 1}
 SGD = {**NO_DECAY, "optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 48}
@@ -54,6 +55,14 @@ def test_the_reports_two_malignancy_classifiers() -> None:
 
 def test_the_reports_grouping() -> None:
     assert recipes.report().grouping == GroupingSettings(rule="report", threshold=0.5)
+
+
+def test_negatives() -> None:
+    assert recipes.report().negatives == NegativePlan(kind="per_epoch", per_scan=36, epochs=5)
+    assert recipes.demo().negatives == NegativePlan(kind="fixed", per_scan=40)
+    recipe = recipes.demo()
+    with pytest.raises(ValueError, match="'demo': its classifiers ask for different negatives"):
+        replace(recipe, scratch=replace(recipe.scratch, negatives=NegativePlan()))
 
 
 def test_names() -> None:

@@ -17,8 +17,8 @@ def problem(scans: list[PreparedScan], recipe: segmentation.SegmentationRecipe) 
 def test_the_report_only_sees_nodules_and_the_demo_half(toy_scans: list[PreparedScan]) -> None:
     rng = np.random.default_rng(0)
     labels = np.tile([2, 1] + [0] * 6, 3)
-    assert (labels[problem(toy_scans, segmentation.report()).order(rng, 40)] > 0).all()
-    assert (labels[problem(toy_scans, segmentation.demo()).order(rng, 40)] > 0).sum() == 20
+    assert (labels[problem(toy_scans, segmentation.report()).order(rng, 40, 1)] > 0).all()
+    assert (labels[problem(toy_scans, segmentation.demo()).order(rng, 40, 1)] > 0).sum() == 20
 
 
 def test_it_learns_the_toy_nodules(toy_scans: list[PreparedScan]) -> None:

@@ -1,0 +1,140 @@
+"""The `luna data` commands: make, fetch, prepare and verify scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows.terminal import MAX_SEED, err, out, start
+
+app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans.")
+
+TABLES_HELP = "folder of the csv tables, when they lie elsewhere"
+
+
+@app.command()
+def phantom(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
+    scans: Annotated[int, typer.Option(min=1, help="how many")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="decides every voxel")] = 0,
+    size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
+) -> None:
+    """Write synthetic scans as a LUNA16 tree."""
+    from lungml.phantom import PhantomSettings, write_phantoms
+
+    rows, cols, slices = _parse_size(size)
+    settings = PhantomSettings(size_irc=(slices, rows, cols))
+    with _bar("drawing", scans) as bar:
+        write_phantoms(
+            out_dir, scans=scans, seed=seed, settings=settings, workers=workers, progress=lambda done, _: bar(done)
+        )
+    out.print(f"{scans} synthetic scans in {out_dir}", soft_wrap=True)
+
+
+@app.command()
+def prepare(
+    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd, or will after --download")],
+    tables: Annotated[Path | None, typer.Option(help=TABLES_HELP)] = None,
+    recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch what is missing from Zenodo and TCIA first")
+    ] = False,
+    subsets: Annotated[
+        str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; all ten if not given")
+    ] = None,
+    keep_archives: Annotated[bool, typer.Option(help="keep an archive once it is unpacked and proved")] = True,
+    lidc: Annotated[
+        Path | None, typer.Option(help="LIDC-IDRI's XML files, a folder or a zip: contours for the masks")
+    ] = None,
+    more: Annotated[
+        Path | None, typer.Option(help="LIDC-IDRI's DICOM series: those outside LUNA16 join the training scans")
+    ] = None,
+    recheck: Annotated[bool, typer.Option("--recheck", help="read the scans that were set aside once more")] = False,
+) -> None:
+    """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
+    home = start()
+    from flows.prepare import prepare as prepare_flow
+    from flows.settings import tell_the_story
+
+    tell_the_story()
+    prepared = prepare_flow(
+        str(luna_dir.resolve()),
+        str(tables.resolve()) if tables else None,
+        recipe,
+        val_stride,
+        seed,
+        download=download,
+        subsets=subsets,
+        keep_archives=keep_archives,
+        lidc=str(lidc.resolve()) if lidc else None,
+        more=str(more.resolve()) if more else None,
+        recheck=recheck,
+    )
+    out.print(
+        f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True
+    )
+    if prepared.set_aside:
+        out.print(f"reasons: {home.quarantine_csv}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    luna_dir: Annotated[Path, typer.Option(help="folder that holds the scans' sources")],
+    more: Annotated[Path | None, typer.Option(help="folder of LIDC-IDRI's DICOM series, as given to prepare")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="delete what is wrong: the next prepare makes it anew")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="scans read at once")] = 2,
+) -> None:
+    """Read every store again, to the last byte, against its source and its checksums."""
+    from lungml.ct import find_dicom_series, find_scans
+    from lungml.verify import verify_stores
+
+    home = start(flows=False)
+    sources = {**find_scans(luna_dir), **(find_dicom_series(more) if more else {})}
+    with _bar("verifying", None) as bar:
+        report = verify_stores(home, sources, repair=repair, workers=workers, progress=bar)
+    for location, difference in report.wrong:
+        err.print(
+            f"{location}: {difference}" + ("; deleted" if repair else ""), style="red", markup=False, soft_wrap=True
+        )
+    out.print(
+        f"{report.scans} scans equal to their sources, {report.crops} crop files whole, {len(report.wrong)} wrong"
+        + (
+            f", {report.without_source} without a source there: only their checksums were proved"
+            if report.without_source
+            else ""
+        ),
+        soft_wrap=True,
+    )
+    if report.wrong and not repair:
+        out.print("delete them with --repair; the next `luna data prepare` makes them anew")
+    raise typer.Exit(1 if report.wrong else 0)
+
+
+@contextmanager
+def _bar(doing: str, total: int | None) -> Iterator[Callable[..., None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(doing, total=total)
+
+        def show(done: int, of: int | None = None) -> None:
+            progress.update(task, completed=done, total=of or total)
+
+        yield show
+
+
+def _parse_size(size: str) -> tuple[int, int, int]:
+    try:
+        rows, cols, slices = (int(part) for part in size.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"{size!r} is not ROWSxCOLSxSLICES, such as 512x512x130") from None
+    return rows, cols, slices

@@ -1,0 +1,155 @@
+"""Does a store still hold exactly what its source holds?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from lungml import groups, store
+from lungml.ct import Scan, ScanError, read_scan, source_files
+from lungml.groups import StoreError
+from lungml.home import Home
+from lungml.remote import Location
+
+READ_BYTES = 4 * 1024 * 1024
+
+
+def describe_source(path: Path) -> dict[str, Any]:
+    """The full checksum (XXH3, 128 bits) of a scan's files, with their number and bytes.
+
+    Raises:
+        ScanError: the scan's header cannot be read.
+        OSError: a file cannot.
+    """
+    files = source_files(path)
+    digest, total = xxhash.xxh3_128(), 0
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+        with file.open("rb") as handle:
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while block := handle.read(READ_BYTES):
+                digest.update(block)
+                total += len(block)
+    return {"checksum": digest.hexdigest(), "files": len(files), "bytes": total}
+
+
+@contextmanager
+def source_described(path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """`describe_source` beside other work: a thread reads while the caller goes on, and is asked at the end."""
+    with ThreadPoolExecutor(1, thread_name_prefix="checksum") as pool:
+        yield pool.submit(describe_source, path).result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What `verify_stores` found.
+
+    Attributes:
+        scans: stores that equal their source.
+        without_source: stores that are whole, and whose source is not there to compare.
+        crops: crop groups that are whole.
+        wrong: of every other store or group, where it lies and what is wrong.
+    """
+
+    scans: int
+    without_source: int
+    crops: int
+    wrong: tuple[tuple[Location, str], ...]
+
+
+def verify_stores(
+    home: Home,
+    sources: Mapping[str, Path],
+    *,
+    repair: bool = False,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verified:
+    """Read every store and every crop again, to the last byte.
+
+    Args:
+        home: where they lie.
+        sources: series_uid -> what the scan was read from.
+        repair: delete what is wrong, so that the next run makes it again.
+        workers: scans read at once; each needs the memory of two copies of a scan.
+        progress: called with how many are done and how many there are.
+    """
+    scans = groups.groups_in(home.scans)
+    cuts = [group for recipe in sorted(home.crops.glob("*")) for group in groups.groups_in(recipe)]
+
+    def look(location: Location) -> str:
+        if location in cuts:
+            return groups.find_damage(location)
+        source = sources.get(location.stem)
+        return find_difference(location, source) if source else _own_damage(location)
+
+    wrong, everything = [], [*scans, *cuts]
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (location, difference) in enumerate(zip(everything, pool.map(look, everything)), start=1):
+            if difference:
+                wrong.append((location, difference))
+                if repair:
+                    groups.remove(location)
+            if progress:
+                progress(done, len(everything))
+    bad = {location for location, _ in wrong}
+    good = [location for location in scans if location not in bad]
+    alone = sum(location.stem not in sources for location in good)
+    return Verified(
+        scans=len(good) - alone,
+        without_source=alone,
+        crops=sum(location not in bad for location in cuts),
+        wrong=tuple(wrong),
+    )
+
+
+def find_difference(path: Location, source: Path) -> str:
+    """Read a scan's store and its source again, to the last voxel; what differs, or nothing.
+
+    Masks and whatever else lies in the store are read too, against their own checksums.
+
+    Args:
+        path: `<series_uid>.zarr`.
+        source: the scan's `.mhd` or what it was read from.
+    """
+    if damage := _own_damage(path):
+        return damage
+    try:
+        about = describe_source(source)
+        scan = read_scan(source)
+    except (ScanError, OSError) as error:
+        return f"its source cannot be read any more: {error}"
+    if store.read_attributes(path).get("source") != about:
+        return "its source has changed since (another checksum)"
+    return _difference(path, scan)
+
+
+def _own_damage(path: Location) -> str:
+    """What is wrong with a scan's store or a mask in it, by their own checksums."""
+    for group in (path, *groups.groups_in(path)):
+        # The volume is an array and has no attributes of ours; masks are groups.
+        if group != path and group.name == "volume":
+            continue
+        if damage := groups.find_damage(group):
+            return damage if group == path else f"{group.name}: {damage}"
+    return ""
+
+
+def _difference(path: Location, scan: Scan) -> str:
+    try:
+        if store.read_grid(path) != scan.grid:
+            return "the grid is not the source's"
+        volume = store.read_volume(path)
+    except StoreError as error:
+        return str(error)
+    if not np.array_equal(volume, scan.hu):
+        return f"{np.count_nonzero(volume != scan.hu)} voxels are not the source's"
+    return ""
