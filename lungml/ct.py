@@ -1,4 +1,4 @@
-"""What does this scan file hold, in HU and in millimetres, and can it be trusted?
+"""What does this scan hold, in HU and in millimetres, and can it be trusted?
 
 A scan read slightly wrong costs more than a scan set aside: whatever is not exactly a CT is refused with
 one line that says what to do. Values stay as stored: nothing is clipped, padding (-2048, -3024) is kept.
@@ -8,51 +8,64 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lungml.dicom import dicom_files, find_dicom_series, read_series
 from lungml.geometry import Grid
 from lungml.metaimage import MAX_HEADER_BYTES, MhdHeader, open_plain, read_header, read_voxels
+from lungml.nifti import SUFFIXES as NIFTI_SUFFIXES
+from lungml.nifti import read_nifti
+from lungml.plausibility import as_int16, check_plausible, doubts
 from lungml.scan_errors import (
     ByteCountError,
     DuplicateScanError,
+    DuplicateSliceError,
     ElementTypeError,
     FormatError,
     HeaderError,
     ImplausibleScanError,
     MissingDataError,
+    MissingSliceError,
     ScanError,
     ScanGeometryError,
+    SeriesUidError,
+    SeveralSeriesError,
     UnsafePathError,
 )
 
 __all__ = [
     "ByteCountError",
     "DuplicateScanError",
+    "DuplicateSliceError",
     "ElementTypeError",
     "FormatError",
     "HeaderError",
     "ImplausibleScanError",
     "MhdHeader",
     "MissingDataError",
+    "MissingSliceError",
     "Scan",
     "ScanError",
     "ScanGeometryError",
+    "SeriesUidError",
+    "SeveralSeriesError",
     "UnsafePathError",
+    "find_dicom_series",
     "find_scans",
     "read_header",
     "read_scan",
     "scan_fingerprint",
+    "source_files",
 ]
 
-AIR_BELOW_HU = -500  # every chest CT goes below: lung is about -850
-TISSUE_ABOVE_HU = -200  # and above: fat is about -100, water 0
-PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
-MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform: about 0.8
+KINDS = ".mhd, .mha, .nii, .nii.gz, or the folder or .zip of a DICOM series"
+LONGEST_UID = 128  # characters: DICOM has 64, and file names with suffixes must stay below 255
 # LUNA16's lung masks carry the scans' own names; they may lie in the same folder and are no scans.
 MASK_FOLDER_PREFIX = "seg-lungs"
 
@@ -62,9 +75,11 @@ class Scan:
     """One CT as stored.
 
     Attributes:
-        series_uid: the file's name without its suffix.
-        hu: (index, row, col) int16, HU, neither clipped nor resampled.
+        series_uid: of a DICOM series its SeriesInstanceUID, else the file's name without its suffix.
+        hu: (index, row, col) int16, HU, neither clipped nor resampled. Slices are axial: a volume stored along
+            another axis is turned, exactly; an axis stored backwards stays so, its direction says it.
         grid: where the voxels lie in the patient.
+        warnings: what a person should know, one line each: no lungs seen, not a whole chest.
     """
 
     series_uid: str
@@ -77,7 +92,7 @@ def read_scan(path: Path) -> Scan:
     """Read one scan with every check.
 
     Args:
-        path: `.mhd` or `.mha`.
+        path: `.mhd`, `.mha`, `.nii`, `.nii.gz`, or the folder or `.zip` of a DICOM series.
 
     Returns:
         the scan in int16 HU as stored; wider types are converted only where that loses nothing.
@@ -85,11 +100,21 @@ def read_scan(path: Path) -> Scan:
     Raises:
         ScanError: one of its kinds, whenever the scan is not exactly what a CT has to be.
     """
-    header = read_header(path)
-    stored = read_voxels(header)
-    hu = _as_int16(stored, path).reshape(header.grid.shape_irc)
-    _check_plausible(hu, path)
-    return Scan(series_uid=path.stem, hu=hu, grid=header.grid)
+    kind = _kind(path)
+    if kind == "dicom":
+        series_uid, hu, grid = read_series(path)
+    elif kind == "nifti":
+        series_uid = _stem(path)
+        stored, grid = read_nifti(path)
+        hu = as_int16(stored, path)
+    else:
+        header = read_header(path)
+        series_uid, grid = path.stem, header.grid
+        hu = as_int16(read_voxels(header), path).reshape(grid.shape_irc)
+    _check_uid(series_uid, path)
+    check_plausible(hu, path)
+    hu, grid = _axial(hu, grid)
+    return Scan(series_uid=series_uid, hu=hu, grid=grid, warnings=doubts(hu, grid))
 
 
 def find_scans(luna_dir: Path) -> dict[str, Path]:
@@ -133,64 +158,82 @@ def find_scans(luna_dir: Path) -> dict[str, Path]:
 def scan_fingerprint(path: Path) -> str:
     """What a scan's derived files depend on, cheap enough to ask for 888 scans at every start.
 
-    sha256 over the header's bytes and the data file's name, size and mtime (ns). The voxels are not read: a
-    data file changed in place with its old size and time goes unseen here, a full checksum would see it.
+    sha256 over the names, sizes and mtimes (ns) of the scan's files, and over the header's bytes of a file that has
+    one. The voxels are not read: a data file changed in place with its old size and time goes unseen here, the full
+    checksum in the store sees it.
 
     Raises:
-        ScanError: the header cannot be parsed or the data file is missing.
+        ScanError: the header cannot be parsed or a file is missing.
     """
-    header = read_header(path)
+    kind = _kind(path)
+    if kind == "dicom":
+        return _fingerprint(b"", path, dicom_files(path))
+    _check_uid(_stem(path), path)
+    header = None if kind == "nifti" else read_header(path)
     with open_plain(path, path) as handle:
         # In a .mha the header ends where the voxels start; beyond that, size and mtime speak.
-        head = handle.read(header.data_offset or MAX_HEADER_BYTES)
-    with open_plain(header.data_file, path) as handle:
-        stat = os.fstat(handle.fileno())
-    about = f"{header.data_file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
-    return hashlib.sha256(hashlib.sha256(head).digest() + about).hexdigest()
+        head = handle.read(header.data_offset or MAX_HEADER_BYTES if header else MAX_HEADER_BYTES)
+    return _fingerprint(hashlib.sha256(head).digest(), path, [header.data_file if header else path])
 
 
 def source_files(path: Path) -> tuple[Path, ...]:
-    """The files whose bytes make the scan, sorted."""
-    return tuple(sorted({path, read_header(path).data_file}))
+    """The files whose bytes make the scan, sorted.
+
+    Raises:
+        ScanError: the header cannot be parsed.
+    """
+    kind = _kind(path)
+    if kind == "dicom":
+        return dicom_files(path)
+    return (path,) if kind == "nifti" else tuple(sorted({path, read_header(path).data_file}))
 
 
-def _as_int16(stored: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int16]:
-    """The same values as native int16; wider types only when nothing is lost."""
-    if stored.dtype.itemsize == 2:
-        return stored.astype(np.int16, copy=False)
-    with np.errstate(invalid="ignore"):  # NaN and too large values are what the comparison below finds
-        hu = stored.astype(np.int16)
-    if not np.array_equal(hu, stored):
-        raise ElementTypeError(
-            path, f"{stored.dtype.name} values that are not whole HU in -32768..32767", "store it as int16"
-        )
-    return hu
+def _fingerprint(head: bytes, path: Path, files: Iterable[Path]) -> str:
+    found = hashlib.sha256(head)
+    for file in files:
+        with open_plain(file, path) as handle:
+            stat = os.fstat(handle.fileno())
+        found.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
 
 
-def _check_plausible(hu: npt.NDArray[np.int16], path: Path) -> None:
-    """Refuse values that no chest CT has. Padding and metal pass; whether there are lungs is not asked."""
-    low, high = int(hu.min()), int(hu.max())
-    if low == high:
-        raise ImplausibleScanError(path, f"every voxel is {low} HU: an empty scan", "export the scan again")
-    if low >= AIR_BELOW_HU:
-        raise ImplausibleScanError(
-            path,
-            f"no air: the lowest value is {low} HU, every chest CT goes below {AIR_BELOW_HU}",
-            "check that the values are HU (a missing rescale intercept of -1024?)",
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(".zip"):
+        return "dicom"
+    if name.endswith(NIFTI_SUFFIXES):
+        return "nifti"
+    if name.endswith((".mhd", ".mha")):
+        return "metaimage"
+    raise FormatError(path, f"{path.suffix or 'no suffix'} is not a kind of scan we read", f"name a {KINDS}")
+
+
+def _stem(path: Path) -> str:
+    suffix = next((s for s in (".nii.gz", ".nii") if path.name.lower().endswith(s)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def _check_uid(series_uid: str, path: Path) -> None:
+    if len(series_uid) > LONGEST_UID:
+        raise SeriesUidError(
+            path, f"a series_uid of {len(series_uid)} characters, not {LONGEST_UID} at most", "rename it"
         )
-    if high <= TISSUE_ABOVE_HU:
-        raise ImplausibleScanError(
-            path,
-            f"no tissue: the highest value is {high} HU, every chest CT goes above {TISSUE_ABOVE_HU}",
-            "check that the values are HU and the field of view is not empty",
-        )
-    if low >= PLAUSIBLE_HU[0] and high <= PLAUSIBLE_HU[1]:
-        return
-    # The lowest value may be padding of any size, so it does not count.
-    wild = int(np.count_nonzero((hu > PLAUSIBLE_HU[1]) | ((hu < PLAUSIBLE_HU[0]) & (hu != low))))
-    if wild > MAX_IMPLAUSIBLE * hu.size:
-        raise ImplausibleScanError(
-            path,
-            f"{wild / hu.size:.0%} of the voxels lie outside {PLAUSIBLE_HU[0]}..{PLAUSIBLE_HU[1]} HU",
-            "check the byte order (BinaryDataByteOrderMSB)",
-        )
+    if not re.fullmatch(r"[\w.\- ]+", series_uid) or set(series_uid) <= {"."} or series_uid.startswith("."):
+        raise SeriesUidError(path, f"{series_uid[:80]!r} is no series_uid", "rename it: letters, digits, dots, dashes")
+
+
+def _axial(hu: npt.NDArray[np.int16], grid: Grid) -> tuple[npt.NDArray[np.int16], Grid]:
+    """Turn a volume so that its slices are axial; nothing is interpolated and no axis is flipped."""
+    direction = np.asarray(grid.direction)
+    # Of each patient axis x, y, z the stored axis (col, row, index) that runs along it most.
+    along = [int(np.argmax(np.abs(direction[axis]))) for axis in range(3)]
+    if along == [0, 1, 2] or sorted(along) != [0, 1, 2]:
+        return hu, grid
+    x, y, z = along
+    turned = np.ascontiguousarray(hu.transpose(2 - z, 2 - y, 2 - x))
+    return turned, Grid(
+        shape_irc=(turned.shape[0], turned.shape[1], turned.shape[2]),
+        spacing_xyz=(grid.spacing_xyz[x], grid.spacing_xyz[y], grid.spacing_xyz[z]),
+        origin_xyz=grid.origin_xyz,
+        direction=tuple((float(a), float(b), float(c)) for a, b, c in direction[:, along]),
+    )

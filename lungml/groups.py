@@ -195,7 +195,7 @@ def groups_in(location: Location) -> list[Location]:
     """The Zarr groups directly in a folder, sorted by name; whole or not. Hidden ones are not finished."""
     if isinstance(location, RemoteFolder):
         return [location / name for name in location.folders()]
-    return sorted(path.parent for path in location.glob("*/zarr.json") if not path.parent.name.startswith("."))
+    return [path.parent for path in sorted(location.glob("*/zarr.json")) if not path.parent.name.startswith(".")]
 
 
 def remove(group: Location) -> None:

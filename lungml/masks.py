@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,19 +62,23 @@ def nodule_boxes(
     Raises:
         MaskError: when a centre or diameter is not a number, or a contour does not fit the scan.
     """
-    boxes: dict[int, NoduleBox] = {}
-    left_out = []
-    for position, nodule in enumerate(nodules):
-        if not np.isfinite([*nodule.center_xyz, nodule.diameter_mm]).all() or nodule.diameter_mm <= 0:
+    for nodule in nodules:
+        if not all(map(math.isfinite, (*nodule.center_xyz, nodule.diameter_mm))) or nodule.diameter_mm <= 0:
             where = ", ".join(f"{mm:g}" for mm in nodule.center_xyz)
             raise MaskError(
                 f"{nodule.series_uid}: a nodule at ({where}) mm of {nodule.diameter_mm:g} mm is no nodule; "
                 "correct its row in the table"
             )
-        center = xyz_to_irc(nodule.center_xyz, grid)
-        voxel = np.rint(center)
+    if not nodules:
+        return NoduleBoxes(boxes={}, left_out=())
+    centers = xyz_to_irc([nodule.center_xyz for nodule in nodules], grid)
+    voxels = np.rint(centers)
+    boxes: dict[int, NoduleBox] = {}
+    left_out = []
+    for position, (nodule, center) in enumerate(zip(nodules, centers)):
+        voxel = voxels[position]
         # Compared as floats: a centre kilometres away does not fit into an integer.
-        if not ((voxel >= 0) & (voxel < hu.shape)).all():
+        if not all(0 <= v < n for v, n in zip(voxel.tolist(), hu.shape)):
             left_out.append(position)
             continue
         contour = (contours or {}).get(position) if rule == "consensus" else None
@@ -116,16 +121,15 @@ def growth_box(hu: npt.NDArray[np.int16], center_irc: npt.NDArray[np.int_]) -> B
         hu: (index, row, col) int16.
         center_irc: (3,) whole voxels inside the scan.
     """
+    index, row, col = np.asarray(center_irc).tolist()
+    lines = (hu[:, row, col].data, hu[index, :, col].data, hu[index, row].data)  # plain numbers, not NumPy's
     box = []
-    for axis in range(3):
-        line = hu[tuple(slice(None) if a == axis else int(center_irc[a]) for a in range(3))] > THRESHOLD_HU
-        middle, last = int(center_irc[axis]), len(line) - 1
-        farthest = min(middle, last - middle)  # both ends lie inside the scan up to here
-        above = line[middle + START_RADIUS : middle + farthest + 1]
-        below = line[middle - farthest : max(middle - START_RADIUS + 1, 0)][::-1]
-        stops = np.flatnonzero(~(above & below))
-        radius = START_RADIUS + int(stops[0] if len(stops) else len(above))
-        box.append(slice(max(middle - radius, 0), min(middle + radius, last) + 1))
+    for line, middle in zip(lines, (index, row, col)):
+        # Voxel by voxel: a nodule ends after a few, and all of a line across the slices is slow to fetch.
+        radius, farthest = START_RADIUS, min(middle, len(line) - 1 - middle)
+        while radius <= farthest and line[middle + radius] > THRESHOLD_HU and line[middle - radius] > THRESHOLD_HU:
+            radius += 1
+        box.append(slice(max(middle - radius, 0), min(middle + radius + 1, len(line))))
     return box[0], box[1], box[2]
 
 

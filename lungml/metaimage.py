@@ -333,7 +333,7 @@ def read_voxels(header: MhdHeader) -> npt.NDArray[Any]:
         if header.compressed:
             if header.compressed_bytes is not None and there != header.compressed_bytes:
                 raise _wrong_count(header, there, header.compressed_bytes, "compressed ")
-            return _inflate(handle, expected, header).view(header.element_type)
+            return inflate(handle, expected, header.path, header.data_file.name).view(header.element_type)
         if there != expected:
             raise _wrong_count(header, there, expected, "")
         voxels = np.fromfile(handle, dtype=header.element_type)
@@ -342,8 +342,13 @@ def read_voxels(header: MhdHeader) -> npt.NDArray[Any]:
     return voxels
 
 
-def _inflate(handle: BinaryIO, expected: int, header: MhdHeader) -> npt.NDArray[np.uint8]:
-    """Decompress one zlib or gzip stream of exactly `expected` bytes; a bomb is stopped one byte beyond."""
+def inflate(handle: BinaryIO, expected: int, path: Path, name: str) -> npt.NDArray[np.uint8]:
+    """Decompress one zlib or gzip stream of exactly `expected` bytes; a bomb is stopped one byte beyond.
+
+    Raises:
+        ByteCountError: too few or too many bytes, or broken compression; it names `path`, the scan, and `name`.
+    """
+    again = "copy or download the scan again"
     out = np.empty(expected, dtype=np.uint8)
     stream = zlib.decompressobj(wbits=47)
     filled = 0
@@ -352,33 +357,19 @@ def _inflate(handle: BinaryIO, expected: int, header: MhdHeader) -> npt.NDArray[
         try:
             piece = stream.decompress(data, min(READ_BYTES * 4, expected - filled + 1))
         except zlib.error as error:
-            raise ByteCountError(
-                header.path,
-                f"{header.data_file.name} is not whole zlib data ({error})",
-                "copy or download it again",
-            ) from error
+            raise ByteCountError(path, f"{name} is not whole zlib data ({error})", again) from error
         if filled + len(piece) > expected:
-            raise ByteCountError(
-                header.path,
-                f"{header.data_file.name} holds more than the {expected} bytes that its size says",
-                "copy or download the scan again",
-            )
+            raise ByteCountError(path, f"{name} holds more than the {expected} bytes that its size says", again)
         out[filled : filled + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
         filled += len(piece)
         if not data and not piece and not stream.eof:
-            raise ByteCountError(
-                header.path,
-                f"{header.data_file.name} breaks off after {filled} of {expected} bytes",
-                "copy or download the scan again",
-            )
+            raise ByteCountError(path, f"{name} breaks off after {filled} of {expected} bytes", again)
     if filled != expected:
-        raise _wrong_count(header, filled, expected, "decompressed ")
-    if stream.unused_data or handle.read(1):
         raise ByteCountError(
-            header.path,
-            f"{header.data_file.name} goes on after its voxels",
-            "copy or download the scan again",
+            path, f"{name} is too short: {filled} decompressed bytes, the header says {expected}", again
         )
+    if stream.unused_data or handle.read(1):
+        raise ByteCountError(path, f"{name} goes on after its voxels", again)
     return out
 
 

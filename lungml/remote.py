@@ -136,9 +136,11 @@ def _open(url: str) -> ObjectStore:
     # A local S3 server speaks http, which obstore refuses unless it is allowed to.
     options = {"allow_http": True} if os.environ.get("AWS_ALLOW_HTTP") == "true" else None
     try:
-        return from_url(url, client_options=options)  # type: ignore[call-overload, no-any-return]
+        return from_url(url, client_options=options)  # type: ignore[arg-type]
     except (BaseError, ValueError) as error:
-        raise RemoteError(f"{url}: not an object store's URL ({_short(error)}); give one such as s3://bucket/luna") from error
+        raise RemoteError(
+            f"{url}: not an object store's URL ({_short(error)}); give one such as s3://bucket/luna"
+        ) from error
 
 
 def _unreachable(url: str, error: Exception) -> RemoteError:

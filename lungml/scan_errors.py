@@ -22,9 +22,13 @@ class ScanError(LunaError):
       UnsafePathError        the header points outside the scan's folder
       ElementTypeError       the voxels are not of a type that holds HU
       ScanGeometryError      size, spacing, origin or direction are not a CT's
+        MissingSliceError      there is a gap between two slices
+        DuplicateSliceError    two slices lie at one place
       ByteCountError         too few or too many bytes of voxels, or broken compression
       ImplausibleScanError   the values are not a chest in HU
       DuplicateScanError     two files claim one series
+      SeveralSeriesError     a folder holds more than one series
+      SeriesUidError         a name that no store can carry
     """
 
     def __init__(self, path: Path | str, problem: str, advice: str) -> None:
@@ -70,3 +74,19 @@ class ImplausibleScanError(ScanError):
 
 class DuplicateScanError(ScanError):
     """Two files claim one series."""
+
+
+class SeveralSeriesError(ScanError):
+    """A folder holds more than one series."""
+
+
+class MissingSliceError(ScanGeometryError):
+    """There is a gap between two slices."""
+
+
+class DuplicateSliceError(ScanGeometryError):
+    """Two slices lie at one place."""
+
+
+class SeriesUidError(ScanError):
+    """A name that no store can carry."""

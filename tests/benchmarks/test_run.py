@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.benchmarks import run
-from tests.benchmarks.measure import compare, further_than, unequal
+from tests.benchmarks import crop_path, run
+from tests.benchmarks.measure import compare, further_than, skipped, unequal
 
 
 def test_a_cheap_row_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +51,43 @@ def test_ours_and_peer_are_timed_in_turns_after_the_check() -> None:
     )
     assert order == ["ours", "peer"] * 3
     assert row.floor_s is None
+
+
+def test_what_comes_before_a_side_is_called_before_each_and_is_not_timed() -> None:
+    order: list[str] = []
+    row = compare(
+        "stage",
+        "peer",
+        lambda: order.append("ours"),
+        lambda: order.append("peer"),
+        disagree=lambda *_: "",
+        before=lambda: (order.append("before"), time.sleep(0.05)),
+        repeats=2,
+    )
+    assert order == ["before", "ours", "before", "peer"] * 3
+    assert row.ours_s is not None
+    assert row.ours_s < 0.05
+
+
+def test_a_peer_that_is_not_installed_is_said_to_be_missing_and_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    crops = np.zeros((2, 32, 48, 48), np.int16)
+    for make in (crop_path.fanout_cache, crop_path.persistent_dataset):
+        assert make(tmp_path / "none", crops).read is None
+    row = skipped("stage", "a library", crop_path.NOT_INSTALLED)
+    monkeypatch.setattr(run, "measure", lambda *_, **__: [row])
+    assert run.main([]) == 0
+    assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["diskcache", "monai"])
+def test_peers_hold_the_crops_that_they_are_given(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    make = crop_path.fanout_cache if name == "diskcache" else crop_path.persistent_dataset
+    crops = np.arange(12, dtype=np.int16).reshape(3, 2, 2)
+    np.testing.assert_array_equal(make(tmp_path / name, crops).batch(np.array([2, 0])), crops[[2, 0]])
 
 
 def test_a_tolerance_does_not_let_nan_or_another_shape_pass() -> None:

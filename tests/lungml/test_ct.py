@@ -269,7 +269,7 @@ def test_not_a_metaimage(tmp_path: Path) -> None:
     (tmp_path / "scan.nrrd").touch()
     with pytest.raises(ct.FormatError, match="nrrd"):
         read_scan(tmp_path / "scan.nrrd")
-    with pytest.raises(ct.MissingDataError, match="a folder"):
+    with pytest.raises(ct.FormatError, match="no DICOM image in it"):
         read_scan(tmp_path)
 
 

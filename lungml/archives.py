@@ -1,0 +1,466 @@
+"""How do an archive's members come out whole, unchanged, and nowhere but where they belong?
+
+`zipfile` reads the directory, Zip64 included. The bytes are decoded here, because `zipfile` refuses Deflate64, which
+7-Zip packed LUNA16 with, and because it neither sees members that share bytes nor output beyond what was declared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import struct
+import threading
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import inflate64
+
+from lungml.errors import LunaError
+from lungml.files import sweep, whole_file, write_text_atomic
+from lungml.scan_errors import one_line
+
+STORED, DEFLATE, DEFLATE64 = 0, 8, 9  # APPNOTE.TXT 4.4.5
+METHOD_NAMES = {1: "shrink", 6: "implode", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 98: "ppmd"}
+# The most that one packed byte can become: the longest match over the shortest code for it. Deflate repeats 258 bytes
+# with 2 bits, Deflate64 65538 bytes with 18 (1 + 16 extra for the length, 1 for the distance).
+MAX_RATIO = {STORED: 1.0, DEFLATE: 258 * 8 / 2, DEFLATE64: 65538 * 8 / 18}
+RATIO_SLACK_BYTES = 65538  # tiny members: the first match may end in the last bit of the last byte
+
+MAX_UNPACKED_BYTES = 64 << 30  # a LUNA16 subset is 7 GB packed and under 14 GB unpacked
+MAX_MEMBERS = 100_000  # a LUNA16 subset has about 180
+READ_BYTES = 1 << 20
+# inflate64 hands out all that its input becomes, at worst MAX_RATIO times as much: 4 KiB keep that below 120 MB, and
+# are as fast as larger reads.
+DEFLATE64_READ_BYTES = 4 << 10
+
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
+ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000  # APPNOTE.TXT 4.4.4: encrypted, strongly encrypted, hidden headers
+
+
+class ArchiveError(LunaError):
+    """An archive that cannot be unpacked; its text is one line: file, what is wrong, what to do."""
+
+    def __init__(self, path: Path | str, problem: str, advice: str = "fetch it again, or from another source") -> None:
+        # All three stay in args, so that the error survives the pickling between processes.
+        super().__init__(str(path), problem, advice)
+
+    def __str__(self) -> str:
+        path, problem, advice = self.args
+        return one_line(f"{path}: {problem}; {advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file in an archive.
+
+    Attributes:
+        name: with "/" between folders, relative, without "." and "..".
+        crc32: of the unpacked bytes.
+        data_start: where its packed bytes begin in the archive.
+    """
+
+    name: str
+    size_bytes: int
+    packed_bytes: int
+    crc32: int
+    method: int
+    data_start: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What an archive is known by, also when it has been dropped; `md5` is "" when none was published."""
+
+    name: str
+    size_bytes: int
+    md5: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """An unpacked file that was proved: its bytes had this CRC-32 when it had this time."""
+
+    size_bytes: int
+    crc32: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """What has come out of an archive so far.
+
+    Attributes:
+        complete: every file that was wanted is there.
+        written: path relative to the folder unpacked into -> file.
+    """
+
+    source: Source
+    complete: bool
+    written: Mapping[str, Written]
+
+
+def read_members(archive: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> tuple[Member, ...]:
+    """List an archive's files, in the order their bytes lie; folders are left out.
+
+    Nothing is unpacked, and nothing of a hostile archive is used: the whole archive is refused for one bad member.
+
+    Args:
+        max_bytes: the most that all members may declare together.
+
+    Raises:
+        ArchiveError: not a zip file or cut off; a name that is absolute, climbs out (".."), holds a backslash, drive
+            letter or control character, or comes twice; a link or device; encrypted; members that share bytes; more
+            bytes declared than `max_bytes`, or than the packed ones can become.
+    """
+    try:
+        with archive.open("rb") as handle, zipfile.ZipFile(handle) as opened:
+            entries = opened.infolist()
+            if len(entries) > MAX_MEMBERS:
+                raise ArchiveError(archive, f"it declares {len(entries)} members, more than {MAX_MEMBERS}")
+            files = []
+            spans = []
+            for entry in entries:
+                name = _safe_name(archive, entry)
+                _check_entry(archive, entry, name)
+                start = _data_start(archive, handle, entry)
+                spans.append((entry.header_offset, start + entry.compress_size, name))
+                if not entry.is_dir():
+                    files.append(
+                        Member(
+                            name=name,
+                            size_bytes=entry.file_size,
+                            packed_bytes=entry.compress_size,
+                            crc32=entry.CRC,
+                            method=entry.compress_type,
+                            data_start=start,
+                        )
+                    )
+            _check_spans(archive, spans, opened.start_dir)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, struct.error, UnicodeDecodeError) as error:
+        raise ArchiveError(archive, f"not a zip file that can be read ({error})") from error
+    _check_names(archive, files)
+    declared = sum(member.size_bytes for member in files)
+    if declared > max_bytes:
+        raise ArchiveError(
+            archive, f"it declares {declared} bytes, more than the {max_bytes} allowed", "do not unpack it"
+        )
+    return tuple(sorted(files, key=lambda member: member.data_start))
+
+
+def plain_member(path: Path, stop: threading.Event | None = None) -> Member:
+    """A file that is no archive, as the one stored member of itself: it is then placed as members are."""
+    size_bytes, crc32 = _crc32(path, stop or threading.Event())
+    return Member(
+        name=path.name, size_bytes=size_bytes, packed_bytes=size_bytes, crc32=crc32, method=STORED, data_start=0
+    )
+
+
+def unpack(
+    archive: Path,
+    targets: Mapping[str, Member],
+    folder: Path,
+    journal: Path,
+    source: Source,
+    *,
+    edits_stay: bool = False,
+    stop: threading.Event | None = None,
+) -> list[str]:
+    """Unpack members that are not there yet, each whole or not at all; memory stays bounded.
+
+    The journal is written after every member, so a killed run goes on behind the last one. A file is taken for
+    finished only with the member's size and CRC-32; its bytes are read again unless size and time are the journal's.
+
+    Args:
+        targets: path relative to `folder` -> member. Missing folders are made.
+        edits_stay: a file with other bytes is left alone, not replaced: a person may have written it.
+        stop: when set, unpacking ends between two pieces.
+
+    Returns:
+        the paths that were unpacked now; empty when all of them were there.
+
+    Raises:
+        ArchiveError: a method that is not stored, Deflate or Deflate64, damaged or contradictory bytes, or `stop`.
+        OSError: a full disk, no permission; it names the file.
+    """
+    stop = stop or threading.Event()
+    methods = {member.method for member in targets.values()} - MAX_RATIO.keys()
+    if methods:
+        names = ", ".join(METHOD_NAMES.get(method, f"method {method}") for method in sorted(methods))
+        raise ArchiveError(archive, f"it is packed with {names}", "unpack it by hand, with 7-Zip")
+    known = read_journal(journal, source)
+    written = dict(known.written) if known else {}
+    sweep(folder)
+    fresh = []
+    with archive.open("rb") as handle:
+        for path, member in targets.items():
+            file = folder / path
+            there = _proved(file, member.size_bytes, member.crc32, written.get(path), stop)
+            if there is None and edits_stay and file.exists():
+                there = _as_it_is(file, stop)
+            if there is None:
+                _extract(archive, handle, member, file, stop)
+                there = _as_written(file, member)
+                fresh.append(path)
+            if written.get(path) != there:
+                written[path] = there
+                _write_journal(journal, source, written, complete=False)
+    _write_journal(journal, source, {path: written[path] for path in targets}, complete=True)
+    return fresh
+
+
+def is_unpacked(
+    folder: Path,
+    journal: Path,
+    source: Source,
+    *,
+    edits_stay: bool = False,
+    stop: threading.Event | None = None,
+) -> bool:
+    """Whether everything from an archive is there, by the journal; the archive itself may be gone.
+
+    Files with the journal's size but another time are read and compared by CRC-32, once. With `edits_stay`
+    any file in its place will do.
+    """
+    known = read_journal(journal, source)
+    if known is None or not known.complete:
+        return False
+    written = {}
+    for path, before in known.written.items():
+        file = folder / path
+        there = _proved(file, before.size_bytes, before.crc32, before, stop or threading.Event())
+        if there is None and not (edits_stay and file.is_file()):
+            return False
+        written[path] = there or before
+    if written != known.written:
+        _write_journal(journal, source, written, complete=True)
+    return True
+
+
+def bytes_there(folder: Path, journal: Path, source: Source) -> int:
+    """How many bytes have been unpacked, by the journal and the files' sizes."""
+    known = read_journal(journal, source)
+    if known is None:
+        return 0
+    sizes = {path: there.size_bytes for path, there in known.written.items()}
+    return sum(size for path, size in sizes.items() if _size_of(folder / path) == size)
+
+
+def read_journal(path: Path, source: Source) -> Journal | None:
+    """The journal of an archive; None when there is none, it is damaged, or it is of an archive that changed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        journal = Journal(
+            source=Source(**content["source"]),
+            complete=content["complete"] is True,
+            written={str(name): Written(**there) for name, there in content["written"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return journal if journal.source == source else None
+
+
+def _write_journal(path: Path, source: Source, written: Mapping[str, Written], *, complete: bool) -> None:
+    content: dict[str, Any] = {
+        "source": asdict(source),
+        "complete": complete,
+        "written": {name: asdict(there) for name, there in written.items()},
+    }
+    write_text_atomic(path, json.dumps(content, indent=1) + "\n")
+
+
+def _safe_name(archive: Path, entry: zipfile.ZipInfo) -> str:
+    """The member's path, without empty and "." parts; `orig_filename`, for zipfile cuts names at NUL."""
+    name = entry.orig_filename
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    problem = None
+    if not all(character.isprintable() for character in name):
+        problem = "holds a control character"
+    elif "\\" in name:
+        problem = "holds a backslash"
+    elif name.startswith("/"):
+        problem = "is absolute"
+    elif re.match(r"[A-Za-z]:", name):
+        problem = "names a drive"
+    elif ".." in parts:
+        problem = "climbs out of its folder"
+    elif not parts and not entry.is_dir():
+        problem = "is empty"
+    elif any(len(part.encode()) > 255 for part in parts):
+        problem = "is too long"
+    if problem:
+        raise ArchiveError(archive, f"the name of member {name[:80]!r} {problem}", "do not unpack it")
+    return "/".join(parts)
+
+
+def _check_entry(archive: Path, entry: zipfile.ZipInfo, name: str) -> None:
+    """Refuse links, devices, encryption, and sizes that the method cannot give."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > entry.is_dir():
+        what = "a link" if kind == stat.S_IFLNK else "neither a file nor a folder"
+        raise ArchiveError(archive, f"member {name} is {what}", "do not unpack it")
+    if entry.flag_bits & ENCRYPTED_FLAGS:
+        raise ArchiveError(archive, f"member {name} is encrypted", "unpack it by hand, with its password")
+    ratio = MAX_RATIO.get(entry.compress_type)
+    if entry.compress_type == STORED and entry.file_size != entry.compress_size:
+        raise ArchiveError(archive, f"stored member {name} declares two sizes")
+    if ratio and entry.file_size > entry.compress_size * ratio + RATIO_SLACK_BYTES * (ratio > 1):
+        raise ArchiveError(
+            archive,
+            f"member {name} declares {entry.file_size} bytes, which {entry.compress_size} packed ones cannot become",
+            "do not unpack it",
+        )
+
+
+def _data_start(archive: Path, handle: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin; its local header must agree with the directory."""
+    handle.seek(entry.header_offset)
+    header = handle.read(LOCAL_HEADER.size)
+    if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        raise ArchiveError(archive, f"no member begins where the directory says that {entry.filename} does")
+    _, _, flags, method, *_, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    name = handle.read(name_length)
+    if name.decode("utf-8" if flags & 0x800 else "cp437", "replace") != entry.orig_filename:
+        raise ArchiveError(archive, f"{entry.filename} has two names in it", "do not unpack it")
+    if method != entry.compress_type or flags & ENCRYPTED_FLAGS:
+        raise ArchiveError(archive, f"its directory and its member {entry.filename} differ", "do not unpack it")
+    return entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
+
+
+def _check_spans(archive: Path, spans: Iterable[tuple[int, int, str]], directory_start: int) -> None:
+    """Members that share bytes are how a small archive unpacks to petabytes."""
+    before, before_name = 0, ""
+    for start, end, name in sorted(spans):
+        if start < before:
+            raise ArchiveError(archive, f"members {before_name} and {name} share bytes", "do not unpack it")
+        before, before_name = end, name
+    if before > directory_start:
+        raise ArchiveError(archive, f"member {before_name} reaches into the directory: the file is cut off or damaged")
+
+
+def _check_names(archive: Path, files: Iterable[Member]) -> None:
+    """No file twice, also not on a disk that folds case, and none where another needs a folder."""
+    seen: dict[str, str] = {}
+    for member in files:
+        key = unicodedata.normalize("NFC", member.name).casefold()
+        if key in seen:
+            raise ArchiveError(archive, f"{member.name} is in it twice", "do not unpack it")
+        seen[key] = member.name
+    for key, name in seen.items():
+        above = key.split("/")[:-1]
+        for depth in range(1, len(above) + 1):
+            if "/".join(above[:depth]) in seen:
+                raise ArchiveError(archive, f"{name} lies in what is a file itself", "do not unpack it")
+
+
+def _extract(archive: Path, handle: BinaryIO, member: Member, path: Path, stop: threading.Event) -> None:
+    """Write one member, whole or not at all."""
+    crc32 = size_bytes = 0
+    with whole_file(path) as out:
+        for piece in _decoded(archive, handle, member):
+            if stop.is_set():
+                raise ArchiveError(archive, "unpacking was stopped", "run it again: it goes on from here")
+            size_bytes += len(piece)
+            if size_bytes > member.size_bytes:
+                raise ArchiveError(
+                    archive, f"member {member.name} unpacks to more than the {member.size_bytes} bytes it declares"
+                )
+            crc32 = zlib.crc32(piece, crc32)
+            out.write(piece)
+        if size_bytes != member.size_bytes:
+            raise ArchiveError(
+                archive, f"member {member.name} unpacks to {size_bytes} bytes, not the {member.size_bytes} it declares"
+            )
+        if crc32 != member.crc32:
+            raise ArchiveError(archive, f"member {member.name} is damaged (CRC-32 {crc32:08x}, not {member.crc32:08x})")
+
+
+def _decoded(archive: Path, handle: BinaryIO, member: Member) -> Iterator[bytes]:
+    """A member's bytes, in pieces."""
+    handle.seek(member.data_start)
+    read_bytes = DEFLATE64_READ_BYTES if member.method == DEFLATE64 else READ_BYTES
+    try:
+        yield from _inflated(_packed(archive, handle, member, read_bytes), member)
+    except (zlib.error, ValueError) as error:
+        if isinstance(error, ArchiveError):
+            raise
+        raise ArchiveError(archive, f"member {member.name} is damaged ({error})") from error
+
+
+def _packed(archive: Path, handle: BinaryIO, member: Member, read_bytes: int) -> Iterator[bytes]:
+    left = member.packed_bytes
+    while left:
+        piece = handle.read(min(left, read_bytes))
+        if not piece:
+            raise ArchiveError(archive, f"it ends inside member {member.name}")
+        left -= len(piece)
+        yield piece
+
+
+def _inflated(pieces: Iterator[bytes], member: Member) -> Iterator[bytes]:
+    if member.method == STORED:
+        yield from pieces
+        return
+    if member.method == DEFLATE64:
+        inflater = inflate64.Inflater()
+        for piece in pieces:
+            if inflater.eof:
+                break
+            yield inflater.inflate(piece)
+        ended = inflater.eof
+    else:
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        for piece in pieces:
+            while piece and not unpacker.eof:
+                yield unpacker.decompress(piece, READ_BYTES)
+                piece = unpacker.unconsumed_tail
+        while not unpacker.eof and (rest := unpacker.decompress(unpacker.unconsumed_tail, READ_BYTES)):
+            yield rest
+        ended = unpacker.eof and not unpacker.unused_data
+    if not ended or next(pieces, None) is not None:
+        raise ValueError("its packed bytes do not end where they should")
+
+
+def _proved(path: Path, size_bytes: int, crc32: int, before: Written | None, stop: threading.Event) -> Written | None:
+    """The file, when its bytes are the member's; None when they are not, or nothing is there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+        return None
+    there = Written(size_bytes=size_bytes, crc32=crc32, mtime_ns=found.st_mtime_ns)
+    return there if there == before or _crc32(path, stop)[1] == crc32 else None
+
+
+def _as_written(path: Path, member: Member) -> Written:
+    return Written(size_bytes=member.size_bytes, crc32=member.crc32, mtime_ns=path.stat().st_mtime_ns)
+
+
+def _as_it_is(path: Path, stop: threading.Event) -> Written:
+    size_bytes, crc32 = _crc32(path, stop)
+    return Written(size_bytes=size_bytes, crc32=crc32, mtime_ns=path.stat().st_mtime_ns)
+
+
+def _crc32(path: Path, stop: threading.Event) -> tuple[int, int]:
+    """A file's size and CRC-32."""
+    size_bytes = crc32 = 0
+    with path.open("rb") as handle:
+        while piece := handle.read(READ_BYTES):
+            if stop.is_set():
+                raise ArchiveError(path, "checking it was stopped", "run it again: it goes on from here")
+            size_bytes += len(piece)
+            crc32 = zlib.crc32(piece, crc32)
+    return size_bytes, crc32
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
