@@ -71,7 +71,7 @@ def up(
 
 @app.command()
 def read(
-    scans: Annotated[list[Path], typer.Argument(help=".mhd or .mha files")],
+    scans: Annotated[list[Path], typer.Argument(help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips")],
     bundle: Annotated[str, typer.Option(help="models:/luna/N or models:/luna@alias")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the results")],
     grouping: Annotated[str | None, typer.Option(help="report or union; the bundle's own when not given")] = None,
@@ -112,6 +112,7 @@ def read(
             device=device,
             on_scan=on_scan,
             on_slice=on_slice,
+            on_warning=lambda line: err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True),
         )
     out.print("A model's opinion, not for clinical use.")
     raise typer.Exit(1 if failed else 0)

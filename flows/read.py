@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lungml.ct import ScanError, read_scan
+from lungml.ct import DuplicateScanError, ScanError, read_scan
 from lungml.findings import Finding, find_nodules, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle
@@ -22,11 +23,12 @@ def read_scans(
     device: str = "auto",
     on_scan: Callable[[str, tuple[Finding, ...] | None, str], None] | None = None,
     on_slice: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> int:
     """Write `OUT/<series_uid>/findings.csv` for every scan; a scan that cannot be read costs only itself.
 
     Args:
-        paths: scan files.
+        paths: scans of any kind that `read_scan` takes.
         bundle_uri: `models:/luna/N` or an alias.
         out: folder of the results.
         home: where models live.
@@ -34,22 +36,37 @@ def read_scans(
         device: auto, cpu or cuda.
         on_scan: called with (series_uid, findings or None, the file written or the reason it was not).
         on_slice: progress within a scan.
+        on_warning: called with what a person should know of a scan that was read, one line each.
 
     Returns:
-        how many scans could not be read.
+        how many scans could not be read, or have the series_uid of another one.
+
+    Raises:
+        NotADirectoryError: `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
     bundle = load_bundle(home, bundle_uri, device)
     if grouping is not None:
         bundle = replace(bundle, grouping=replace(bundle.grouping, rule=grouping))
     failed = 0
+    read: dict[str, Path] = {}
     for path in paths:
         try:
             scan = read_scan(path)
+            if scan.series_uid in read:
+                raise DuplicateScanError(
+                    path, f"the same series_uid as {read[scan.series_uid]}", "read it into another --out"
+                )
         except ScanError as error:
             failed += 1
             if on_scan:
                 on_scan(path.stem, None, str(error))
             continue
+        read[scan.series_uid] = path
+        if on_warning:
+            for warning in scan.warnings:
+                on_warning(f"{scan.series_uid}: {warning}")
         findings = find_nodules(scan.hu, scan.grid, bundle, on_slice=on_slice)
         file = out / scan.series_uid / "findings.csv"
         write_findings(file, scan.series_uid, findings)

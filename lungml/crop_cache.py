@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -97,6 +98,7 @@ class CropCache:
     def __init__(self, groups: Sequence[Path], arrays: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         self.groups = tuple(groups)
         self._maps = {name: [store.map_array(group, name) for group in groups] for name in arrays}
+        self._flat = {name: [part.reshape(len(part), _size(part)) for part in self._maps[name]] for name in arrays}
         # After mapping: what is mapped stays as it is, whatever another run puts in its place.
         for group, digest in zip(groups, digests, strict=True) if digests is not None else ():
             if key_digest(store.read_attributes(group)["key"]) != digest:
@@ -130,20 +132,21 @@ class CropCache:
         Args:
             name: of the array.
             wanted: (n,) int64 row numbers.
-            out: (n, ...) of the array's dtype, to be written and returned; a new array when None.
+            out: (n, ...) of the array's dtype, C-contiguous, to be written and returned; a new array when None.
         """
         scans = self.scan_of(wanted)
-        inner = wanted - self._starts[scans]
-        parts = self._maps[name]
+        places = zip(scans.tolist(), (wanted - self._starts[scans]).tolist())
+        first, flat = self._maps[name][0], self._flat[name]
+        found = [flat[scan][row] for scan, row in places]
         if out is None:
-            out = np.empty((len(wanted), *parts[0].shape[1:]), dtype=parts[0].dtype)
-        fresh = np.flatnonzero(~self._read[name][wanted])
-        for scan, row in zip(scans[fresh].tolist(), inner[fresh].tolist()):
-            _will_need(parts[scan][row])
-        for position, (scan, row) in enumerate(zip(scans.tolist(), inner.tolist())):
-            out[position] = parts[scan][row]
-        if self._fits:
-            self._read[name][wanted] = True
+            out = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+        unread = ~self._read[name][wanted]
+        if unread.any():
+            for position in np.flatnonzero(unread).tolist():
+                _will_need(found[position])
+            self._read[name][wanted] = self._fits
+        if found:
+            np.concatenate(found, out=out.reshape(-1, copy=False))
         return out
 
     def batch(self, name: str, wanted: npt.NDArray[np.int64], *, pinned: bool = False) -> torch.Tensor:
@@ -183,6 +186,11 @@ class CropCache:
 def key_digest(key: Any) -> str:
     """A short fingerprint of what a group was made from, equal before and after it went through JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _size(part: npt.NDArray[Any]) -> int:
+    """Values in a row: reshape cannot tell it of an empty array."""
+    return math.prod(part.shape[1:])
 
 
 def _will_need(row: npt.NDArray[Any]) -> None:

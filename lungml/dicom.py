@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -23,7 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from lungml.geometry import Grid, GridError
 from lungml.metaimage import MAX_AXIS_VOXELS, MAX_DEFLATE_RATIO, MAX_SPACING_MM, MAX_VOXELS, MIN_SPACING_MM
@@ -66,6 +73,12 @@ HEADER_TAGS = [
     "ImageOrientationPatient",
     "PixelSpacing",
 ]
+UNCOMPRESSED = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
 SAME_MM = 1e-3  # positions closer than this are one position
 MAX_UNEVEN = 0.05  # of the spacing: LIDC's positions are rounded to 0.01 mm and more
 MISSING_FROM = 1.5  # times the spacing: a slice is missing from here on
@@ -303,6 +316,7 @@ def _is_dicom(handle: BinaryIO) -> bool:
 
 
 def _parse(handle: BinaryIO, name: str, path: Path, tags: list[str], *, pixels: bool = False) -> Any:
+    _keep_values_to_ourselves()
     try:
         about = pydicom.dcmread(handle, stop_before_pixels=not pixels, specific_tags=tags)
         for tag in tags:  # values are parsed when they are asked for
@@ -312,6 +326,12 @@ def _parse(handle: BinaryIO, name: str, path: Path, tags: list[str], *, pixels: 
     except Exception as error:  # pydicom promises no kind of error for damaged bytes
         raise HeaderError(path, f"{name} cannot be parsed ({_words(error)})", "download the series again") from error
     return about
+
+
+@cache
+def _keep_values_to_ourselves() -> None:
+    """pydicom would print what stood in a damaged field: what matters is checked here, and said without it."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
 def _slice(name: str, about: Any, path: Path) -> _Slice:
@@ -344,7 +364,7 @@ def _slice(name: str, about: Any, path: Path) -> _Slice:
     if slope == 0:
         raise HeaderError(path, f"{name} has a RescaleSlope of 0", "export the series again")
     syntax = about.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
+    if not isinstance(syntax, UID):
         raise HeaderError(path, f"{name} names no transfer syntax", "export the series again")
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     return _Slice(
@@ -463,7 +483,7 @@ def _ordered_grid(slices: list[_Slice], path: Path) -> Grid:
 
 def _values(files: _Files, one: _Slice, whole: bool) -> npt.NDArray[Any]:
     """One slice's values after rescaling, (row, col)."""
-    if one.syntax.is_compressed and one.syntax != DeflatedExplicitVRLittleEndian:
+    if one.syntax not in UNCOMPRESSED:
         return _decoded(files, one)
     with files.open(one.name) as handle:
         about = _parse(handle, one.name, files.path, ["PixelData"], pixels=True)

@@ -24,7 +24,7 @@ TRAINING_MODULES = (
     "models", "recipes",
 )  # fmt: skip
 # What decides whether a scan reads well.
-READING_MODULES = ("ct.py", "geometry.py", "metaimage.py")
+READING_MODULES = ("ct.py", "dicom.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py")
 MASK_MODULES = ("geometry.py", "masks.py")
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py")
 # What decides a scan's findings, given the models.

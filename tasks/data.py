@@ -18,8 +18,8 @@ from prefect.states import State
 from lungml import crop_cache, luna, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.files import locked
-from lungml.groups import is_current
 from lungml.geometry import xyz_to_irc
+from lungml.groups import is_current
 from lungml.home import Home
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes

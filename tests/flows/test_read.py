@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from flows.read import read_scans
 from lungml.findings import FINDINGS_COLUMNS, Finding
@@ -97,6 +98,39 @@ def test_a_bad_scan_costs_only_itself(data: Path, home: Home, tmp_path: Path, mo
     assert "no such file" in told[0][2]
     assert "8-bit" in told[1][2]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that finds nothing, at once."""
+    monkeypatch.setattr("flows.read.load_bundle", lambda *_: None)
+    monkeypatch.setattr("flows.read.find_nodules", lambda *_, **__: ())
+
+
+def small_scan(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray((np.arange(60) * 20 - 900).astype(np.int16).reshape(3, 4, 5)), str(path))
+    return path
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_scans_of_one_uid_do_not_overwrite_each_other(home: Home, tmp_path: Path) -> None:
+    one, other = small_scan(tmp_path / "a/1.2.nii"), small_scan(tmp_path / "b/1.2.mha")
+    told, notes = [], []
+    out = tmp_path / "out"
+    failed = read_scans([one, other], "", out, home=home, on_scan=lambda *s: told.append(s), on_warning=notes.append)
+    assert failed == 1
+    assert [uid for uid, _, _ in told] == ["1.2", "1.2"]
+    assert told[0][2] == str(out / "1.2" / "findings.csv")
+    assert f"the same series_uid as {one}" in told[1][2]
+    assert notes[0].startswith("1.2: only 3 x 4 x 5 mm")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_is_no_folder_for_results(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        read_scans([small_scan(tmp_path / "1.2.nii")], "", tmp_path / "out", home=home)
 
 
 def test_what_is_no_bundle_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,31 @@ def test_a_damaged_scan_is_one_clear_line(tmp_path: Path, case: str) -> None:
     assert (type(again), str(again)) == (type(caught.value), line)
 
 
+# SimpleITK reads these without an error: bytes that are missing become zeros or rubbish, what is too much is cut, and
+# a matrix that is none is taken for one.
+SILENT = [
+    "long raw",
+    "long zraw",
+    "8 bit",
+    "colour",
+    "spacing in m",
+    "no spacing",
+    "no matrix",
+    "no origin",
+    "shear",
+    "intercept",
+    "units",
+    "all equal",
+    "no air",
+]
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_simpleitk_reads_it_all_the_same(tmp_path: Path, case: str) -> None:
+    data, change, _, _ = DAMAGE[case]
+    assert by_sitk(write(tmp_path, data, **change)).GetSize() == (5, 4, 3)
+
+
 def test_a_zip_bomb_is_stopped_one_byte_beyond(tmp_path: Path) -> None:
     path = write(tmp_path, zlib.compress(RAW + bytes(2**26)), **PACKED)
     tracemalloc.start()

@@ -26,8 +26,8 @@ from lungml.home import Home
 from lungml.luna import Excluded
 from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
-from lungml.sampling import NegativePlan
 from lungml.recipes.segmentation import SegmentationProblem
+from lungml.sampling import NegativePlan
 from tasks import tracking, training
 from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
 from tasks.tracking import TrackingError

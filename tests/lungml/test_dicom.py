@@ -1,0 +1,427 @@
+"""A DICOM series of 5 slices of 6 x 8 pixels, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+from scipy.spatial.transform import Rotation
+
+from lungml import ct
+from lungml.ct import find_dicom_series, read_scan, scan_fingerprint, source_files
+from lungml.dicom import patient_digest
+from lungml.geometry import irc_to_xyz
+
+SHAPE = (5, 6, 8)
+UID = "1.2.826.0.1.3680043.8.498.7"
+SPACING = (0.75, 0.7, 2.5)  # between columns, rows, slices
+ORIGIN = (-20.5, 30.0, -340.25)
+REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
+HU = (np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) * 8 - 1000).astype(np.int16)
+
+
+def slice_of(index: int, **change: Any) -> FileDataset:
+    """One slice: stored = HU + 1024, unsigned; patient data in it, as scanners write them."""
+    turn = np.asarray(change.pop("turn", np.eye(3)))
+    step = change.pop("step", SPACING[2] * turn[:, 2])
+    syntax = change.pop("syntax", ExplicitVRLittleEndian)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = f"{UID}.{index}"
+    meta.TransferSyntaxUID = syntax
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, f"{UID}.{index}"
+    made.PatientName, made.PatientID, made.StudyDate = "Secret^Name", "SECRET-ID", "20010203"
+    made.Modality, made.SeriesInstanceUID, made.StudyInstanceUID = "CT", UID, "1.2.3"
+    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    made.Rows, made.Columns = SHAPE[1:]
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
+    made.RescaleSlope, made.RescaleIntercept = "1", "-1024"
+    made.PixelSpacing = [SPACING[1], SPACING[0]]  # rows first
+    made.ImageOrientationPatient = [float(f"{v:.9g}") for v in (*turn[:, 0], *turn[:, 1])]
+    made.ImagePositionPatient = [float(f"{v:.9g}") for v in np.add(ORIGIN, index * np.asarray(step))]
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    made.PixelData = (HU[index].astype(np.int32) + 1024).astype(f"{order}u2").tobytes()
+    made["PixelData"].VR = "OW"
+    for name, value in change.items():
+        if value is None:
+            delattr(made, name)
+        else:
+            setattr(made, name, value)
+    return made
+
+
+def save(made: FileDataset, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+
+
+def series(folder: Path, **change: Any) -> Path:
+    """Write all slices, their names in no order."""
+    for index in range(SHAPE[0]):
+        save(slice_of(index, **change), folder / f"{(index * 3) % 5}.dcm")
+    return folder
+
+
+def zipped(folder: Path) -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, f"patient/{file.relative_to(folder)}")
+    return path
+
+
+def test_slices_are_ordered_by_position_in_a_folder_and_in_a_zip(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (folder / "069.xml").write_text("<xml/>")
+    (folder / "README").write_text("no DICOM")
+    for path in (folder, zipped(folder)):
+        scan = read_scan(path)
+        assert scan.series_uid == UID
+        assert scan.hu.dtype == np.int16
+        np.testing.assert_array_equal(scan.hu, HU)
+        np.testing.assert_allclose(scan.grid.spacing_xyz, SPACING)
+        np.testing.assert_allclose(scan.grid.origin_xyz, ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        np.eye(3),
+        np.diag([-1, -1, 1]),
+        np.diag([1, -1, -1]),
+        Rotation.from_euler("xyz", [12, -7, 30], degrees=True).as_matrix(),
+    ],
+    ids=["plain", "flipped", "feet first", "tilted"],
+)
+def test_every_voxel_lies_where_simpleitk_puts_it(turn: np.ndarray, tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", turn=turn)
+    scan = read_scan(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    np.testing.assert_array_equal(scan.hu, sitk.GetArrayFromImage(image))
+    for irc in [(0, 0, 0), (4, 1, 7), (2, 5, 0)]:
+        place = image.TransformIndexToPhysicalPoint(irc[::-1])
+        np.testing.assert_allclose(irc_to_xyz(irc, scan.grid), place, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian], ids=lambda s: s.name
+)
+def test_every_uncompressed_syntax(syntax: Any, tmp_path: Path) -> None:
+    for index in range(SHAPE[0]):
+        made = slice_of(index, syntax=syntax)
+        path = tmp_path / "ct" / f"{index}"
+        path.parent.mkdir(exist_ok=True)
+        pydicom.dcmwrite(path, made, enforce_file_format=True)
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, HU)
+
+
+def test_compressed_slices_are_decoded(tmp_path: Path) -> None:
+    for index in range(SHAPE[0]):
+        made = slice_of(index, BitsStored=16, HighBit=15)
+        made.compress(RLELossless)
+        save(made, tmp_path / "ct" / f"{index}.dcm")
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, HU)
+    # JPEG 2000, as SimpleITK writes it.
+    packed = tmp_path / "jpeg"
+    packed.mkdir()
+    for index in range(SHAPE[0]):
+        save(slice_of(index), tmp_path / "plain" / f"{index}.dcm")
+        sitk.WriteImage(
+            sitk.ReadImage(str(tmp_path / "plain" / f"{index}.dcm")), str(packed / f"{index}.dcm"), useCompression=True
+        )
+        about = pydicom.dcmread(packed / f"{index}.dcm")
+        about.SeriesInstanceUID = UID
+        about.save_as(packed / f"{index}.dcm")
+    assert about.file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_scan(packed).hu, HU)
+
+
+def test_rescale_sign_and_bits_are_exact(tmp_path: Path) -> None:
+    # Signed 12 bits: -1000 is stored as its low 12 bits, with rubbish above them.
+    for index in range(SHAPE[0]):
+        low = np.where(HU[index] // 8 < 0, HU[index] // 8 + 4096, HU[index] // 8).astype("<u2") | 0xA000
+        save(
+            slice_of(index, PixelRepresentation=1, RescaleSlope="8", RescaleIntercept="0", PixelData=low.tobytes()),
+            tmp_path / "ct" / f"{index}.dcm",
+        )
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, HU)
+
+
+def test_what_is_no_slice_is_passed_over(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    scout = slice_of(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID=UID, Rows=6)
+    save(scout, folder / "scout.dcm")
+    report = slice_of(0, Modality="SR", PixelData=None, Rows=None)
+    save(report, folder / "report.dcm")
+    (folder / ".DS_Store").write_bytes(b"x")
+    np.testing.assert_array_equal(read_scan(folder).hu, HU)
+
+
+def gap(folder: Path) -> Path:
+    (series(folder) / "1.dcm").unlink()  # index 2
+    return folder
+
+
+def one_changed(**change: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        series(folder)
+        save(slice_of(2, **change), folder / "1.dcm")
+        return folder
+
+    return make
+
+
+def all_changed(**change: Any) -> Callable[[Path], Path]:
+    return lambda folder: series(folder, **change)
+
+
+def extra(index: int = 2, name: str = "extra.dcm", **change: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        save(slice_of(index, **change), series(folder) / name)
+        return folder
+
+    return make
+
+
+def cut_short(folder: Path) -> Path:
+    path = series(folder) / "1.dcm"
+    path.write_bytes(path.read_bytes()[:-20])
+    return folder
+
+
+def link_out(folder: Path) -> Path:
+    (series(folder) / "1.dcm").rename(folder.parent / "away.dcm")
+    (folder / "1.dcm").symlink_to(folder.parent / "away.dcm")
+    return folder
+
+
+def zip_with(name: str, content: bytes = b"x", **info: int) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = zipped(series(folder))
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, content)
+        return path
+
+    return make
+
+
+def damaged_zip(folder: Path) -> Path:
+    path = zipped(series(folder))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    return path
+
+
+def no_zip(folder: Path) -> Path:
+    folder.with_suffix(".zip").write_bytes(b"PK nothing")
+    return folder.with_suffix(".zip")
+
+
+TURNED = Rotation.from_euler("x", 5, degrees=True).as_matrix()
+SIZES = {"Rows": 4, "PixelData": bytes(4 * 8 * 2)}
+
+# fmt: off
+DAMAGE: dict[str, tuple[Callable[[Path], Path], type[ct.ScanError], str]] = {
+    "a slice is missing": (gap, ct.MissingSliceError, "1 slice is missing between 3.dcm at z = -337.75 mm and 4.dcm"),
+    "a slice is there twice": (extra(), ct.DuplicateSliceError, "1.dcm and extra.dcm lie at one place, z = -335.25 mm"),
+    "uneven slices": (one_changed(step=(0, 0, 2.7)), ct.ScanGeometryError, "slices are 2.5 mm apart, but 2.9 mm"),
+    "two series": (extra(SeriesInstanceUID=UID + ".9"), ct.SeveralSeriesError, f"2 series: {UID} (5 images), {UID}.9"),
+    "gantry tilt": (all_changed(step=(0, 0.3, 2.5)), ct.ScanGeometryError, "1.2 mm sideways (gantry tilt)"),
+    "one slice turned": (one_changed(turn=TURNED), ct.ScanGeometryError, "lie in different directions"),
+    "one slice smaller": (one_changed(**SIZES), ct.ScanGeometryError, "differ in size"),
+    "one slice coarser": (one_changed(PixelSpacing=[0.9, 0.9]), ct.ScanGeometryError, "differ in pixel spacing"),
+    "spacing in m": (all_changed(PixelSpacing=[7e-4, 7e-4]), ct.ScanGeometryError, "check its unit"),
+    "no spacing": (all_changed(PixelSpacing=None), ct.ScanGeometryError, "PixelSpacing is not 2 finite numbers"),
+    "no position": (one_changed(ImagePositionPatient=None), ct.ScanGeometryError, "ImagePositionPatient is not 3"),
+    "no orientation": (one_changed(ImageOrientationPatient=None), ct.ScanGeometryError, "is not 6 finite"),
+    "shear": (all_changed(ImageOrientationPatient=[1, 0, 0, 0.3, 1, 0]), ct.ScanGeometryError, "orthonormal"),
+    "singular": (all_changed(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), ct.ScanError, ""),
+    "short pixels": (one_changed(PixelData=bytes(90)), ct.ByteCountError, "1.dcm is too short: 90 bytes of pixels"),
+    "long pixels": (one_changed(PixelData=bytes(100)), ct.ByteCountError, "1.dcm is too long: 100 bytes"),
+    "cut file": (cut_short, ct.ScanError, "1.dcm"),
+    "no pixels": (one_changed(PixelData=None), ct.ByteCountError, "too short: 0 bytes"),
+    "8 bit": (all_changed(BitsAllocated=8, BitsStored=8, HighBit=7), ct.ElementTypeError, "8-bit or colour"),
+    "colour": (all_changed(SamplesPerPixel=3, PhotometricInterpretation="RGB"), ct.ElementTypeError, "8-bit or colour"),
+    "inverted": (all_changed(PhotometricInterpretation="MONOCHROME1"), ct.ElementTypeError, "MONOCHROME1"),
+    "unusual bits": (all_changed(HighBit=13), ct.ElementTypeError, "unusual bits"),
+    "MR": (all_changed(Modality="MR"), ct.FormatError, "of modality MR, not CT"),
+    "enhanced": (all_changed(NumberOfFrames=7), ct.FormatError, "many frames"),
+    "no rescale": (all_changed(RescaleIntercept=None), ct.HeaderError, "no RescaleIntercept"),
+    "half HU": (all_changed(RescaleSlope="0.3"), ct.ElementTypeError, "not whole HU"),
+    "no slope": (all_changed(RescaleSlope="0"), ct.HeaderError, "RescaleSlope of 0"),
+    "HU not rescaled": (all_changed(RescaleIntercept="0"), ct.ImplausibleScanError, "no air"),
+    "no series uid": (all_changed(SeriesInstanceUID=None), ct.HeaderError, "no SeriesInstanceUID"),
+    "one slice": (lambda f: (save(slice_of(0), f / "0.dcm"), f)[1], ct.ScanGeometryError, "one slice is no volume"),
+    "empty folder": (lambda f: (f.mkdir(), f)[1], ct.FormatError, "no DICOM image"),
+    "link out": (link_out, ct.UnsafePathError, "1.dcm is a link out of the folder"),
+    "zip leads out": (zip_with("../../etc/passwd"), ct.UnsafePathError, "leads outside"),
+    "zip absolute": (zip_with("/etc/passwd"), ct.UnsafePathError, "leads outside"),
+    "zip bomb": (zip_with("big", bytes(2**29)), ct.FormatError, "'big' says it has 536870912 bytes"),
+    "zip damaged": (damaged_zip, ct.ScanError, ""),
+    "no zip": (no_zip, ct.FormatError, "not a whole zip file"),
+    "zip missing": (lambda f: f.with_suffix(".zip"), ct.MissingDataError, "no such file"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_series_is_one_clear_line(case: str, tmp_path: Path) -> None:
+    make, kind, message = DAMAGE[case]
+    path = make(tmp_path / "ct")
+    with pytest.raises(kind) as caught:
+        read_scan(path)
+    line = str(caught.value)
+    assert message in line
+    assert line.startswith(f"{path}: ")
+    assert "\n" not in line
+    assert "; " in line
+    assert len(line) < 400 + len(str(path))
+    assert "secret" not in line.lower()
+    assert "20010203" not in line
+
+
+# SimpleITK's series reader takes these without an error: what it makes of them is not the scan.
+SILENT = ["a slice is missing", "a slice is there twice", "gantry tilt", "one slice turned", "HU not rescaled", "MR"]
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_simpleitk_reads_it_all_the_same(case: str, tmp_path: Path) -> None:
+    folder = DAMAGE[case][0](tmp_path / "ct")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(file) for file in sorted(folder.iterdir())])
+    assert reader.Execute().GetSize()[2] >= 4
+
+
+def test_series_are_found_in_lidcs_layout(tmp_path: Path) -> None:
+    series(tmp_path / "LIDC-IDRI-0001/study/ct")
+    series(tmp_path / "LIDC-IDRI-0002/study/ct", SeriesInstanceUID=UID + ".2")
+    series(tmp_path / "LIDC-IDRI-0003/study/xray", Modality="DX", SeriesInstanceUID=UID + ".3")
+    packed = zipped(series(tmp_path / "LIDC-IDRI-0004/ct", SeriesInstanceUID=UID + ".4"))
+    for file in (tmp_path / "LIDC-IDRI-0004/ct").iterdir():
+        file.unlink()
+    (tmp_path / "notes.zip").write_bytes(b"no zip")
+    found = find_dicom_series(tmp_path)
+    assert found == {
+        UID: tmp_path / "LIDC-IDRI-0001/study/ct",
+        UID + ".2": tmp_path / "LIDC-IDRI-0002/study/ct",
+        UID + ".4": packed,
+    }
+    marks = [patient_digest(path) for path in found.values()]
+    assert len(set(marks)) == 1
+    assert "SECRET" not in marks[0]
+    series(tmp_path / "LIDC-IDRI-0005/ct")
+    with pytest.raises(ct.DuplicateScanError, match="holds the same series"):
+        find_dicom_series(tmp_path)
+    with pytest.raises(ct.MissingDataError, match="no such folder"):
+        find_dicom_series(tmp_path / "none")
+
+
+def test_the_fingerprint_follows_every_slice(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    first = scan_fingerprint(folder)
+    (folder / "notes.xml").write_text("beside")
+    assert scan_fingerprint(folder) == first
+    assert source_files(folder) == tuple(sorted(folder.glob("*.dcm")))
+    stat = (folder / "3.dcm").stat()
+    os.utime(folder / "3.dcm", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert scan_fingerprint(folder) != first
+    packed = zipped(folder)
+    assert source_files(packed) == (packed,)
+
+
+@pytest.fixture(scope="module")
+def good_slice() -> bytes:
+    content = io.BytesIO()
+    slice_of(2).save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(128, 2000), st.binary(min_size=1, max_size=6)), max_size=4))
+def test_any_slice_either_reads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, good_slice: bytes, changes: list[tuple[int, bytes]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"fuzz-dicom-{os.getpid()}"
+    if not folder.exists():
+        series(folder)
+    content = bytearray(good_slice)
+    for place, piece in changes:
+        place %= len(content)
+        content[place : place + len(piece)] = piece
+    (folder / "1.dcm").write_bytes(content)
+    try:
+        assert read_scan(folder).hu.shape[1:] == SHAPE[1:]
+    except ct.ScanError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=6)), min_size=1, max_size=4))
+def test_any_zip_either_reads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"fuzz-zip-{os.getpid()}"
+    if not folder.exists():
+        zipped(series(folder / "ct")).rename(folder / "good")
+    content = bytearray((folder / "good").read_bytes())
+    for place, piece in changes:
+        place %= len(content)
+        content[place : place + len(piece)] = piece
+    path = folder / "ct.zip"
+    path.write_bytes(content)
+    try:
+        read_scan(path)
+    except ct.ScanError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_nothing_outside_the_series_is_opened(tmp_path: Path) -> None:
+    path = zipped(series(tmp_path / "ct"))
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str):
+            opened.append(arguments[0])
+
+    sys.addaudithook(watch)
+    read_scan(path)
+    watching = False
+    foreign = [name for name in opened if not name.startswith((str(path), sys.prefix, sys.base_prefix))]
+    assert [name for name in foreign if not name.endswith((".py", ".pyc"))] == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL_DATA, reason="LUNGML_REAL_DATA is not set")
+def test_the_real_series_is_its_metaimage_to_the_last_voxel() -> None:
+    data = Path(REAL_DATA or "")
+    scan = read_scan(data / "lidc" / "LIDC-IDRI-0001-dicom.zip")
+    same = read_scan(data / "luna16" / "scans" / f"{scan.series_uid}.mhd")
+    np.testing.assert_array_equal(scan.hu, same.hu)
+    assert scan.grid == same.grid
+    assert scan.warnings == same.warnings == ()
