@@ -55,6 +55,10 @@ class ArchiveError(LunaError):
         return one_line(f"{path}: {problem}; {advice}")
 
 
+class UnpackingStopped(ArchiveError):
+    """Another archive's failure, or a person, ended this one's unpacking."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One file in an archive.
@@ -364,7 +368,7 @@ def _extract(archive: Path, handle: BinaryIO, member: Member, path: Path, stop: 
     with whole_file(path) as out:
         for piece in _decoded(archive, handle, member):
             if stop.is_set():
-                raise ArchiveError(archive, "unpacking was stopped", "run it again: it goes on from here")
+                raise UnpackingStopped(archive, "unpacking was stopped", "run it again: it goes on from here")
             size_bytes += len(piece)
             if size_bytes > member.size_bytes:
                 raise ArchiveError(
@@ -453,7 +457,7 @@ def _crc32(path: Path, stop: threading.Event) -> tuple[int, int]:
     with path.open("rb") as handle:
         while piece := handle.read(READ_BYTES):
             if stop.is_set():
-                raise ArchiveError(path, "checking it was stopped", "run it again: it goes on from here")
+                raise UnpackingStopped(path, "checking it was stopped", "run it again: it goes on from here")
             size_bytes += len(piece)
             crc32 = zlib.crc32(piece, crc32)
     return size_bytes, crc32

@@ -202,7 +202,7 @@ def read_record(
             with _failures_named(url), client.stream("GET", url, headers={"Accept": "application/json"}) as response:
                 _check_status(url, response)
                 content = bytearray()
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for chunk in response.iter_raw():
                     content += chunk
                     if len(content) > MAX_RECORD_BYTES:
                         raise _Failed(url, f"the answer is over {MAX_RECORD_BYTES} bytes long")
@@ -323,6 +323,11 @@ def fetch(
     return True
 
 
+def doubt(target: Path) -> None:
+    """Have a fetched file read and proved again at the next run: using it gave reason to."""
+    _marker(target).unlink(missing_ok=True)
+
+
 def drop(target: Path) -> None:
     """Delete a fetched file and its marker."""
     for path in (target, _marker(target), part_path(target), _sidecar(part_path(target))):
@@ -386,11 +391,13 @@ class _Partial:
     def opened(cls, path: Path, remote: RemoteFile, meter: Meter, stop: threading.Event) -> Iterator[_Partial]:
         """Open `<name>.part`, emptied unless it belongs to this very file; what it holds is hashed once."""
         before = _resumable(path, remote)
-        with path.open("ab" if before else "wb") as handle:
+        with path.open("ab") as handle:
+            if before is None:
+                handle.truncate(0)
             partial = cls(
                 path=path, remote=remote, handle=handle, meter=meter, stop=stop, etag=before.etag if before else None
             )
-            partial.size = handle.tell()
+            partial.size = os.fstat(handle.fileno()).st_size
             if partial.size > (remote.size_bytes or partial.size):
                 partial.restart()
             if partial.size:
@@ -443,7 +450,7 @@ def _fetch_rest(client: httpx.Client, partial: _Partial) -> None:
             etag = response.headers.get("ETag", "")
             # A weak ETag ("W/..") does not promise the same bytes, and If-Range must not carry one (RFC 9110 13.1.5).
             partial.describe(etag if etag.startswith('"') else None)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():  # as they come: gathered into larger ones, the last would be lost in a break
             if partial.stop.is_set():
                 raise Stopped(remote.url, "the download was stopped", RESUME_ADVICE)
             if whole is not None and partial.size + len(chunk) > whole:
@@ -464,7 +471,9 @@ def _check_lengths(partial: _Partial, response: httpx.Response) -> int | None:
         ranged = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
         if ranged and whole is None and ranged[3] != "*":
             whole = int(ranged[3])
-        if not ranged or int(ranged[1]) != partial.size or ranged[3] not in ("*", str(whole)):
+        # A server that does not know If-Range may send the end of a newer file: its ETag tells.
+        changed = partial.etag and headers.get("ETag", partial.etag) != partial.etag
+        if changed or not ranged or int(ranged[1]) != partial.size or ranged[3] not in ("*", str(whole)):
             partial.restart()
             raise _Failed(
                 remote.url, f"the server sent another part than asked for ({headers.get('Content-Range', 'unnamed')})"
@@ -521,7 +530,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 def _remote_file(entry: Any, record_url: str) -> RemoteFile | None:
     """One entry of a record; None when it lacks what is needed to prove the file."""
-    name = entry.get("key") or entry.get("filename") or ""
+    name = str(entry.get("key") or entry.get("filename") or "")
     size = entry.get("size", entry.get("filesize"))
     md5 = str(entry.get("checksum") or "").lower().removeprefix("md5:")
     if not re.fullmatch(r"[\w\-][\w.\-]*", name) or not re.fullmatch(r"[0-9a-f]{32}", md5):
@@ -529,13 +538,8 @@ def _remote_file(entry: Any, record_url: str) -> RemoteFile | None:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         return None
     links = entry.get("links") or {}
-    link = (
-        links.get("content")
-        or links.get("self")
-        or links.get("download")
-        or f"{record_url}/files/{quote(name)}/content"
-    )
-    url = urljoin(record_url, link)
+    link = links.get("content") or links.get("self") or links.get("download")
+    url = urljoin(record_url, link or f"{record_url}/files/{quote(name)}/content")
     return RemoteFile(name=name, url=url, size_bytes=size, md5=md5) if _is_address(url) else None
 
 

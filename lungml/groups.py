@@ -136,11 +136,12 @@ def read_array(group: Location, name: str) -> npt.NDArray[Any]:
     read_attributes(group)
     use_zarrs()
     try:
-        return np.asarray(zarr.open_array(_zarr_store(group / name), mode="r", zarr_format=3)[...])
+        array = np.asarray(zarr.open_array(_zarr_store(group / name), mode="r", zarr_format=3)[...])
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         raise StoreError(
             f"{group}: {name} is damaged ({_short(error)}); run `luna data verify --repair`, then prepare again"
         ) from error
+    return array.view(array.dtype.newbyteorder("="))  # zarr names the byte order even where it is the machine's own
 
 
 def map_array(group: Path, name: str) -> npt.NDArray[Any]:
