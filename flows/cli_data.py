@@ -102,22 +102,22 @@ def verify(
     sources = {**find_scans(luna_dir), **(find_dicom_series(more) if more else {})}
     with _bar("verifying", None) as bar:
         report = verify_stores(home, sources, repair=repair, workers=workers, progress=bar)
-    for location, difference in report.wrong:
-        err.print(
-            f"{location}: {difference}" + ("; deleted" if repair else ""), style="red", markup=False, soft_wrap=True
-        )
-    out.print(
-        f"{report.scans} scans equal to their sources, {report.crops} crop files whole, {len(report.wrong)} wrong"
-        + (
-            f", {report.without_source} without a source there: only their checksums were proved"
-            if report.without_source
-            else ""
-        ),
-        soft_wrap=True,
-    )
+    for location, difference in [*report.wrong, *report.unread]:
+        deleted = "; deleted" if repair and (location, difference) in report.wrong else ""
+        err.print(f"{location}: {difference}{deleted}", style="red", markup=False, soft_wrap=True)
+    counts = [
+        f"{report.scans} scans equal to their sources",
+        f"{report.crops} scans' crops whole",
+        f"{len(report.wrong)} wrong",
+    ]
+    if report.unread:
+        counts.append(f"{len(report.unread)} whose source cannot be read")
+    if report.without_source:
+        counts.append(f"{report.without_source} whole, but without a source there to compare")
+    out.print(", ".join(counts), soft_wrap=True)
     if report.wrong and not repair:
         out.print("delete them with --repair; the next `luna data prepare` makes them anew")
-    raise typer.Exit(1 if report.wrong else 0)
+    raise typer.Exit(1 if report.wrong or report.unread else 0)
 
 
 @contextmanager

@@ -56,13 +56,15 @@ class Verified:
         scans: stores that equal their source.
         without_source: stores that are whole, and whose source is not there to compare.
         crops: crop groups that are whole.
-        wrong: of every other store or group, where it lies and what is wrong.
+        wrong: of every store or group that is not as it should be, where it lies and what is wrong.
+        unread: of every store whose source is there and cannot be read, where it lies and why; it is left alone.
     """
 
     scans: int
     without_source: int
     crops: int
     wrong: tuple[tuple[Location, str], ...]
+    unread: tuple[tuple[Location, str], ...]
 
 
 def verify_stores(
@@ -85,22 +87,27 @@ def verify_stores(
     scans = groups.groups_in(home.scans)
     cuts = [group for recipe in sorted(home.crops.glob("*")) for group in groups.groups_in(recipe)]
 
-    def look(location: Location) -> str:
+    def look(location: Location) -> tuple[str, str]:
         if location in cuts:
-            return groups.find_damage(location)
+            return groups.find_damage(location), ""
         source = sources.get(location.stem)
-        return find_difference(location, source) if source else _own_damage(location)
+        try:
+            return (find_difference(location, source) if source else _own_damage(location)), ""
+        except (ScanError, OSError) as error:
+            return "", f"its source cannot be read: {error}"
 
-    wrong, everything = [], [*scans, *cuts]
+    wrong, unread, everything = [], [], [*scans, *cuts]
     with ThreadPoolExecutor(workers) as pool:
-        for done, (location, difference) in enumerate(zip(everything, pool.map(look, everything)), start=1):
+        for done, (location, (difference, reason)) in enumerate(zip(everything, pool.map(look, everything)), start=1):
+            if reason:
+                unread.append((location, reason))
             if difference:
                 wrong.append((location, difference))
                 if repair:
                     groups.remove(location)
             if progress:
                 progress(done, len(everything))
-    bad = {location for location, _ in wrong}
+    bad = {location for location, _ in [*wrong, *unread]}
     good = [location for location in scans if location not in bad]
     alone = sum(location.stem not in sources for location in good)
     return Verified(
@@ -108,6 +115,7 @@ def verify_stores(
         without_source=alone,
         crops=sum(location not in bad for location in cuts),
         wrong=tuple(wrong),
+        unread=tuple(unread),
     )
 
 
@@ -119,14 +127,14 @@ def find_difference(path: Location, source: Path) -> str:
     Args:
         path: `<series_uid>.zarr`.
         source: the scan's `.mhd` or what it was read from.
+
+    Raises:
+        ScanError, OSError: the source cannot be read.
     """
     if damage := _own_damage(path):
         return damage
-    try:
-        about = describe_source(source)
-        scan = read_scan(source)
-    except (ScanError, OSError) as error:
-        return f"its source cannot be read any more: {error}"
+    about = describe_source(source)
+    scan = read_scan(source)
     if store.read_attributes(path).get("source") != about:
         return "its source has changed since (another checksum)"
     return _difference(path, scan)
