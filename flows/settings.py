@@ -112,6 +112,7 @@ def tell_the_story() -> None:
     """Put the filter on Prefect's console output; call it after Prefect was imported."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # Dask tells of every connection
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         if isinstance(handler, PrefectConsoleHandler):

@@ -1,7 +1,8 @@
-"""`luna data prepare` on the two real scans: stores, masks, and negatives where the data set has no candidates."""
+"""`luna data prepare` on the two real scans, and on synthetic ones on a Dask cluster with a bad scan among them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,21 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.runners import WorkersError, mapped_runner
 from lungml import crop_cache, store
 from lungml.ct import read_scan
 from lungml.geometry import irc_to_xyz
 from lungml.home import Home
 from lungml.luna import read_luna
+from lungml.phantom import PhantomSettings, write_phantoms
+from lungml.quarantine import read_quarantine
 
 PROJECT = Path(__file__).parents[2]
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
 PREPARE = [sys.executable, "-c", "from flows.cli import main; main()", "data", "prepare", "--luna-dir"]
 
 
-def prepare(luna_dir: Path, home: Home) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
-    env |= {"LUNA_HOME": str(home.root), "PYTHONPATH": str(PROJECT)}
-    return subprocess.run([*PREPARE, str(luna_dir)], env=env, capture_output=True, text=True)
+def prepare(luna_dir: Path, home: Home, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "LUNA_"))}
+    env |= {"LUNA_HOME": str(home.root), "PYTHONPATH": str(PROJECT), **variables}
+    return subprocess.run([*PREPARE, str(luna_dir), *options], env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,8 @@ def test_a_store_holds_the_scan_and_every_nodule_lies_in_its_mask(
         assert np.array_equal(store.read_volume(group), scan.hu)
         assert store.read_grid(group) == scan.grid
         mask = store.read_mask(group, "mask_report")
-        cache = crop_cache.CropCache([home.crops / "report.zarr" / series_uid], ["centers_xyz", "labels"])
+        (crops,) = home.crops.glob(f"*.zarr/{series_uid}")
+        cache = crop_cache.CropCache([crops], ["centers_xyz", "labels"])
         centers, labels = cache.column("centers_xyz"), cache.column("labels")
         own = [nodule for nodule in data.nodules if nodule.series_uid == series_uid]
         nodules += len(own)
@@ -88,3 +93,63 @@ def test_a_second_run_changes_nothing(first: subprocess.CompletedProcess[str], h
     again = prepare(luna_dir, home)
     assert again.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in [*home.scans.rglob("*"), *home.crops.rglob("*")]} == before
+
+
+def content(home: Home) -> dict[str, str]:
+    """Every file of the stores and crops, by name: the digest of its bytes."""
+    return {
+        str(path.relative_to(home.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in (home.scans, home.crops)
+        for path in Path(str(folder)).rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_dask_workers_make_what_threads_make_and_a_bad_scan_costs_only_itself(tmp_path: Path) -> None:
+    luna_dir = tmp_path / "luna16"
+    write_phantoms(luna_dir, scans=6, seed=3, settings=PhantomSettings(size_irc=(40, 96, 96)))
+    bad = sorted(luna_dir.rglob("*.raw"))[2]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-2])
+    options = ("--recipe", "demo", "--val-stride", "3")
+    homes = {workers: Home(tmp_path / workers.replace(":", "-")) for workers in ("threads:2", "dask:2")}
+    for workers, home in homes.items():
+        done = prepare(luna_dir, home, *options, LUNA_WORKERS=workers)
+        assert done.returncode == 0, done.stderr
+        assert "5 scans ready" in done.stdout
+        assert f"1 set aside\nreasons: {home.quarantine_csv}" in done.stdout
+        (row,) = read_quarantine(home.quarantine_csv)
+        assert row["series_uid"] == bad.stem
+        assert "is too short" in row["reason"]
+    threads, dask = homes.values()
+    assert len(content(threads)) > 5 * 10
+    assert content(dask) == content(threads)
+
+    # The same bad files are not read again, unless asked; once they are mended they are, by themselves.
+    again = prepare(luna_dir, threads, *options)
+    assert "still set aside (--recheck tries it again)" in again.stdout + again.stderr
+    rechecked = prepare(luna_dir, threads, *options, "--recheck")
+    assert "still set aside" not in rechecked.stdout + rechecked.stderr
+    assert "5 scans ready" in rechecked.stdout
+    bad.write_bytes(whole)
+    mended = prepare(luna_dir, threads, *options)
+    assert "6 scans ready" in mended.stdout
+    assert read_quarantine(threads.quarantine_csv) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [("", "ThreadPoolTaskRunner"), ("3", "ThreadPoolTaskRunner"), ("processes:4", "ProcessPoolTaskRunner"),
+     ("dask:2", "DaskTaskRunner"), ("tcp://10.0.0.1:8786", "DaskTaskRunner")],
+)  # fmt: skip
+def test_one_setting_says_who_works(workers: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNA_WORKERS", workers)
+    assert type(mapped_runner()).__name__ == kind
+
+
+@pytest.mark.parametrize("workers", ["many", "threads:0", "dask:", "slurm:4", "threads:2; rm"])
+def test_another_word_for_workers_is_one_line(workers: str) -> None:
+    with pytest.raises(WorkersError, match=r"LUNA_WORKERS is .*; give threads:N"):
+        mapped_runner(workers)
