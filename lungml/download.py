@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import ssl
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
@@ -180,11 +182,18 @@ class Fetched:
 def open_client(settings: DownloadSettings) -> httpx.Client:
     """A client with the settings' timeouts, safe to share between threads; close it."""
     return httpx.Client(
+        verify=_tls(),
         timeout=httpx.Timeout(settings.read_seconds, connect=settings.connect_seconds),
         follow_redirects=True,
         # Compressed on the way, lengths and ranges would count other bytes than the record does.
         headers={"Accept-Encoding": "identity", "User-Agent": "luna-pipeline"},
     )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Who is trusted; reading that takes longer than a small file, so once."""
+    return httpx.create_ssl_context()
 
 
 def read_record(
