@@ -44,22 +44,26 @@ def prepare(
     recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch what is missing from Zenodo and TCIA first")
-    ] = False,
-    subsets: Annotated[
-        str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; all ten if not given")
-    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="first fetch what of LUNA16 is missing")] = False,
+    subsets: Annotated[str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; else all ten")] = None,
     keep_archives: Annotated[bool, typer.Option(help="keep an archive once it is unpacked and proved")] = True,
-    lidc: Annotated[
-        Path | None, typer.Option(help="LIDC-IDRI's XML files, a folder or a zip: contours for the masks")
-    ] = None,
+    zenodo_url: Annotated[str, typer.Option(help="where LUNA16's records are published")] = "https://zenodo.org",
+    lidc_url: Annotated[str | None, typer.Option(help="of LIDC-IDRI's XML files as a zip, to fetch as well")] = None,
+    lidc: Annotated[Path | None, typer.Option(help="LIDC-IDRI's XML files, a folder or a zip")] = None,
     more: Annotated[
-        Path | None, typer.Option(help="LIDC-IDRI's DICOM series: those outside LUNA16 join the training scans")
+        Path | None, typer.Option(help="LIDC-IDRI's DICOM series, to train on those outside LUNA16")
     ] = None,
-    recheck: Annotated[bool, typer.Option("--recheck", help="read the scans that were set aside once more")] = False,
+    recheck: Annotated[bool, typer.Option("--recheck", help="read scans that were set aside once more")] = False,
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
+    from lungml.download import DownloadSettings
+    from lungml.luna_archives import parse_subsets
+
+    settings = None
+    if download:
+        settings = DownloadSettings(zenodo_url=zenodo_url, lidc_xml_url=lidc_url, keep_archives=keep_archives)
+    if subsets:
+        parse_subsets(subsets)  # what a person can get wrong is said before anything starts
     home = start()
     from flows.prepare import prepare as prepare_flow
     from flows.settings import tell_the_story
@@ -71,12 +75,11 @@ def prepare(
         recipe,
         val_stride,
         seed,
-        download=download,
+        recheck=recheck,
+        download=settings,
         subsets=subsets,
-        keep_archives=keep_archives,
         lidc=str(lidc.resolve()) if lidc else None,
         more=str(more.resolve()) if more else None,
-        recheck=recheck,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True

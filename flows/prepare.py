@@ -12,8 +12,10 @@ from prefect import flow, get_run_logger, unmapped
 
 from flows.progress import gather
 from flows.runners import mapped_runner
+from lungml.download import DownloadSettings
 from lungml.files import sweep
 from lungml.home import Home
+from lungml.luna_archives import parse_subsets
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
 from tasks.data import (
@@ -25,6 +27,7 @@ from tasks.data import (
     publish_quarantine,
     read_tables,
 )
+from tasks.download import download as fetch_luna
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +54,27 @@ def prepare(
     seed: int = 0,
     for_training: bool = False,
     recheck: bool = False,
+    download: DownloadSettings | None = None,
+    subsets: str | None = None,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
     Args:
-        luna_dir: holds `**/<series_uid>.mhd`.
+        luna_dir: holds `**/<series_uid>.mhd`, or will once it is downloaded.
         tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
         recipe: decides the masks and the crops.
         val_stride: every n-th series validates, the one after it tests.
         seed: of the choice of negatives.
         for_training: refuse a data set that leaves a split without a scan.
         recheck: read scans that were set aside once more, though nothing of them has changed.
+        download: from where to fetch what of LUNA16 is missing; None fetches nothing.
+        subsets: which of its ten subsets to fetch, such as "0,3" or "0-4"; None fetches all.
     """
     home, settings = Home.from_env(), by_name(recipe)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
+    if download:
+        fetch_luna.submit(Path(luna_dir), download, parse_subsets(subsets) if subsets else None).result()
     truths = read_tables(Path(luna_dir), tables, val_stride, home, for_training=for_training)
     converted = gather(convert_scan.map(truths, home=unmapped(home), recheck=recheck), "converting")
     publish_quarantine(truths, home)

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungml import store
 from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs
 from lungml.geometry import Grid, irc_to_xyz
+from lungml.groups import StoreError, map_array, read_attributes, write_group
 
 CROP_FORMAT_VERSION = 1
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
@@ -48,7 +48,7 @@ def write_scan_crops(
 ) -> None:
     """Cut everything that training needs from one scan, in one pass over it, and write it whole or not at all.
 
-    Writes uncompressed arrays that `store.map_array` maps: `crops` int16 (n, 32, 48, 48) clipped HU, `labels` uint8
+    Writes uncompressed arrays that `groups.map_array` maps: `crops` int16 (n, 32, 48, 48) clipped HU, `labels` uint8
     (n,), `diameters_mm` float64 (n,), `centers_xyz` float64 (n, 3), and for the sites listed in `slab_sites`
     `slabs` int16 (m, 7, 96, 96) clipped HU, `slab_masks` uint8 (m, 96, 96) and `slab_labels` uint8 (m,).
 
@@ -77,7 +77,7 @@ def write_scan_crops(
         "slab_masks": cut_slabs(mask, centers[slabbed], 0, SLAB_SIDE)[:, 0],
         "slab_labels": labels[slabbed],
     }
-    store.write_group(group, arrays, key=key)
+    write_group(group, arrays, key=key)
 
 
 class CropCache:
@@ -97,12 +97,16 @@ class CropCache:
 
     def __init__(self, groups: Sequence[Path], arrays: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         self.groups = tuple(groups)
-        self._maps = {name: [store.map_array(group, name) for group in groups] for name in arrays}
-        self._flat = {name: [part.reshape(len(part), _size(part)) for part in self._maps[name]] for name in arrays}
+        self._maps = {name: [map_array(group, name) for group in groups] for name in arrays}
+        # One row, one run of values: joining such runs is a single call, and a plain copy of each.
+        self._flat = {
+            name: [part.reshape(len(part), math.prod(part.shape[1:])) for part in parts]
+            for name, parts in self._maps.items()
+        }
         # After mapping: what is mapped stays as it is, whatever another run puts in its place.
         for group, digest in zip(groups, digests, strict=True) if digests is not None else ():
-            if key_digest(store.read_attributes(group)["key"]) != digest:
-                raise store.StoreError(f"{group}: changed by another run since this one prepared it; run again")
+            if key_digest(read_attributes(group)["key"]) != digest:
+                raise StoreError(f"{group}: changed by another run since this one prepared it; run again")
         lengths = [len(part) for part in self._maps[arrays[0]]]
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         # What this cache has read lies in memory, unless there is more of it than memory.
@@ -134,19 +138,20 @@ class CropCache:
             wanted: (n,) int64 row numbers.
             out: (n, ...) of the array's dtype, C-contiguous, to be written and returned; a new array when None.
         """
-        scans = self.scan_of(wanted)
-        places = zip(scans.tolist(), (wanted - self._starts[scans]).tolist())
-        first, flat = self._maps[name][0], self._flat[name]
-        found = [flat[scan][row] for scan, row in places]
+        scans, flat = self.scan_of(wanted), self._flat[name]
+        found = [flat[scan][row] for scan, row in zip(scans.tolist(), (wanted - self._starts[scans]).tolist())]
         if out is None:
+            first = self._maps[name][0]
             out = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+        elif not out.flags.c_contiguous:
+            raise ValueError("rows are written to C-contiguous arrays only")
         unread = ~self._read[name][wanted]
         if unread.any():
             for position in np.flatnonzero(unread).tolist():
                 _will_need(found[position])
             self._read[name][wanted] = self._fits
         if found:
-            np.concatenate(found, out=out.reshape(-1, copy=False))
+            np.concatenate(found, out=out.reshape(-1))
         return out
 
     def batch(self, name: str, wanted: npt.NDArray[np.int64], *, pinned: bool = False) -> torch.Tensor:
@@ -157,8 +162,10 @@ class CropCache:
             wanted: (n,) int64 row numbers.
             pinned: in page-locked memory, which PyTorch keeps for the next batch once this one was copied to the GPU.
         """
+        if not pinned:
+            return torch.from_numpy(self.rows(name, wanted))
         shape, kind = self._row(name)
-        tensor = torch.empty((len(wanted), *shape), dtype=kind, pin_memory=pinned)
+        tensor = torch.empty((len(wanted), *shape), dtype=kind, pin_memory=True)
         self.rows(name, wanted, out=tensor.numpy())
         return tensor
 
@@ -186,11 +193,6 @@ class CropCache:
 def key_digest(key: Any) -> str:
     """A short fingerprint of what a group was made from, equal before and after it went through JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-def _size(part: npt.NDArray[Any]) -> int:
-    """Values in a row: reshape cannot tell it of an empty array."""
-    return math.prod(part.shape[1:])
 
 
 def _will_need(row: npt.NDArray[Any]) -> None:

@@ -10,7 +10,14 @@ class LunaError(ValueError):
       TableError      one of LUNA16's tables, or the folder, is missing or malformed
       SplitError      split.csv is damaged, or a split has no scan
       PhantomError    synthetic scans that cannot be drawn there
-      StoreError      a store is missing, half-written or of another format
+      DownloadError   a file that cannot be fetched, or is not what was published
+      ArchiveError    an archive that cannot be unpacked safely and whole
+      LidcError       LIDC's annotations, or one of their files, cannot be read
+      MaskError       a nodule without a place or a size, or a contour that does not fit its scan
+      StoreError      a store is missing, half-written, damaged or of another format
+      RemoteError     an object store cannot be reached or used
+      WorkersError    LUNA_WORKERS says nothing that we know
+      UpError         a service cannot be started
       RecipeError     no such recipe
       GroupingError   no such grouping
       TrainingError   training cannot start or go on

@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,8 @@ from lungml.files import beside_path, naming
 from lungml.remote import Location, RemoteFolder
 
 LZ4_LEVEL = 9  # on real scans 2.15 : 1, at the speed of level 5 (2.10 : 1)
+
+CHUNKS_AT_ONCE = 8  # along the first axis
 
 Box = tuple[slice, slice, slice]
 
@@ -240,7 +243,7 @@ def _write_arrays(
         if isinstance(array, Sparse):
             _paint(stored, array)
         elif name in chunks:
-            stored[...] = array
+            _write_chunks(stored, array, group / name)
         else:
             # As zarr would write it, all zeros included: a file that is not there cannot be mapped.
             if array.size:
@@ -248,6 +251,24 @@ def _write_arrays(
             checksums[name] = checksum(array)
         sizes[name] = _bytes_in(group / name)
     return {"bytes": sizes, "checksums": checksums}
+
+
+def _write_chunks(stored: zarr.Array, array: npt.NDArray[Any], location: Location) -> None:
+    """Write some rows of chunks at a time, and let the disk take those while the next ones are compressed."""
+    step = stored.chunks[0] * CHUNKS_AT_ONCE
+    with ThreadPoolExecutor(1, thread_name_prefix="flush") as flushing:
+        for start in range(0, len(array), step):
+            stored[start : start + step] = array[start : start + step]
+            if isinstance(location, Path):
+                first = start // stored.chunks[0]
+                flushing.submit(_flush, [location / "c" / str(n) for n in range(first, first + CHUNKS_AT_ONCE)])
+
+
+def _flush(folders: Sequence[Path]) -> None:
+    """Start what `_sync_tree` ends: whether it worked is seen there."""
+    with suppress(OSError):
+        for folder in folders:
+            _sync_tree(folder)
 
 
 def _paint(stored: zarr.Array, sparse: Sparse) -> None:

@@ -9,19 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lungml.geometry import Grid
-from lungml.groups import (
-    Box,
-    Sparse,
-    StoreError,
-    is_current,
-    map_array,
-    read_array,
-    read_attributes,
-    write_group,
-)
+from lungml.groups import Box, Sparse, read_array, read_attributes, write_group
 from lungml.remote import Location
-
-__all__ = ["StoreError", "is_current", "map_array", "read_attributes", "write_group"]
 
 # Raised whenever the bytes or attributes of a scan's store or its masks change: older ones are rebuilt, never read.
 SCAN_FORMAT_VERSION = 3

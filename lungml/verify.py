@@ -135,7 +135,7 @@ def find_difference(path: Location, source: Path) -> str:
         return damage
     about = describe_source(source)
     scan = read_scan(source)
-    if store.read_attributes(path).get("source") != about:
+    if groups.read_attributes(path).get("source") != about:
         return "its source has changed since (another checksum)"
     return _difference(path, scan)
 

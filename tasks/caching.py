@@ -20,13 +20,13 @@ import lungml
 
 # What decides a trained model; a change in any of these files trains anew.
 TRAINING_MODULES = (
-    "augment.py", "crop_cache.py", "crops.py", "fit.py", "losses.py", "masks.py", "metrics.py", "sampling.py",
-    "models", "recipes",
+    "augment.py", "crop_cache.py", "crops.py", "fit.py", "loading.py", "losses.py", "masks.py", "metrics.py",
+    "models", "recipes", "sampling.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = ("ct.py", "dicom.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py")
 MASK_MODULES = ("geometry.py", "masks.py")
-CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py")
+CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")
 

@@ -279,7 +279,7 @@ def cache_crops(
             min_distance_mm=NEGATIVE_DISTANCE_MM,
             rng=rng,
         )
-    elif training:
+    if training:  # drawn ones too: they come tissue first, and each epoch of a plan shall see some of both
         places_xyz = places_xyz[kept_negatives(len(places_xyz), negatives, rng)]
     centers = xyz_to_irc(places_xyz, grid)
     sites += [

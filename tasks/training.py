@@ -16,7 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import crop_cache, store
+from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.errors import LunaError
 from lungml.files import write_text_atomic
@@ -114,7 +114,7 @@ def mine_candidates(
         "near_mm": MINED_NEAR_MM,
     }
     mined = replace(scan, mined=folder, digest=digest(key))
-    if store.is_current(folder, key):
+    if groups.is_current(folder, key):
         return kept(mined)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
     model = load_unet(pipeline.home, segmentation_uri, resolve_device(pipeline.device))

@@ -42,11 +42,6 @@ class Recipe:
         """Which non-nodules of the training scans are cut."""
         return self.classification.negatives
 
-    @property
-    def negatives_per_scan(self) -> int | None:
-        """How many of them at most; None keeps all."""
-        return self.negatives.kept_per_scan
-
 
 def report() -> Recipe:
     """The report's system, every constant; only the pool of negatives is smaller, see `report_negatives`."""

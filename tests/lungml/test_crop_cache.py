@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lungml import crop_cache, store
+from lungml import crop_cache, groups
 from lungml.crop_cache import CROP_FORMAT_VERSION, CropCache, CropSite, key_digest, write_scan_crops
 from lungml.geometry import Grid, irc_to_xyz
+from lungml.groups import StoreError
 
 CPU = torch.device("cpu")
 
@@ -89,6 +90,8 @@ def test_rows_come_in_the_wanted_order_again_and_again(
     out = np.empty((2, 32, 48, 48), np.int16)
     assert cache.rows("crops", np.array([14, 0]), out=out) is out
     np.testing.assert_array_equal(out, whole[[14, 0]])
+    with pytest.raises(ValueError, match="C-contiguous"):
+        cache.rows("crops", np.array([14, 0]), out=np.empty((4, 32, 48, 48), np.int16)[::2])
     assert cache.scan_of(np.array([4, 5, 7, 8])).tolist() == [0, 2, 2, 3]
     assert cache.rows("crops", np.array([], dtype=np.int64)).shape == (0, 32, 48, 48)
 
@@ -129,7 +132,7 @@ def test_crops_of_another_key_are_refused(tmp_path: Path) -> None:
         groups[1], np.zeros(GRID.shape_irc, np.int16), np.zeros(GRID.shape_irc, np.uint8), GRID, [],
         slab_sites=[], key={"scan": "another"},
     )  # fmt: skip
-    with pytest.raises(store.StoreError, match=r"1: changed by another run since this one prepared it; run again$"):
+    with pytest.raises(StoreError, match=r"1: changed by another run since this one prepared it; run again$"):
         CropCache(groups, ["crops"], digests=digests)
     assert len(CropCache(groups, ["crops"])) == 1
 
@@ -151,6 +154,6 @@ def test_equal_versions_mean_equal_crops(tmp_path: Path) -> None:
     write_scan_crops(tmp_path / "g", hu, mask, grid, sites, slab_sites=[0, 1], key={})
     found = hashlib.sha256()
     for name in ("crops", "labels", "diameters_mm", "centers_xyz", "slabs", "slab_masks", "slab_labels"):
-        array = np.round(store.map_array(tmp_path / "g", name), 6)
+        array = np.round(groups.map_array(tmp_path / "g", name), 6)
         found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     assert (CROP_FORMAT_VERSION, found.hexdigest()[:12]) == (1, "c31e67318c9c")

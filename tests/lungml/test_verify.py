@@ -70,8 +70,8 @@ def rewrite_volume(home: Home, _: dict[str, Path]) -> None:
     path = home.scans / "1.2.zarr"
     hu = store.read_volume(path)
     hu[0, 0, 0] += 1
-    source = store.read_attributes(path)["source"]
-    store.write_scan(path, hu, store.read_grid(path), key=store.read_attributes(path)["key"], source=lambda: source)
+    source = groups.read_attributes(path)["source"]
+    store.write_scan(path, hu, store.read_grid(path), key=groups.read_attributes(path)["key"], source=lambda: source)
 
 
 DAMAGE: dict[str, tuple[Callable[[Home, dict[str, Path]], object], str]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lungml import store
+from lungml import groups, store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.home import Home
 from lungml.luna import SplitError, TableError
@@ -181,13 +181,13 @@ def cut(scan: StoredScan, home: Home, **change: Any) -> Any:
 
 
 def labels(prepared: PreparedScan, name: str = "labels") -> list[int]:
-    return store.map_array(prepared.crops, name).tolist()
+    return groups.map_array(prepared.crops, name).tolist()
 
 
 def negatives(prepared: PreparedScan) -> np.ndarray:
     """(n, 3) mm: where the non-nodules lie."""
-    centers = store.map_array(prepared.crops, "centers_xyz")
-    return centers[store.map_array(prepared.crops, "labels") == 0]
+    centers = groups.map_array(prepared.crops, "centers_xyz")
+    return centers[groups.map_array(prepared.crops, "labels") == 0]
 
 
 def converted(truth: ScanTruth, home: Home) -> StoredScan:
@@ -204,7 +204,7 @@ def test_a_training_scan_keeps_a_sample_of_its_negatives(stored: StoredScan, hom
     for place in negatives(prepared):
         assert np.isclose(table, place, atol=1e-9).all(axis=1).sum() == 1
     # Each crop shows its own place: the bright ball's centre lies in the middle of the first.
-    assert store.map_array(prepared.crops, "slab_masks")[0].any()
+    assert groups.map_array(prepared.crops, "slab_masks")[0].any()
     assert (prepared.split, prepared.mask_name, prepared.nodules) == ("train", "mask", stored.truth.nodules)
 
 
@@ -257,11 +257,11 @@ def test_changed_truth_is_cut_again(stored: StoredScan, home: Home) -> None:
 @pytest.mark.parametrize("victim", ["zarr.json", "."])
 def test_deleted_crops_are_cut_again_the_same(stored: StoredScan, home: Home, victim: str) -> None:
     first = done(cut(stored, home))
-    before = np.array(store.map_array(first.crops, "crops"))
+    before = np.array(groups.map_array(first.crops, "crops"))
     path = first.crops / victim
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert done(cut(stored, home)) == first
-    np.testing.assert_array_equal(store.map_array(first.crops, "crops"), before)
+    np.testing.assert_array_equal(groups.map_array(first.crops, "crops"), before)
 
 
 def test_the_sample_depends_on_seed_and_uid_not_on_other_scans(tmp_path: Path, toy: Toy) -> None:

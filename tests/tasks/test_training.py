@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.states import Failed
 
-from lungml import recipes, store
+from lungml import groups, recipes
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
 from lungml.fit import TrainingError
@@ -437,7 +437,7 @@ def mining(tmp_path: Path, scans: list[PreparedScan], monkeypatch: pytest.Monkey
 
 def mined_labels(scan: PreparedScan) -> list[int]:
     assert scan.mined is not None
-    return store.map_array(scan.mined, "labels").tolist()
+    return groups.map_array(scan.mined, "labels").tolist()
 
 
 @pytest.mark.parametrize(
@@ -457,8 +457,8 @@ def test_a_candidate_within_a_nodules_radius_shows_the_nodule(
 ) -> None:
     found = done(mining(center))
     assert mined_labels(found) == [label]
-    assert np.linalg.norm(store.map_array(found.mined, "centers_xyz") - irc_to_xyz(center, grid)) < 0.5
-    assert store.map_array(found.mined, "diameters_mm").tolist() == pytest.approx(
+    assert np.linalg.norm(groups.map_array(found.mined, "centers_xyz") - irc_to_xyz(center, grid)) < 0.5
+    assert groups.map_array(found.mined, "diameters_mm").tolist() == pytest.approx(
         [{2: 10, 1: 6, 0: math.nan}[label]], nan_ok=True
     )
     assert found.mined.parent.name == "tiny-mined.zarr"
