@@ -250,6 +250,7 @@ def cache_crops(
         store=scan.store,
         mask_name=MASK_NAMES[rule],
         crops=folder,
+        crops_digest=crop_cache.key_digest(key),
         digest=crop_cache.key_digest(key),
         nodules=truth.nodules,
         excluded=truth.excluded,

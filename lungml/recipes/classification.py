@@ -12,13 +12,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lungml import augment
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
 from lungml.fit import FitSettings, TrainingError
 from lungml.loading import Batch, DeviceBatches
 from lungml.metrics import BinaryCounts, roc_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
-from lungml.recipes.data import PreparedScan, Split, of_split
+from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan, balanced_order, seen_in_epoch
 
 EVALUATION_BATCH = 8
@@ -135,10 +135,7 @@ class CropProblem:
         self._scans = scans
         self._positive, self._judged = positive, judged
         train = of_split(scans, "train")
-        folders = [s.crops for s in train]
-        if mined:
-            folders += [s.mined for s in train if s.mined is not None]
-        cache = CropCache(folders, ["crops", "labels"])
+        cache = open_crops(train, ["crops", "labels"], mined=mined)
         self._batches = DeviceBatches(cache, ["crops"], self._device)
         self._labels = cache.column("labels")
         self._folder_of = cache.scan_of(np.arange(len(cache)))
@@ -206,7 +203,7 @@ class CropProblem:
     def predict(self, split: Split) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Class (n,) and probability of class 1 (n,) of every judged crop of a split."""
         self.model.eval()
-        cache = CropCache([s.crops for s in of_split(self._scans, split)], ["crops", "labels"])
+        cache = open_crops(of_split(self._scans, split), ["crops", "labels"])
         labels = cache.column("labels")
         rows = np.flatnonzero(np.isin(labels, self._judged))
         probs = np.empty(len(rows))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from lungml.luna import Excluded, Nodule
+from lungml.crop_cache import CropCache
+from lungml.luna import Excluded, Nodule, Split
 from lungml.remote import Location
 
-Split = Literal["train", "val", "test"]
+__all__ = ["PreparedScan", "Split", "of_split", "open_crops"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,11 @@ class PreparedScan:
         store: the scan's Zarr group, on a disk or an object store.
         mask_name: which of its masks is the segmentation target.
         crops: the scan's crop group.
+        crops_digest: the `key_digest` that it was cut under.
         digest: what all of it was made from; equal digests mean equal training data.
         nodules: the scan's annotated nodules.
         excluded: findings that are neither hits nor false positives.
-        mined: crops at the segmenter's own candidates, where there are any.
+        mined: crops at the segmenter's own candidates, where there are any; they were cut under `digest`.
     """
 
     series_uid: str
@@ -34,6 +35,7 @@ class PreparedScan:
     store: Location
     mask_name: str
     crops: Path
+    crops_digest: str
     digest: str
     nodules: tuple[Nodule, ...]
     excluded: tuple[Excluded, ...]
@@ -43,3 +45,15 @@ class PreparedScan:
 def of_split(scans: Sequence[PreparedScan], split: Split) -> list[PreparedScan]:
     """The scans of one split, in the given order."""
     return [scan for scan in scans if scan.split == split]
+
+
+def open_crops(scans: Sequence[PreparedScan], arrays: Sequence[str], *, mined: bool = False) -> CropCache:
+    """The crops of some scans, and behind them those mined from them.
+
+    Raises:
+        StoreError: another run has put other crops in their place since these scans were prepared.
+    """
+    wanted = [(scan.crops, scan.crops_digest) for scan in scans]
+    if mined:
+        wanted += [(scan.mined, scan.digest) for scan in scans if scan.mined is not None]
+    return CropCache([group for group, _ in wanted], arrays, digests=[digest for _, digest in wanted])

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from lungml import augment
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
 from lungml.fit import FitSettings
 from lungml.metrics import diameter_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.recipes.classification import CropProblem, demo_negatives, report_negatives
-from lungml.recipes.data import PreparedScan, Split, of_split
+from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan
 
 
@@ -137,7 +137,7 @@ def malignancy_problem(
 
 def diameter_baseline(scans: Sequence[PreparedScan], split: Split) -> float:
     """ROC AUC of the annotated diameter alone on a split's nodules; NaN when a class is absent."""
-    cache = CropCache([s.crops for s in of_split(scans, split)], ["labels", "diameters_mm"])
+    cache = open_crops(of_split(scans, split), ["labels", "diameters_mm"])
     labels, diameters = cache.column("labels"), cache.column("diameters_mm")
     nodules = np.flatnonzero(labels != NON_NODULE)
     return diameter_auc(diameters[nodules], labels[nodules] == MALIGNANT)

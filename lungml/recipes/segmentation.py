@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lungml import augment, losses, store
-from lungml.crop_cache import NON_NODULE, CropCache
+from lungml.crop_cache import NON_NODULE
 from lungml.crops import CONTEXT_SLICES, clip_hu
 from lungml.fit import FitSettings, TrainingError
 from lungml.loading import Batch, DeviceBatches
@@ -19,7 +19,7 @@ from lungml.masks import MaskRule
 from lungml.metrics import BinaryCounts
 from lungml.models import place
 from lungml.models.unet import UNet, UNetConfig
-from lungml.recipes.data import PreparedScan, Split, of_split
+from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import balanced_order
 
 WINDOW = 64  # the random in-plane window out of a 96 x 96 slab: offsets 0..31
@@ -107,7 +107,7 @@ class SegmentationProblem:
         self.model = place(UNet(recipe.model, generator=generator), device)
         self._device = device
         self._scans = scans
-        cache = CropCache([s.crops for s in of_split(scans, "train")], ["slabs", "slab_masks", "slab_labels"])
+        cache = open_crops(of_split(scans, "train"), ["slabs", "slab_masks", "slab_labels"])
         self._batches = DeviceBatches(cache, ["slabs", "slab_masks"], device)
         labels = cache.column("slab_labels")
         self._positives = np.flatnonzero(labels != NON_NODULE)

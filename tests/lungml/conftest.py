@@ -77,6 +77,7 @@ def toy_scans(tmp_path_factory: pytest.TempPathFactory) -> list[PreparedScan]:
                 store=path,
                 mask_name="mask",
                 crops=group,
+                crops_digest=crop_cache.key_digest({}),
                 digest=str(number),
                 nodules=nodules,
                 excluded=(),

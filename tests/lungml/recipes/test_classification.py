@@ -43,7 +43,7 @@ def test_epochs_draw_from_other_negatives_in_turns(toy_scans: list[PreparedScan]
 
 
 def test_every_epoch_draws_from_all_mined_ones(toy_scans: list[PreparedScan]) -> None:
-    mined = [replace(scan, mined=scan.crops) for scan in toy_scans]
+    mined = [replace(scan, mined=scan.crops, digest=scan.crops_digest) for scan in toy_scans]
     seen = np.concatenate([drawn_negatives(mined, epoch, mined=True) for epoch in range(1, 30, 3)])
     own, of_segmenter = seen[seen < 24], seen[seen >= 24]
     assert set((own % 8).tolist()) == {2, 3}

@@ -8,7 +8,8 @@ import pytest
 from lungml import recipes
 from lungml.candidates import GroupingSettings
 from lungml.fit import FitSettings
-from lungml.recipes.data import PreparedScan, of_split
+from lungml.groups import StoreError
+from lungml.recipes.data import PreparedScan, of_split, open_crops
 from lungml.sampling import NegativePlan
 
 NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "later_rate": None, "validate_every": 1}
@@ -83,10 +84,18 @@ def test_settings_that_cannot_train_are_refused(change: dict) -> None:
 def test_a_split_keeps_its_order(tmp_path: Path) -> None:
     def scan(series_uid: str, split: str) -> PreparedScan:
         return PreparedScan(
-            series_uid=series_uid, split=split, store=tmp_path, mask_name="mask", crops=tmp_path, digest="",
+            series_uid=series_uid, split=split, store=tmp_path, mask_name="mask", crops=tmp_path, crops_digest="",
+            digest="",
             nodules=(), excluded=(),
         )  # fmt: skip
 
     scans = [scan("b", "val"), scan("c", "train"), scan("a", "val")]
     assert [s.series_uid for s in of_split(scans, "val")] == ["b", "a"]
     assert of_split(scans, "test") == []
+
+
+def test_crops_that_another_run_replaced_are_refused(toy_scans: list[PreparedScan]) -> None:
+    assert len(open_crops(toy_scans, ["labels"])) > 0
+    stale = [*toy_scans[:-1], replace(toy_scans[-1], crops_digest="of another run")]
+    with pytest.raises(StoreError, match="changed by another run since this one prepared it; run again"):
+        open_crops(stale, ["labels"])
