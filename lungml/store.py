@@ -14,7 +14,7 @@ from lungml.remote import Location
 
 # Raised whenever the bytes or attributes of a scan's store or its masks change: older ones are rebuilt, never read.
 SCAN_FORMAT_VERSION = 3
-CHUNK_IRC = (8, 512, 512)  # 4 MiB of whole slices: few files to sync, enough of them to keep every core busy
+CHUNK_IRC = (8, 512, 512)  # 4 MiB of whole slices: enough chunks for a few cores, few files to sync
 
 
 def write_scan(
