@@ -78,8 +78,6 @@ def prepare(
         recheck=recheck,
         download=settings,
         subsets=subsets,
-        lidc=str(lidc.resolve()) if lidc else None,
-        more=str(more.resolve()) if more else None,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True

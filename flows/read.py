@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lungml.ct import DuplicateScanError, ScanError, read_scan
+from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
 from lungml.findings import Finding, find_nodules, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle
@@ -61,7 +61,7 @@ def read_scans(
         except ScanError as error:
             failed += 1
             if on_scan:
-                on_scan(path.stem, None, str(error))
+                on_scan(scan_name(path), None, str(error))
             continue
         read[scan.series_uid] = path
         if on_warning:

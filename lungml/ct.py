@@ -24,9 +24,11 @@ from lungml.nifti import read_nifti
 from lungml.plausibility import as_int16, check_plausible, doubts
 from lungml.scan_errors import (
     ByteCountError,
+    ByteOrderError,
     DuplicateScanError,
     DuplicateSliceError,
     ElementTypeError,
+    EmptyScanError,
     FormatError,
     HeaderError,
     ImplausibleScanError,
@@ -36,14 +38,18 @@ from lungml.scan_errors import (
     ScanGeometryError,
     SeriesUidError,
     SeveralSeriesError,
+    TiltError,
+    UnevenSlicesError,
     UnsafePathError,
 )
 
 __all__ = [
     "ByteCountError",
+    "ByteOrderError",
     "DuplicateScanError",
     "DuplicateSliceError",
     "ElementTypeError",
+    "EmptyScanError",
     "FormatError",
     "HeaderError",
     "ImplausibleScanError",
@@ -55,17 +61,20 @@ __all__ = [
     "ScanGeometryError",
     "SeriesUidError",
     "SeveralSeriesError",
+    "TiltError",
+    "UnevenSlicesError",
     "UnsafePathError",
     "find_dicom_series",
     "find_scans",
     "read_header",
     "read_scan",
     "scan_fingerprint",
+    "scan_name",
     "source_files",
 ]
 
 KINDS = ".mhd, .mha, .nii, .nii.gz, or the folder or .zip of a DICOM series"
-LONGEST_UID = 128  # characters: DICOM has 64, and file names with suffixes must stay below 255
+LONGEST_UID = 128  # bytes: DICOM has 64, and file names with suffixes must stay below 255
 # LUNA16's lung masks carry the scans' own names; they may lie in the same folder and are no scans.
 MASK_FOLDER_PREFIX = "seg-lungs"
 
@@ -104,7 +113,7 @@ def read_scan(path: Path) -> Scan:
     if kind == "dicom":
         series_uid, hu, grid = read_series(path)
     elif kind == "nifti":
-        series_uid = _stem(path)
+        series_uid = scan_name(path)
         stored, grid = read_nifti(path)
         hu = as_int16(stored, path)
     else:
@@ -158,18 +167,19 @@ def find_scans(luna_dir: Path) -> dict[str, Path]:
 def scan_fingerprint(path: Path) -> str:
     """What a scan's derived files depend on, cheap enough to ask for 888 scans at every start.
 
-    sha256 over the names, sizes and mtimes (ns) of the scan's files, and over the header's bytes of a file that has
-    one. The voxels are not read: a data file changed in place with its old size and time goes unseen here, the full
+    sha256 over the names, sizes and mtimes (ns) of the scan's files, and over the first bytes of a single file, the
+    header's where it has one. The voxels are not read: a data file changed in place with its old size and time goes unseen here, the full
     checksum in the store sees it.
 
     Raises:
         ScanError: the header cannot be parsed or a file is missing.
     """
     kind = _kind(path)
-    if kind == "dicom":
+    if path.is_dir():
         return _fingerprint(b"", path, dicom_files(path))
-    _check_uid(_stem(path), path)
-    header = None if kind == "nifti" else read_header(path)
+    if kind != "dicom":
+        _check_uid(scan_name(path), path)
+    header = read_header(path) if kind == "metaimage" else None
     with open_plain(path, path) as handle:
         # In a .mha the header ends where the voxels start; beyond that, size and mtime speak.
         head = handle.read(header.data_offset or MAX_HEADER_BYTES if header else MAX_HEADER_BYTES)
@@ -193,7 +203,8 @@ def _fingerprint(head: bytes, path: Path, files: Iterable[Path]) -> str:
     for file in files:
         with open_plain(file, path) as handle:
             stat = os.fstat(handle.fileno())
-        found.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+        name = file.relative_to(path) if file.is_relative_to(path) and file != path else file.name
+        found.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 
 
@@ -208,16 +219,17 @@ def _kind(path: Path) -> str:
     raise FormatError(path, f"{path.suffix or 'no suffix'} is not a kind of scan we read", f"name a {KINDS}")
 
 
-def _stem(path: Path) -> str:
+def scan_name(path: Path) -> str:
+    """What a scan is called before it is read: a file's name without its suffix, a folder's whole name."""
+    if path.is_dir():
+        return path.name
     suffix = next((s for s in (".nii.gz", ".nii") if path.name.lower().endswith(s)), path.suffix)
     return path.name[: len(path.name) - len(suffix)]
 
 
 def _check_uid(series_uid: str, path: Path) -> None:
-    if len(series_uid) > LONGEST_UID:
-        raise SeriesUidError(
-            path, f"a series_uid of {len(series_uid)} characters, not {LONGEST_UID} at most", "rename it"
-        )
+    if (length := len(series_uid.encode("utf-8", "surrogateescape"))) > LONGEST_UID:
+        raise SeriesUidError(path, f"a series_uid of {length} bytes, not {LONGEST_UID} at most", "rename it")
     if not re.fullmatch(r"[\w.\- ]+", series_uid) or set(series_uid) <= {"."} or series_uid.startswith("."):
         raise SeriesUidError(path, f"{series_uid[:80]!r} is no series_uid", "rename it: letters, digits, dots, dashes")
 

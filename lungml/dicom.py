@@ -1,138 +1,83 @@
 """What does a DICOM series hold, in a folder or a zip, and is every slice of it there?
 
-pydicom reads the headers and says where the pixels lie. File names, extensions and order mean nothing: slices are put
-in order by their positions in the patient. Nothing of a patient but the series_uid leaves this module.
+File names, extensions and order mean nothing: slices are put in order by their positions in the patient. Nothing of a
+patient but the series_uid leaves this module.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import tempfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import SimpleITK as sitk
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
+from lungml.dicom_slice import (
+    SUFFIXES,
+    Slice,
+    check_slice,
+    is_dicom,
+    is_uid,
+    modality_of,
+    parse,
+    read_image_header,
+    refuse_damaged,
+    series_uid_of,
+    whole_fragments,
+)
 from lungml.geometry import Grid, GridError
-from lungml.metaimage import MAX_AXIS_VOXELS, MAX_DEFLATE_RATIO, MAX_SPACING_MM, MAX_VOXELS, MIN_SPACING_MM
+from lungml.metaimage import MAX_SPACING_MM, MAX_VOXELS, MIN_SPACING_MM
 from lungml.plausibility import as_int16
 from lungml.scan_errors import (
     ByteCountError,
     DuplicateScanError,
     DuplicateSliceError,
-    ElementTypeError,
     FormatError,
     HeaderError,
     MissingDataError,
     MissingSliceError,
     ScanError,
     ScanGeometryError,
+    SeriesUidError,
     SeveralSeriesError,
-    UnsafePathError,
+    TiltError,
+    UnevenSlicesError,
 )
+from lungml.series_files import SeriesFiles, opened
 
-MAX_FILES = 20_000  # the longest LIDC series has 764 slices
-MAX_FILE_BYTES = 256 * 1024 * 1024  # one slice of 4096 x 4096 x 2 bytes has 32 MiB
-MAGIC, MAGIC_AT = b"DICM", 128
-HEADER_TAGS = [
-    "SOPClassUID",
-    "Modality",
-    "SeriesInstanceUID",
-    "ImageType",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-]
 UNCOMPRESSED = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
+SERIES_LISTED = 5  # of several series in one folder
 SAME_MM = 1e-3  # positions closer than this are one position
-MAX_UNEVEN = 0.05  # of the spacing: LIDC's positions are rounded to 0.01 mm and more
+# How far a slice may lie from its place in an even grid: scanners round positions to 0.1 mm, some only the spacing.
+UNEVEN_MM, UNEVEN = 0.1, 0.05  # mm, or a part of the spacing when that is more
 MISSING_FROM = 1.5  # times the spacing: a slice is missing from here on
-MAX_TILT = 0.01  # mm sideways for each mm between slices: half a degree of gantry tilt
+MAX_SIDEWAYS = 0.25  # pixels off the line through the first slice: no voxel is placed worse than that
 MAX_TURN = 1e-4  # between the direction cosines of two slices
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Slice:
-    """One image's header, checked, and where its file lies."""
-
-    name: str
-    rows: int
-    cols: int
-    kind: np.dtype[Any]
-    bits: int
-    slope: float
-    intercept: float
-    position_xyz: npt.NDArray[np.float64]
-    axes: npt.NDArray[np.float64]  # (2, 3): unit steps of the column and of the row index
-    spacing: tuple[float, float]  # mm between rows, between columns
-    syntax: UID
-
-
-class _Files:
-    """The plain files of a folder or a zip, by name."""
-
-    def __init__(self, path: Path, names: Sequence[str], archive: zipfile.ZipFile | None) -> None:
-        self.path, self.names, self._archive = path, names, archive
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open one for reading.
-
-        Raises:
-            ScanError: it is damaged or cannot be read.
-        """
-        try:
-            if self._archive is None:
-                with (self.path / name).open("rb") as handle:
-                    yield handle
-            else:
-                with self._archive.open(name) as member:
-                    yield io.BufferedReader(member)  # type: ignore[type-var]
-        except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise ByteCountError(
-                self.path, f"{name} cannot be read ({_words(error)})", "download the series again"
-            ) from error
 
 
 def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
     """Read the one CT series of a folder (and its folders) or of a zip.
 
-    What is no DICOM image (XML, DICOMDIR, structured reports) is passed over, and so are localizers beside slices.
+    What is no DICOM image (XML, DICOMDIR, structured reports, segmentations) is passed over, and so are localizers
+    beside slices. What was a slice and is damaged is refused, not passed over.
 
     Returns:
         the series_uid (SeriesInstanceUID), the values after rescaling, (index, row, col) int16, slices in the order
@@ -141,20 +86,20 @@ def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
     Raises:
         ScanError: whatever the bytes are, this and no other error.
     """
-    with _opened(path) as files:
+    with opened(path) as files:
         series_uid, slices = _slices(files)
-        grid = _ordered_grid(slices, path)
-        whole = all(s.slope == int(s.slope) and s.intercept == int(s.intercept) for s in slices)
+        slices, grid = _order(slices, path)
         hu = np.empty(grid.shape_irc, dtype=np.int16)
         for index, one in enumerate(slices):
-            hu[index] = as_int16(_values(files, one, whole), path)
+            hu[index] = as_int16(_values(files, one), path)
     return series_uid, hu, grid
 
 
 def find_dicom_series(folder: Path) -> dict[str, Path]:
     """Find the CT series of a tree in LIDC-IDRI's layout: each in a folder of its own, or in a zip.
 
-    One header of each folder is read; what else lies in it is seen by `read_series`. Other modalities are passed over.
+    One header of each folder is read; what else lies in it is seen by `read_series`. Other modalities are passed over,
+    and so is a zip that cannot be read. Links to folders are followed, each real folder once.
 
     Returns:
         series_uid -> its folder or zip, sorted by series_uid.
@@ -166,7 +111,13 @@ def find_dicom_series(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingDataError(folder, "no such folder", "name the folder that holds the DICOM series")
     found: dict[str, Path] = {}
-    for place, subfolders, names in os.walk(folder):
+    seen: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         here = Path(place)
         plain = [name for name in sorted(names) if not name.startswith(".")]
@@ -182,237 +133,132 @@ def find_dicom_series(folder: Path) -> dict[str, Path]:
 
 def patient_digest(path: Path) -> str:
     """An anonymous mark of the patient whose series lies at `path`: equal for equal PatientIDs, empty without one."""
-    with _opened(path, deep=False) as files:
+    with opened(path, deep=False) as files:
         for name in files.names:
             with files.open(name) as handle:
-                if _is_dicom(handle):
-                    patient = str(_parse(handle, name, path, ["PatientID"]).get("PatientID") or "")
+                if is_dicom(handle):
+                    patient = str(parse(handle, name, path, ["PatientID"]).get("PatientID") or "")
                     return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
     return ""
 
 
 def dicom_files(path: Path) -> tuple[Path, ...]:
-    """The files whose bytes make a series: the zip, or the folder's DICOM files, sorted."""
+    """The files whose bytes make a series: the zip, or the folder's DICOM files, sorted; damaged ones too.
+
+    Raises:
+        ScanError: the folder cannot be listed, or a link leads out of it.
+    """
     if not path.is_dir():
         return (path,)
-    with _opened(path) as files:
+    with opened(path) as files:
         found = []
         for name in files.names:
             with files.open(name) as handle:
-                if _is_dicom(handle):
+                if is_dicom(handle) or name.lower().endswith(SUFFIXES):
                     found.append(path / name)
     return tuple(sorted(found))
 
 
-@contextmanager
-def _opened(path: Path, *, deep: bool = True) -> Iterator[_Files]:
-    """The plain files at `path`; nothing is unpacked.
-
-    Raises:
-        ScanError: a link or a member that leads outside, or more than a series could have.
-    """
-    if path.is_dir():
-        yield _Files(path, _plain_files(path, deep), None)
-        return
-    try:
-        archive = zipfile.ZipFile(path)
-    except FileNotFoundError as error:
-        raise MissingDataError(path, "no such file", "check the path") from error
-    except Exception as error:  # a damaged directory raises struct.error, IndexError and what not
-        raise FormatError(path, f"not a whole zip file ({_words(error)})", "download it again") from error
-    with archive:
-        names = _members(archive, path)
-        yield _Files(path, names, archive)
-
-
-def _plain_files(folder: Path, deep: bool) -> list[str]:
-    real = folder.resolve()
-    found = []
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".")) if deep else []
-        for name in sorted(names):
-            file = Path(place) / name
-            if name.startswith(".") or not file.is_file():
-                continue
-            if file.is_symlink() and not file.resolve().is_relative_to(real):
-                raise UnsafePathError(
-                    folder, f"{file.relative_to(folder)} is a link out of the folder", "copy the file itself there"
-                )
-            found.append(str(file.relative_to(folder)))
-            if len(found) > MAX_FILES:
-                raise FormatError(folder, f"more than {MAX_FILES} files are no series", "name the series' own folder")
-    return found
-
-
-def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    infos = [info for info in archive.infolist() if not info.is_dir()]
-    if len(infos) > MAX_FILES:
-        raise FormatError(path, f"more than {MAX_FILES} files are no series", "pack the series alone")
-    seen: set[str] = set()
-    total = 0
-    for info in infos:
-        parts = PurePosixPath(info.filename).parts
-        if info.filename.startswith(("/", "\\")) or ".." in parts or "\\" in info.filename or ":" in info.filename:
-            raise UnsafePathError(path, f"its member {info.filename[:80]!r} leads outside", "pack the series again")
-        if info.flag_bits & 1:
-            raise FormatError(path, "it is encrypted", "unpack it and give the folder")
-        if info.filename in seen:
-            raise FormatError(path, f"it holds {info.filename[:80]!r} twice", "pack the series again")
-        seen.add(info.filename)
-        total += info.file_size
-        if info.file_size > MAX_FILE_BYTES or info.file_size > MAX_DEFLATE_RATIO * (info.compress_size + 1024):
-            raise FormatError(
-                path, f"its member {info.filename[:80]!r} says it has {info.file_size} bytes", "pack the series again"
-            )
-    if total > 4 * MAX_VOXELS:
-        raise FormatError(path, f"{total} bytes are more than a series has", "pack the series alone")
-    return sorted(seen)
-
-
 def _first_ct(path: Path) -> str | None:
-    """The series_uid of the first image at `path`, if that is a CT's; what cannot be read is no series."""
+    """The series_uid of the first image at `path`, if that is a CT's; a file that cannot be read does not hide it."""
     try:
-        with _opened(path, deep=False) as files:
+        with opened(path, deep=False) as files:
             for name in files.names:
-                with files.open(name) as handle:
-                    if not _is_dicom(handle):
-                        continue
-                    about = _parse(handle, name, path, ["Modality", "SeriesInstanceUID", "Rows"])
-                if "Rows" in about:
-                    return str(about.get("SeriesInstanceUID", "")) or None if about.get("Modality") == "CT" else None
+                try:
+                    with files.open(name) as handle:
+                        marked = is_dicom(handle)
+                    about = read_image_header(files, name) if marked else None
+                except ScanError:
+                    continue
+                if about is not None and series_uid_of(about):
+                    return series_uid_of(about) if modality_of(about) == "CT" else None
     except ScanError:
         return None
     return None
 
 
-def _slices(files: _Files) -> tuple[str, list[_Slice]]:
+def _slices(files: SeriesFiles) -> tuple[str, list[Slice]]:
     """The one series' images."""
     path = files.path
     images: list[tuple[str, Any]] = []
+    others = []
     for name in files.names:
         with files.open(name) as handle:
-            if _is_dicom(handle):
-                about = _parse(handle, name, path, HEADER_TAGS)
-                if "Rows" in about:
-                    images.append((name, about))
+            marked = is_dicom(handle)
+        if not marked:
+            others.append(name)
+        elif (about := read_image_header(files, name)) is not None:
+            images.append((name, about))
+    suffixes = {PurePosixPath(name).suffix.lower() for name, _ in images}
+    for name in others:
+        with files.open(name) as handle:
+            refuse_damaged(handle, name, path, suffixes)
     if not images:
         raise FormatError(path, "no DICOM image in it", "name the folder or zip that holds the series")
-    slices = [(name, about) for name, about in images if "LOCALIZER" not in (about.get("ImageType") or ())]
-    images = slices or images
-    counts = Counter(str(about.get("SeriesInstanceUID", "")) for _, about in images)
-    if len(counts) > 1:
-        listed = ", ".join(f"{uid or 'none'} ({count} images)" for uid, count in sorted(counts.items()))
-        raise SeveralSeriesError(path, f"{len(counts)} series: {listed}", "name the folder of one of them")
-    (series_uid,) = counts
+    images = [(name, about) for name, about in images if "LOCALIZER" not in (about.get("ImageType") or ())]
+    if not images:
+        raise FormatError(path, "nothing but localizers in it", "name the folder or zip that holds the slices")
+    series_uid = _one_series([about for _, about in images], path)
+    return series_uid, [check_slice(name, about, path) for name, about in images]
+
+
+def _one_series(headers: Sequence[Any], path: Path) -> str:
+    counts = Counter((series_uid_of(about), modality_of(about)) for about in headers)
+    if len({uid for uid, _ in counts}) > 1:
+        listed = [
+            f"{uid if is_uid(uid) else 'one without a uid'} ({count} {modality} images)"
+            for (uid, modality), count in sorted(counts.items())
+        ]
+        more = f" and {len(listed) - SERIES_LISTED} more" if len(listed) > SERIES_LISTED else ""
+        raise SeveralSeriesError(
+            path,
+            f"{len(listed)} series: {', '.join(listed[:SERIES_LISTED])}{more}",
+            "name the folder of one of them, or keep one here",
+        )
+    series_uid = series_uid_of(headers[0])
     if not series_uid:
         raise HeaderError(path, "its images have no SeriesInstanceUID", "export the series again")
-    return series_uid, [_slice(name, about, path) for name, about in images]
+    if not is_uid(series_uid):
+        raise SeriesUidError(path, "its SeriesInstanceUID is not digits and dots, 64 at most", "export it again")
+    return series_uid
 
 
-def _is_dicom(handle: BinaryIO) -> bool:
-    is_dicom = handle.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
-    handle.seek(0)
-    return is_dicom
-
-
-def _parse(handle: BinaryIO, name: str, path: Path, tags: list[str], *, pixels: bool = False) -> Any:
-    _keep_values_to_ourselves()
-    try:
-        about = pydicom.dcmread(handle, stop_before_pixels=not pixels, specific_tags=tags)
-        for tag in tags:  # values are parsed when they are asked for
-            about.get(tag)
-    except ScanError:
-        raise
-    except Exception as error:  # pydicom promises no kind of error for damaged bytes
-        raise HeaderError(path, f"{name} cannot be parsed ({_words(error)})", "download the series again") from error
-    return about
-
-
-@cache
-def _keep_values_to_ourselves() -> None:
-    """pydicom would print what stood in a damaged field: what matters is checked here, and said without it."""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-
-
-def _slice(name: str, about: Any, path: Path) -> _Slice:
-    """One image's header, checked."""
-    modality = str(about.get("Modality", ""))
-    if modality != "CT":
-        raise FormatError(path, f"{name} is of modality {modality[:16] or 'none'}, not CT", "give a CT series")
-    if _number(about, "NumberOfFrames", 1.0, name, path) != 1:
-        raise FormatError(path, f"{name} holds many frames (enhanced CT)", "store the series as single slices")
-    bits = int(_number(about, "BitsAllocated", None, name, path))
-    colour = _number(about, "SamplesPerPixel", 1.0, name, path) != 1
-    if bits == 8 or colour:
-        raise ElementTypeError(path, f"{name} holds 8-bit or colour pixels, not HU", "give the CT series itself")
-    shown = str(about.get("PhotometricInterpretation", ""))
-    if bits != 16 or shown != "MONOCHROME2":
-        raise ElementTypeError(
-            path, f"{name} has {bits}-bit pixels, {shown[:24] or 'of no kind'}", "give 16-bit MONOCHROME2 slices"
-        )
-    stored = int(_number(about, "BitsStored", 16.0, name, path))
-    if not 8 < stored <= 16 or int(_number(about, "HighBit", stored - 1.0, name, path)) != stored - 1:
-        raise ElementTypeError(path, f"{name} keeps its pixels in unusual bits", "export the series again")
-    rows, cols = (int(_number(about, tag, None, name, path)) for tag in ("Rows", "Columns"))
-    if not (0 < rows <= MAX_AXIS_VOXELS and 0 < cols <= MAX_AXIS_VOXELS):
-        raise ScanGeometryError(path, f"{name} has {rows} x {cols} pixels", "export the series again")
-    signed = int(_number(about, "PixelRepresentation", None, name, path)) == 1
-    position = _numbers(about, "ImagePositionPatient", 3, name, path)
-    axes = _numbers(about, "ImageOrientationPatient", 6, name, path).reshape(2, 3)
-    spacing = _numbers(about, "PixelSpacing", 2, name, path)
-    slope = _number(about, "RescaleSlope", None, name, path)
-    if slope == 0:
-        raise HeaderError(path, f"{name} has a RescaleSlope of 0", "export the series again")
-    syntax = about.file_meta.get("TransferSyntaxUID")
-    if not isinstance(syntax, UID):
-        raise HeaderError(path, f"{name} names no transfer syntax", "export the series again")
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    return _Slice(
-        name=name,
-        rows=rows,
-        cols=cols,
-        kind=np.dtype(f"{order}{'i' if signed else 'u'}2"),
-        bits=stored,
-        slope=slope,
-        intercept=_number(about, "RescaleIntercept", None, name, path),
-        position_xyz=position,
-        axes=axes,
-        spacing=(float(spacing[0]), float(spacing[1])),
-        syntax=syntax,
-    )
-
-
-def _number(about: Any, tag: str, default: float | None, name: str, path: Path) -> float:
-    value = about.get(tag)
-    if value is None or value == "":
-        if default is None:
-            kind = ScanGeometryError if tag == "PixelSpacing" else HeaderError
-            raise kind(path, f"{name} has no {tag}", "export the series again")
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not np.isfinite(number) or abs(number) > 2**31:
-        raise HeaderError(path, f"{name}: its {tag} is no number", "export the series again")
-    return number
-
-
-def _numbers(about: Any, tag: str, count: int, name: str, path: Path) -> npt.NDArray[np.float64]:
-    value = about.get(tag)
-    try:
-        numbers = np.array([float(v) for v in value or ()], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        numbers = np.empty(0)
-    if len(numbers) != count or not np.isfinite(numbers).all():
+def _order(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], Grid]:
+    """The slices in the order of their positions, and the grid that they make."""
+    _check_alike(slices, path)
+    first = slices[0]
+    if len(slices) < 2:
+        raise ScanGeometryError(path, "one slice is no volume", "give the whole series")
+    if len(slices) * first.rows * first.cols > MAX_VOXELS:
+        raise ScanGeometryError(path, f"more than {MAX_VOXELS} voxels", "give slices of one acquisition")
+    normal = np.cross(first.axes[0], first.axes[1])
+    slices = sorted(slices, key=lambda one: (float(one.position_xyz @ normal), one.name))
+    places = np.array([one.position_xyz @ normal for one in slices])
+    between_slices = float(places[-1] - places[0]) / (len(slices) - 1)
+    spacing = (first.spacing[1], first.spacing[0], between_slices)
+    _check_steps(slices, places, path)
+    _check_line(slices, places, normal, path)
+    if not all(MIN_SPACING_MM <= mm <= MAX_SPACING_MM for mm in spacing):
+        said = " ".join(f"{mm:g}" for mm in spacing)
         raise ScanGeometryError(
-            path, f"{name}: its {tag} is not {count} finite numbers", "without it no voxel has a place; export it again"
+            path, f"spacing {said} mm is not in {MIN_SPACING_MM}..{MAX_SPACING_MM}", "check its unit: mm"
         )
-    return numbers
+    x, y, z = slices[0].position_xyz.tolist()
+    try:
+        grid = Grid(
+            shape_irc=(len(slices), first.rows, first.cols),
+            spacing_xyz=spacing,
+            origin_xyz=(x, y, z),
+            direction=tuple(
+                (float(a), float(b), float(c)) for a, b, c in np.stack([first.axes[0], first.axes[1], normal], axis=1)
+            ),
+        )
+    except GridError as error:
+        raise ScanGeometryError(path, str(error), "export the series again") from error
+    return slices, grid
 
 
-def _ordered_grid(slices: list[_Slice], path: Path) -> Grid:
-    """Put the slices in order, in place, and say where they lie."""
+def _check_alike(slices: Sequence[Slice], path: Path) -> None:
     first = slices[0]
     for one in slices:
         for what, theirs, ours in (
@@ -427,20 +273,18 @@ def _ordered_grid(slices: list[_Slice], path: Path) -> Grid:
             raise ScanGeometryError(
                 path, f"{first.name} and {one.name} lie in different directions", "give slices of one acquisition"
             )
-    if len(slices) < 2:
-        raise ScanGeometryError(path, "one slice is no volume", "give the whole series")
-    if len(slices) * first.rows * first.cols > MAX_VOXELS:
-        raise ScanGeometryError(path, f"more than {MAX_VOXELS} voxels", "give slices of one acquisition")
-    normal = np.cross(first.axes[0], first.axes[1])
-    slices.sort(key=lambda one: (float(one.position_xyz @ normal), one.name))
-    places = np.array([one.position_xyz @ normal for one in slices])
+
+
+def _check_steps(slices: Sequence[Slice], places: npt.NDArray[np.float64], path: Path) -> None:
+    """Every slice once, none missing, all at even distances: step by step and over the whole way."""
     steps = np.diff(places)
     for before, after, step in zip(slices, slices[1:], steps):
         if step < SAME_MM:
             raise DuplicateSliceError(
                 path, f"{before.name} and {after.name} lie at one place, {_at(before)}", "keep one of the two"
             )
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # of two middle ones the smaller: it has no gap
+    allowed = max(UNEVEN_MM, UNEVEN * usual)
     for before, after, step in zip(slices, slices[1:], steps):
         between = f"between {before.name} at {_at(before)} and {after.name} at {_at(after)}"
         if step > MISSING_FROM * usual:
@@ -448,48 +292,50 @@ def _ordered_grid(slices: list[_Slice], path: Path) -> Grid:
             raise MissingSliceError(
                 path, f"{count} slice{'s are' if count > 1 else ' is'} missing {between}", "download the series again"
             )
-        if abs(step - usual) > MAX_UNEVEN * usual:
-            raise ScanGeometryError(
+        if abs(step - usual) > allowed:
+            raise UnevenSlicesError(
                 path, f"slices are {usual:.4g} mm apart, but {step:.4g} mm {between}", "give evenly spaced slices"
             )
-    way = slices[-1].position_xyz - slices[0].position_xyz
-    sideways = np.linalg.norm(way - (way @ normal) * normal)
-    if sideways > MAX_TILT * (places[-1] - places[0]):
-        raise ScanGeometryError(
+    # Small differences add up: a grid with one spacing would put the middle slices somewhere else.
+    off = np.abs(places - np.linspace(places[0], places[-1], len(places)))
+    worst = int(off.argmax())
+    if off[worst] > allowed:
+        raise UnevenSlicesError(
             path,
-            f"the slices move {sideways:.4g} mm sideways (gantry tilt)",
+            f"{slices[worst].name} at {_at(slices[worst])} lies {off[worst]:.3g} mm from its place among even slices",
+            "give evenly spaced slices",
+        )
+
+
+def _check_line(
+    slices: Sequence[Slice], places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], path: Path
+) -> None:
+    """Every slice straight above the first one."""
+    offsets = np.array([one.position_xyz for one in slices]) - slices[0].position_xyz
+    beside = np.linalg.norm(offsets - np.outer(places - places[0], normal), axis=1)
+    worst = int(beside.argmax())
+    if beside[worst] <= MAX_SIDEWAYS * min(slices[0].spacing):
+        return
+    if worst == len(slices) - 1:
+        raise TiltError(
+            path,
+            f"the slices move {beside[worst]:.4g} mm sideways (gantry tilt)",
             "resample the series to a right-angled grid",
         )
-    between_slices = float(places[-1] - places[0]) / (len(slices) - 1)
-    spacing = (first.spacing[1], first.spacing[0], between_slices)
-    if not all(MIN_SPACING_MM <= mm <= MAX_SPACING_MM for mm in spacing):
-        said = " ".join(f"{mm:g}" for mm in spacing)
-        raise ScanGeometryError(
-            path, f"spacing {said} mm is not in {MIN_SPACING_MM}..{MAX_SPACING_MM}", "check its unit: mm"
-        )
-    x, y, z = slices[0].position_xyz.tolist()
-    try:
-        return Grid(
-            shape_irc=(len(slices), first.rows, first.cols),
-            spacing_xyz=spacing,
-            origin_xyz=(x, y, z),
-            direction=tuple(
-                (float(a), float(b), float(c)) for a, b, c in np.stack([first.axes[0], first.axes[1], normal], axis=1)
-            ),
-        )
-    except GridError as error:
-        raise ScanGeometryError(path, str(error), "export the series again") from error
+    raise ScanGeometryError(
+        path, f"{slices[worst].name} lies {beside[worst]:.4g} mm beside the others", "give slices of one acquisition"
+    )
 
 
-def _values(files: _Files, one: _Slice, whole: bool) -> npt.NDArray[Any]:
-    """One slice's values after rescaling, (row, col)."""
+def _values(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
+    """One slice's values after rescaling, (row, col); whole numbers stay exact."""
     if one.syntax not in UNCOMPRESSED:
         return _decoded(files, one)
     with files.open(one.name) as handle:
-        about = _parse(handle, one.name, files.path, ["PixelData"], pixels=True)
+        about = parse(handle, one.name, files.path, ["PixelData"], pixels=True)
     pixels = about.get("PixelData")
     expected = one.rows * one.cols * 2
-    if not isinstance(pixels, bytes) or len(pixels) not in (expected, expected + expected % 2):
+    if not isinstance(pixels, bytes) or len(pixels) != expected:
         there = len(pixels) if isinstance(pixels, bytes) else 0
         word = "short" if there < expected else "long"
         raise ByteCountError(
@@ -497,43 +343,58 @@ def _values(files: _Files, one: _Slice, whole: bool) -> npt.NDArray[Any]:
             f"{one.name} is too {word}: {there} bytes of pixels, the header says {expected}",
             "download the series again",
         )
-    stored = np.frombuffer(pixels, dtype=one.kind, count=one.rows * one.cols).reshape(one.rows, one.cols)
+    stored = np.frombuffer(pixels, dtype=one.kind).reshape(one.rows, one.cols)
     if one.bits < 16:
         # Bits above those stored may hold overlays: out with them, and the sign comes from the highest bit stored.
         left = 16 - one.bits
         stored = (stored.astype(one.kind.newbyteorder("=")) << left) >> left
-    if whole:
-        return stored.astype(np.int32) * int(one.slope) + int(one.intercept)
-    return stored * one.slope + one.intercept
+    if one.slope != int(one.slope) or one.intercept != int(one.intercept):
+        return stored * one.slope + one.intercept
+    if one.slope == 1 and abs(one.intercept) < 2**30:
+        return stored.astype(np.int32) + int(one.intercept)
+    return stored.astype(np.int64) * int(one.slope) + int(one.intercept)
 
 
-def _decoded(files: _Files, one: _Slice) -> npt.NDArray[Any]:
-    """A compressed slice, decoded and rescaled by SimpleITK (GDCM), which reads files only."""
+def _decoded(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
+    """A compressed slice, decoded and rescaled by SimpleITK (GDCM)."""
     with files.open(one.name) as handle:
-        content = handle.read(MAX_FILE_BYTES)
-    with tempfile.NamedTemporaryFile(suffix=".dcm") as copy:
-        copy.write(content)
-        copy.flush()
-        try:
+        parse(handle, one.name, files.path, ["Rows"])  # stops where the pixels begin
+        begins = handle.tell()
+        handle.seek(0)
+        content = handle.read()
+    if not whole_fragments(content, begins):
+        raise ByteCountError(files.path, f"{one.name} breaks off in its pixels", "download the series again")
+    try:
+        with _file_of(content) as name:
             reader = sitk.ImageFileReader()
             reader.SetImageIO("GDCMImageIO")
-            reader.SetFileName(copy.name)
+            reader.SetFileName(name)
             values = sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError as error:
-            raise FormatError(
-                files.path,
-                f"{one.name} cannot be decoded ({one.syntax.name})",
-                "decompress the series first, such as with gdcmconv --raw",
-            ) from error
+    except RuntimeError:
+        raise FormatError(
+            files.path,
+            f"{one.name} cannot be decoded ({one.syntax.name})",
+            "decompress the series first, such as with gdcmconv --raw",
+        ) from None
     if values.size != one.rows * one.cols:
         raise ByteCountError(files.path, f"{one.name} decodes to another size", "download the series again")
     return values.reshape(one.rows, one.cols)
 
 
-def _at(one: _Slice) -> str:
+@contextmanager
+def _file_of(content: bytes) -> Iterator[str]:
+    """A name under which GDCM, which reads files only, finds these bytes: in memory where the system can do that."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("slice"), "wb") as memory:
+            memory.write(content)
+            memory.flush()
+            yield f"/proc/self/fd/{memory.fileno()}"
+        return
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as copy:
+        copy.write(content)
+        copy.flush()
+        yield copy.name
+
+
+def _at(one: Slice) -> str:
     return f"z = {one.position_xyz[2]:g} mm"
-
-
-def _words(error: Exception) -> str:
-    # The kind of error only: a message may quote what stood in the file.
-    return type(error).__name__

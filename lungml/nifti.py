@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ LONGEST_HEADER = 1024 * 1024  # extensions included
 DATA_TYPES = {4: "i2", 8: "i4", 16: "f4", 64: "f8", 512: "u2"}  # NIfTI's codes
 EIGHT_BIT_OR_COLOUR = {2, 128, 256, 2304}
 UNITS = {0: "no", 1: "metre", 2: "mm", 3: "micron"}  # the lowest three bits of xyzt_units
-MAX_DISAGREEMENT = 1e-3  # between qform and sform, or an axis' length and pixdim, as a part of a voxel
+MAX_DISAGREEMENT = 1e-3  # between an axis' length and pixdim, as a part of it
+MAX_APART = 0.1  # voxels between the places that qform and sform give; float32 quaternions make about 1e-3 of it
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes point right and forward, DICOM's left and back
 
 
@@ -76,14 +76,21 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Grid]:
                 )
             content = inflate(handle, expected, path, path.name)
         else:
+            there = os.fstat(handle.fileno()).st_size
+            if there != expected:  # before they are read: a file may be larger than the memory
+                raise _wrong_count(path, there, expected)
             content = np.fromfile(handle, dtype=np.uint8)
     if content.size != expected:
-        word = "short" if content.size < expected else "long"
-        raise ByteCountError(
-            path, f"too {word}: {content.size} bytes, the header says {expected}", "copy or download the scan again"
-        )
+        raise _wrong_count(path, content.size, expected)
     stored = content[offset:].view(element).reshape(shape)
     return _scaled(stored, header, path), grid
+
+
+def _wrong_count(path: Path, there: int, expected: int) -> ByteCountError:
+    word = "short" if there < expected else "long"
+    return ByteCountError(
+        path, f"too {word}: {there} bytes, the header says {expected}", "copy or download the scan again"
+    )
 
 
 def _first_bytes(packed: bytes, path: Path) -> bytes:
@@ -98,9 +105,7 @@ def _header(head: bytes, path: Path) -> tuple[Any, int]:
         if head[place : place + len(magic)] == magic and len(head) >= size:
             kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    return kind.from_fileobj(io.BytesIO(head[:size]), check=False), size
+                return kind.from_fileobj(io.BytesIO(head[:size]), check=False), size
             except Exception as error:  # nibabel promises no kind of error for damaged bytes
                 raise HeaderError(path, f"its header cannot be parsed ({_words(error)})", "export it again") from error
     if head[344:348] == b"ni1\0":
@@ -174,10 +179,10 @@ def _grid(header: Any, shape: tuple[int, int, int], path: Path) -> Grid:
     if not (np.abs(pixdim - spacing) <= MAX_DISAGREEMENT * spacing).all():
         raise ScanGeometryError(path, "pixdim and the matrix disagree about the spacing", "export it again")
     if len(affines) == 2:
-        # How far apart the two put the farthest voxel, in voxels.
-        corner = np.array([*shape[::-1], 1.0])
-        apart = max(np.abs((affines[0] - affines[1]) @ corner)[:3].max(), np.abs(affines[0] - affines[1])[:3, 3].max())
-        if apart > max(MAX_DISAGREEMENT * max(shape), 0.01) * spacing.min():
+        # They differ by a linear map, so they are farthest apart at one of the eight corners.
+        corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*shape[::-1], 1)
+        apart = float(np.linalg.norm((corners @ (affines[0] - affines[1]).T)[:, :3], axis=1).max())
+        if apart > MAX_APART * spacing.min():
             raise ScanGeometryError(
                 path,
                 f"sform and qform put voxels {apart:.3g} mm apart",

@@ -10,12 +10,22 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from lungml.geometry import Grid
-from lungml.scan_errors import ElementTypeError, ImplausibleScanError, ScanGeometryError
+from lungml.scan_errors import (
+    ByteOrderError,
+    ElementTypeError,
+    EmptyScanError,
+    ImplausibleScanError,
+    ScanGeometryError,
+)
 
 AIR_BELOW_HU = -500  # every chest CT goes below: lung is about -850
 TISSUE_ABOVE_HU = -200  # and above: fat is about -100, water 0
 PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
-MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform: about 0.8
+AIR_ABOVE_HU = -1100  # padding lies below; air is -1000 with noise
+MIN_SHARE = 1e-3  # of the voxels must be air, and as many tissue; the real scans have 0.4 and 0.36
+MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform: about 0.6
+SAMPLED = 2**20  # voxels looked at where a share is asked for
+ROUGHER = 2.0  # times: real scans in the wrong byte order are some hundred times as rough as in the right one
 MIN_SLICES = 2  # with one there is no spacing between slices, and nothing to look at in 3D
 
 MIN_EXTENT_MM = 100.0  # a lung is about 250 mm high and 300 mm wide
@@ -45,13 +55,19 @@ def check_plausible(hu: npt.NDArray[np.int16], path: Path) -> None:
 
     Raises:
         ScanGeometryError: a single slice.
-        ImplausibleScanError: an empty scan, one without air or tissue, or values far outside HU.
+        EmptyScanError: one value everywhere, or nothing that is tissue.
+        ByteOrderError: the values make sense with their bytes swapped, and none as they are.
+        ImplausibleScanError: no air, or values far outside HU.
     """
     if len(hu) < MIN_SLICES:
         raise ScanGeometryError(path, f"{len(hu)} slice is no volume", "give the whole series")
     low, high = int(hu.min()), int(hu.max())
     if low == high:
-        raise ImplausibleScanError(path, f"every voxel is {low} HU: an empty scan", "export the scan again")
+        raise EmptyScanError(path, f"every voxel is {low} HU: an empty scan", "export the scan again")
+    if _is_swapped(hu):
+        raise ByteOrderError(
+            path, "the values are a CT only with their bytes swapped", "check the byte order (BinaryDataByteOrderMSB)"
+        )
     if low >= AIR_BELOW_HU:
         raise ImplausibleScanError(
             path,
@@ -59,21 +75,52 @@ def check_plausible(hu: npt.NDArray[np.int16], path: Path) -> None:
             "check that the values are HU (a missing rescale intercept of -1024?)",
         )
     if high <= TISSUE_ABOVE_HU:
-        raise ImplausibleScanError(
+        raise EmptyScanError(
             path,
             f"no tissue: the highest value is {high} HU, every chest CT goes above {TISSUE_ABOVE_HU}",
             "check that the values are HU and the field of view is not empty",
         )
-    if low >= PLAUSIBLE_HU[0] and high <= PLAUSIBLE_HU[1]:
-        return
-    # The lowest value may be padding of any size, so it does not count.
-    wild = int(np.count_nonzero((hu > PLAUSIBLE_HU[1]) | ((hu < PLAUSIBLE_HU[0]) & (hu != low))))
-    if wild > MAX_IMPLAUSIBLE * hu.size:
+    air, tissue = _shares(hu)
+    if tissue < MIN_SHARE:
+        raise EmptyScanError(
+            path, f"{tissue:.2%} of the voxels are tissue: an empty field of view", "give the series of the patient"
+        )
+    if low < PLAUSIBLE_HU[0] or high > PLAUSIBLE_HU[1]:
+        # The lowest value may be padding of any size, so it does not count.
+        wild = int(np.count_nonzero((hu > PLAUSIBLE_HU[1]) | ((hu < PLAUSIBLE_HU[0]) & (hu != low))))
+        if wild > MAX_IMPLAUSIBLE * hu.size:
+            raise ImplausibleScanError(
+                path,
+                f"{wild / hu.size:.0%} of the voxels lie outside {PLAUSIBLE_HU[0]}..{PLAUSIBLE_HU[1]} HU",
+                "check the byte order (BinaryDataByteOrderMSB) and the rescaling",
+            )
+    if air < MIN_SHARE:
         raise ImplausibleScanError(
             path,
-            f"{wild / hu.size:.0%} of the voxels lie outside {PLAUSIBLE_HU[0]}..{PLAUSIBLE_HU[1]} HU",
-            "check the byte order (BinaryDataByteOrderMSB)",
+            f"{air:.2%} of the voxels are air ({AIR_ABOVE_HU}..{AIR_BELOW_HU} HU), the rest of what is low is padding",
+            "check that the values are HU (a missing rescale intercept of -1024?)",
         )
+
+
+def _shares(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
+    """Which part of the voxels is air, and which is tissue or denser; of a large volume an even sample counts."""
+    # An odd stride: an even one would look at the same columns of every row.
+    sample = hu.ravel(order="K")[:: (hu.size // SAMPLED) | 1]
+    air = np.count_nonzero((sample >= AIR_ABOVE_HU) & (sample < AIR_BELOW_HU))
+    return air / sample.size, np.count_nonzero(sample > TISSUE_ABOVE_HU) / sample.size
+
+
+def _is_swapped(hu: npt.NDArray[np.int16]) -> bool:
+    """Whether the values were written in the other byte order.
+
+    Neighbours in a CT are alike. With their bytes swapped the fine differences come first, and a row is as rough as
+    noise: the order in which it is smooth is the right one, provided that it is also one of air and tissue.
+    """
+    count, rows, _ = hu.shape
+    sample = np.ascontiguousarray(hu[:: max(1, count // 8), :: max(1, rows // 64)])
+    swapped = sample.byteswap()
+    roughness = [float(np.abs(np.diff(values.astype(np.int32), axis=2)).mean()) for values in (sample, swapped)]
+    return roughness[0] > ROUGHER * roughness[1] and min(_shares(swapped)) >= MIN_SHARE
 
 
 def doubts(hu: npt.NDArray[np.int16], grid: Grid) -> tuple[str, ...]:

@@ -24,8 +24,12 @@ class ScanError(LunaError):
       ScanGeometryError      size, spacing, origin or direction are not a CT's
         MissingSliceError      there is a gap between two slices
         DuplicateSliceError    two slices lie at one place
+        UnevenSlicesError      slices are not at even distances
+        TiltError              slices move sideways: the gantry was tilted
       ByteCountError         too few or too many bytes of voxels, or broken compression
       ImplausibleScanError   the values are not a chest in HU
+        ByteOrderError         they were written in the other byte order
+        EmptyScanError         there is nothing in the field of view
       DuplicateScanError     two files claim one series
       SeveralSeriesError     a folder holds more than one series
       SeriesUidError         a name that no store can carry
@@ -86,6 +90,22 @@ class MissingSliceError(ScanGeometryError):
 
 class DuplicateSliceError(ScanGeometryError):
     """Two slices lie at one place."""
+
+
+class UnevenSlicesError(ScanGeometryError):
+    """Slices are not at even distances."""
+
+
+class TiltError(ScanGeometryError):
+    """Slices move sideways: the gantry was tilted."""
+
+
+class ByteOrderError(ImplausibleScanError):
+    """The values were written in the other byte order."""
+
+
+class EmptyScanError(ImplausibleScanError):
+    """There is nothing in the field of view."""
 
 
 class SeriesUidError(ScanError):

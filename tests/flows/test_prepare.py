@@ -19,6 +19,7 @@ from lungml.home import Home
 from lungml.luna import read_luna
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.quarantine import read_quarantine
+from tests.lungml.fixtures.loopback import Trick, serving, zipped
 
 PROJECT = Path(__file__).parents[2]
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
@@ -153,3 +154,42 @@ def test_one_setting_says_who_works(workers: str, kind: str, monkeypatch: pytest
 def test_another_word_for_workers_is_one_line(workers: str) -> None:
     with pytest.raises(WorkersError, match=r"LUNA_WORKERS is .*; give threads:N"):
         mapped_runner(workers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_some_subsets_are_fetched_and_the_others_move_no_scan(tmp_path: Path) -> None:
+    tree, luna_dir = tmp_path / "tree", tmp_path / "luna16"
+    write_phantoms(tree, scans=20, seed=5, settings=PhantomSettings(size_irc=(32, 64, 64), nodules=(1, 2)))
+    tables = {name: (tree / name).read_bytes() for name in ("annotations_excluded.csv", "seriesuids.csv")}
+    files = {
+        "annotations.csv": (tree / "annotations.csv").read_bytes(),
+        "candidates_V2.zip": zipped({"candidates_V2.csv": (tree / "candidates.csv").read_bytes()}),
+        "evaluationScript.zip": zipped({f"evaluationScript/annotations/{n}": c for n, c in tables.items()}),
+    }
+    for n in range(10):
+        members = sorted((tree / f"subset{n}").iterdir())
+        files[f"subset{n}.zip"] = zipped({f"subset{n}/{file.name}": file.read_bytes() for file in members})
+    luna_dir.mkdir()
+    # Zenodo has none: it is made from LIDC's XML.
+    malignancy = "annotations_with_malignancy.csv"
+    (luna_dir / malignancy).write_bytes((tree / malignancy).read_bytes())
+    home = Home(tmp_path / "home")
+    with serving(files) as server:
+        options = ("--download", "--zenodo-url", server.url, "--recipe", "demo", "--val-stride", "3")
+        server.tricks["subset3.zip"] = [Trick(break_after=5000)]
+        some = prepare(luna_dir, home, *options, "--subsets", "0,3", "--no-keep-archives")
+        assert some.returncode == 0, some.stderr
+        assert "4 scans ready" in some.stdout
+        assert not list(luna_dir.rglob("subset*.zip"))
+        assert not server.ranges("subset1.zip")
+        split = home.split_csv.read_text()
+        assert split.count("\n") == 21  # every series has its place already
+        before = content(home)
+        rest = prepare(luna_dir, home, *options)
+        assert rest.returncode == 0, rest.stderr
+        assert "20 scans ready" in rest.stdout
+        assert len(server.ranges("subset0.zip")) == 1
+    assert home.split_csv.read_text() == split
+    after = content(home)
+    assert {name: after[name] for name in before} == before

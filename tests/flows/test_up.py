@@ -183,8 +183,11 @@ def test_somebody_elses_address_stays(tmp_path: Path) -> None:
 
 def test_what_is_deployed_can_be_called() -> None:
     from flows.end_to_end import end_to_end
+    from flows.prepare import prepare
 
-    (deployed,) = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    deployed, preparing = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    assert (preparing["name"], preparing["entrypoint"]) == ("prepare", "flows.prepare.prepare")
+    prepare.validate_parameters({"luna_dir": "/data/LUNA16", "recipe": "report", "download": {}})
     assert f"{end_to_end.name}/{deployed['name']}" == module.DEPLOYMENT
     assert deployed["entrypoint"] == "flows.end_to_end.end_to_end"
     assert deployed["work_pool"]["name"] == module.POOL
@@ -198,6 +201,7 @@ def test_what_is_deployed_can_be_called() -> None:
 def test_a_deployment_runs_to_its_end_and_nothing_stays(tmp_path: Path) -> None:
     (tmp_path / "scratch_luna.py").write_text(FLOW)
     deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
+    del deployed["deployments"][1:]
     deployed["deployments"][0]["entrypoint"] = "scratch_luna.end_to_end"
     deployed["deployments"][0]["schedules"][0]["parameters"] = {"n": 5}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployed))
