@@ -156,7 +156,7 @@ def _run_pipeline(**parameters: Any) -> None:
     from flows.show import show_summary
     from lungml.fit import resolve_device
     from lungml.recipes import by_name
-    from tasks.data import read_truths
+    from tasks.truth import read_truths
 
     tell_the_story()
     # What a person can get wrong is said before anything starts.

@@ -53,6 +53,9 @@ def prepare(
     more: Annotated[
         Path | None, typer.Option(help="LIDC-IDRI's DICOM series, to train on those outside LUNA16")
     ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="report, bounded or consensus (needs --lidc); else the recipe's")
+    ] = None,
     recheck: Annotated[bool, typer.Option("--recheck", help="read scans that were set aside once more")] = False,
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
@@ -78,12 +81,31 @@ def prepare(
         recheck=recheck,
         download=settings,
         subsets=subsets,
+        lidc=str(lidc.resolve()) if lidc else None,
+        more=str(more.resolve()) if more else None,
+        masks=masks,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True
     )
     if prepared.set_aside:
         out.print(f"reasons: {home.quarantine_csv}", soft_wrap=True)
+
+
+@app.command()
+def lidc(
+    source: Annotated[Path, typer.Argument(metavar="XML", help="LIDC-IDRI's XML files: a folder or a zip")],
+    nodules_csv: Annotated[Path, typer.Option("--out", help="the table to write: a row a nodule of 3 mm or more")],
+    luna_dir: Annotated[
+        Path | None, typer.Option(help="LUNA16's headers and tables: annotations_with_malignancy.csv is written too")
+    ] = None,
+    tables: Annotated[Path | None, typer.Option(help=TABLES_HELP)] = None,
+) -> None:
+    """Every radiologist's contours and ratings as one row a nodule; with --luna-dir, as LUNA16's malignancy table."""
+    from lungml.lidc_report import convert_lidc
+
+    for line in convert_lidc(source, nodules_csv, luna_dir, tables_dir=tables).lines:
+        out.print(line, soft_wrap=True)
 
 
 @app.command()

@@ -9,9 +9,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import gather
 from lungml.recipes.data import PreparedScan, of_split
-from tasks.data import ScanTruth
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
 from tasks.training import Pipeline, TrainedModel
+from tasks.truth import ScanTruth
 
 
 # One scan at a time: the segmenter already uses every core.

@@ -16,18 +16,12 @@ from lungml.download import DownloadSettings
 from lungml.files import sweep
 from lungml.home import Home
 from lungml.luna_archives import parse_subsets
+from lungml.masks import MaskRule
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
-from tasks.data import (
-    ScanTruth,
-    build_mask,
-    cache_crops,
-    convert_scan,
-    data_origin,
-    publish_quarantine,
-    read_tables,
-)
+from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine
 from tasks.download import download as fetch_luna
+from tasks.truth import ScanTruth, data_origin, rate_nodules, read_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +50,9 @@ def prepare(
     recheck: bool = False,
     download: DownloadSettings | None = None,
     subsets: str | None = None,
+    lidc: str | None = None,
+    more: str | None = None,
+    masks: MaskRule | None = None,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -69,16 +66,31 @@ def prepare(
         recheck: read scans that were set aside once more, though nothing of them has changed.
         download: from where to fetch what of LUNA16 is missing; None fetches nothing.
         subsets: which of its ten subsets to fetch, such as "0,3" or "0-4"; None fetches all.
+        lidc: LIDC-IDRI's XML files, a folder or a zip: for annotations_with_malignancy.csv where it is not there, for
+            the readers' contours, and for the truth of the scans in `more`.
+        more: LIDC-IDRI's DICOM series; those outside LUNA16 join the training scans.
+        masks: draw the nodules by this rule instead of the recipe's: report, bounded or consensus (of the readers'
+            contours; bounded where there is none).
     """
     home, settings = Home.from_env(), by_name(recipe)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
     if download:
         fetch_luna.submit(Path(luna_dir), download, parse_subsets(subsets) if subsets else None).result()
-    truths = read_tables(Path(luna_dir), tables, val_stride, home, for_training=for_training)
+    readings = Path(lidc) if lidc else None
+    rate_nodules.submit(Path(luna_dir), tables, readings).result()
+    truths = read_tables(
+        Path(luna_dir),
+        tables,
+        val_stride,
+        home,
+        for_training=for_training,
+        lidc=readings,
+        more=Path(more) if more else None,
+    )
     converted = gather(convert_scan.map(truths, home=unmapped(home), recheck=recheck), "converting")
     publish_quarantine(truths, home)
-    rule = settings.segmentation.mask_rule
+    rule = masks or settings.segmentation.mask_rule
     masked = gather(build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)), "drawing masks")
     cut = cache_crops.map(
         masked,

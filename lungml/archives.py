@@ -35,9 +35,9 @@ RATIO_SLACK_BYTES = 65538  # tiny members: the first match may end in the last b
 MAX_UNPACKED_BYTES = 64 << 30  # a LUNA16 subset is 7 GB packed and under 14 GB unpacked
 MAX_MEMBERS = 100_000  # a LUNA16 subset has about 180
 READ_BYTES = 1 << 20
-# inflate64 hands out all that its input becomes, at worst MAX_RATIO times as much: 4 KiB keep that below 120 MB, and
-# are as fast as larger reads.
-DEFLATE64_READ_BYTES = 4 << 10
+# inflate64 hands out all that its input becomes, at worst MAX_RATIO times as much, and needs that room about twice:
+# 1 KiB keeps a bomb below 100 MB, and is as fast as larger reads.
+DEFLATE64_READ_BYTES = 1 << 10
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000  # APPNOTE.TXT 4.4.4: encrypted, strongly encrypted, hidden headers
@@ -132,6 +132,8 @@ def read_members(archive: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> tuple
             for entry in entries:
                 name = _safe_name(archive, entry)
                 _check_entry(archive, entry, name)
+                if not 0 <= entry.header_offset < opened.start_dir:
+                    raise ArchiveError(archive, f"its directory places member {name} outside of it")
                 start = _data_start(archive, handle, entry)
                 spans.append((entry.header_offset, start + entry.compress_size, name))
                 if not entry.is_dir():

@@ -168,8 +168,8 @@ def scan_fingerprint(path: Path) -> str:
     """What a scan's derived files depend on, cheap enough to ask for 888 scans at every start.
 
     sha256 over the names, sizes and mtimes (ns) of the scan's files, and over the first bytes of a single file, the
-    header's where it has one. The voxels are not read: a data file changed in place with its old size and time goes unseen here, the full
-    checksum in the store sees it.
+    header's where it has one. The voxels are not read: a data file changed in place with its old size and time goes
+    unseen here, the full checksum in the store sees it.
 
     Raises:
         ScanError: the header cannot be parsed or a file is missing.

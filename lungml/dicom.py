@@ -27,15 +27,14 @@ from pydicom.uid import (
 
 from lungml.dicom_slice import (
     SUFFIXES,
+    ImageHeader,
     Slice,
     check_slice,
     is_dicom,
     is_uid,
-    modality_of,
     parse,
     read_image_header,
     refuse_damaged,
-    series_uid_of,
     whole_fragments,
 )
 from lungml.geometry import Grid, GridError
@@ -91,8 +90,18 @@ def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
         slices, grid = _order(slices, path)
         hu = np.empty(grid.shape_irc, dtype=np.int16)
         for index, one in enumerate(slices):
-            hu[index] = as_int16(_values(files, one), path)
+            hu[index] = as_int16(_values(files, one), path, f"{one.name}: ")
     return series_uid, hu, grid
+
+
+def read_grid(path: Path) -> Grid:
+    """Where the voxels of a series lie, by its headers alone.
+
+    Raises:
+        ScanError: as `read_series`, but for the pixels.
+    """
+    with opened(path) as files:
+        return _order(_slices(files)[1], path)[1]
 
 
 def find_dicom_series(folder: Path) -> dict[str, Path]:
@@ -137,7 +146,8 @@ def patient_digest(path: Path) -> str:
         for name in files.names:
             with files.open(name) as handle:
                 if is_dicom(handle):
-                    patient = str(parse(handle, name, path, ["PatientID"]).get("PatientID") or "")
+                    about, _ = parse(handle, name, path, ["PatientID"])
+                    patient = str(about.get("PatientID") or "")
                     return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
     return ""
 
@@ -166,12 +176,11 @@ def _first_ct(path: Path) -> str | None:
             for name in files.names:
                 try:
                     with files.open(name) as handle:
-                        marked = is_dicom(handle)
-                    about = read_image_header(files, name) if marked else None
+                        header = read_image_header(handle, name, path) if is_dicom(handle) else None
                 except ScanError:
                     continue
-                if about is not None and series_uid_of(about):
-                    return series_uid_of(about) if modality_of(about) == "CT" else None
+                if header is not None and is_uid(header.series_uid):
+                    return header.series_uid if header.modality == "CT" else None
     except ScanError:
         return None
     return None
@@ -180,30 +189,29 @@ def _first_ct(path: Path) -> str | None:
 def _slices(files: SeriesFiles) -> tuple[str, list[Slice]]:
     """The one series' images."""
     path = files.path
-    images: list[tuple[str, Any]] = []
+    images: list[tuple[str, ImageHeader]] = []
     others = []
     for name in files.names:
         with files.open(name) as handle:
-            marked = is_dicom(handle)
-        if not marked:
-            others.append(name)
-        elif (about := read_image_header(files, name)) is not None:
-            images.append((name, about))
+            if not is_dicom(handle):
+                others.append(name)
+            elif (header := read_image_header(handle, name, path)) is not None:
+                images.append((name, header))
     suffixes = {PurePosixPath(name).suffix.lower() for name, _ in images}
     for name in others:
         with files.open(name) as handle:
             refuse_damaged(handle, name, path, suffixes)
     if not images:
         raise FormatError(path, "no DICOM image in it", "name the folder or zip that holds the series")
-    images = [(name, about) for name, about in images if "LOCALIZER" not in (about.get("ImageType") or ())]
+    images = [(name, header) for name, header in images if not header.is_localizer]
     if not images:
         raise FormatError(path, "nothing but localizers in it", "name the folder or zip that holds the slices")
-    series_uid = _one_series([about for _, about in images], path)
-    return series_uid, [check_slice(name, about, path) for name, about in images]
+    series_uid = _one_series([header for _, header in images], path)
+    return series_uid, [check_slice(name, header, path) for name, header in images]
 
 
-def _one_series(headers: Sequence[Any], path: Path) -> str:
-    counts = Counter((series_uid_of(about), modality_of(about)) for about in headers)
+def _one_series(headers: Sequence[ImageHeader], path: Path) -> str:
+    counts = Counter((header.series_uid, header.modality) for header in headers)
     if len({uid for uid, _ in counts}) > 1:
         listed = [
             f"{uid if is_uid(uid) else 'one without a uid'} ({count} {modality} images)"
@@ -215,7 +223,7 @@ def _one_series(headers: Sequence[Any], path: Path) -> str:
             f"{len(listed)} series: {', '.join(listed[:SERIES_LISTED])}{more}",
             "name the folder of one of them, or keep one here",
         )
-    series_uid = series_uid_of(headers[0])
+    series_uid = headers[0].series_uid
     if not series_uid:
         raise HeaderError(path, "its images have no SeriesInstanceUID", "export the series again")
     if not is_uid(series_uid):
@@ -332,7 +340,7 @@ def _values(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
     if one.syntax not in UNCOMPRESSED:
         return _decoded(files, one)
     with files.open(one.name) as handle:
-        about = parse(handle, one.name, files.path, ["PixelData"], pixels=True)
+        about, _ = parse(handle, one.name, files.path, ["PixelData"], pixels=True)
     pixels = about.get("PixelData")
     expected = one.rows * one.cols * 2
     if not isinstance(pixels, bytes) or len(pixels) != expected:

@@ -18,21 +18,31 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     RTDoseStorage,
     SegmentationStorage,
 )
 
 from lungml.metaimage import MAX_AXIS_VOXELS
-from lungml.scan_errors import ByteCountError, ElementTypeError, FormatError, HeaderError, ScanGeometryError
-from lungml.series_files import MAX_FILE_BYTES, SeriesFiles
+from lungml.scan_errors import (
+    ByteCountError,
+    ElementTypeError,
+    FormatError,
+    HeaderError,
+    ScanError,
+    ScanGeometryError,
+)
+from lungml.series_files import DAMAGED_MEMBER, MAX_FILE_BYTES
 
 MAGIC, MAGIC_AT = b"DICM", 128
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -46,6 +56,7 @@ HEADER_TAGS = [
 CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 # Objects made from a series, with rows and columns of their own, that may lie beside its slices.
 DERIVED_CLASSES = {SegmentationStorage, RTDoseStorage}
+FIRST_PIXELS = 0x7FE00008  # float and double pixels come before those that we read
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -78,6 +89,30 @@ class Slice:
     syntax: UID
 
 
+@dataclass(frozen=True, eq=False)
+class ImageHeader:
+    """The fields of one image that we look at, unchecked."""
+
+    fields: Dataset
+    syntax: UID
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID, empty when there is none; what is no UID may be a name, and is not to be repeated."""
+        return str(self.fields.get("SeriesInstanceUID") or "")
+
+    @property
+    def modality(self) -> str:
+        """A code such as CT or MR, else 'unknown'."""
+        text = str(self.fields.get("Modality") or "")
+        return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "unknown"
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it is a projection that a scan is planned on."""
+        return "LOCALIZER" in (self.fields.get("ImageType") or ())
+
+
 def is_dicom(handle: BinaryIO) -> bool:
     """Whether an open file carries DICOM's mark; it is left at its beginning."""
     marked = handle.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
@@ -105,61 +140,55 @@ def refuse_damaged(handle: BinaryIO, name: str, path: Path, suffixes: set[str]) 
     suffix = PurePosixPath(name).suffix.lower()
     is_text = bool(head) and b"\0" not in head
     if suffix in SUFFIXES or (suffix in suffixes and not is_text):
-        state = "is no DICOM file" if head else "is an empty file"
-        raise HeaderError(path, f"{name} {state}, as its name says", "download the series again, or take it out")
+        state = "no DICOM file, though it is called like one" if head else "empty"
+        raise HeaderError(path, f"{name} is {state}", "download the series again, or take it out")
 
 
-def parse(handle: BinaryIO, name: str, path: Path, tags: list[str], *, pixels: bool = False) -> Any:
-    """Some of a DICOM file's fields, as a pydicom Dataset with its `file_meta`.
+def parse(handle: BinaryIO, name: str, path: Path, tags: list[str], *, pixels: bool = False) -> tuple[Dataset, Dataset]:
+    """Some of a DICOM file's fields, and its meta group.
+
+    Without `pixels` the file is left where its pixels begin, unless it is deflated as a whole.
 
     Raises:
-        HeaderError: whatever the bytes are, this and no other error.
-        ByteCountError: deflated bytes that are broken, or more than a slice can have.
+        ScanError: whatever the bytes are, this and no other error.
     """
     _keep_values_to_ourselves()
+
+    def beyond_meta(tag: int, _vr: str | None, _length: int) -> bool:
+        return tag >> 16 != 2
+
+    def at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+        return not pixels and tag >= FIRST_PIXELS
+
     try:
-        syntax, begins = _transfer_syntax(handle)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            about = _parse_deflated(handle, begins, name, path, tags, pixels)
-        else:
-            about = pydicom.dcmread(handle, stop_before_pixels=not pixels, specific_tags=tags)
+        handle.seek(MAGIC_AT + len(MAGIC))
+        meta = read_dataset(handle, False, True, stop_when=beyond_meta)
+        syntax = meta.get("TransferSyntaxUID")
+        if not isinstance(syntax, UID):
+            raise HeaderError(path, f"{name} names no transfer syntax", "export the series again")
+        body = _inflated(handle, name, path) if syntax == DeflatedExplicitVRLittleEndian else handle
+        implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        wanted: list[BaseTag | int] = [Tag(tag) for tag in tags]
+        about = read_dataset(body, implicit, little, stop_when=at_pixels, specific_tags=wanted)
         for tag in tags:  # values are parsed when they are asked for
             about.get(tag)
-    except (HeaderError, ByteCountError):
+    except ScanError:
+        raise
+    except DAMAGED_MEMBER:  # said better by the one who opened it
         raise
     except Exception as error:  # pydicom promises no kind of error for damaged bytes, and its text may quote them
         kind = type(error).__name__
         raise HeaderError(path, f"{name} cannot be parsed ({kind})", "download the series again") from None
-    return about
+    return about, meta
 
 
-def _transfer_syntax(handle: BinaryIO) -> tuple[str, int]:
-    """How the pixels are stored, and where what follows the meta group begins; the file is left at its beginning."""
-    handle.seek(MAGIC_AT + len(MAGIC))
-    meta = read_dataset(handle, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-    begins = handle.tell()
-    handle.seek(0)
-    return str(meta.get("TransferSyntaxUID", "")), begins
-
-
-def _parse_deflated(handle: BinaryIO, begins: int, name: str, path: Path, tags: list[str], pixels: bool) -> Any:
-    """As `parse`, with a limit to what is inflated: pydicom has none, and a bomb is a thousand times its file."""
-    head = handle.read(begins)
+def _inflated(handle: BinaryIO, name: str, path: Path) -> BinaryIO:
+    """What follows the meta group of a deflated file, with a limit: a bomb is a thousand times its file."""
     stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    try:
-        plain = stream.decompress(handle.read(), MAX_FILE_BYTES)
-    except zlib.error as error:
-        raise ByteCountError(path, f"{name} is not whole ({error})", "download the series again") from None
+    plain = stream.decompress(handle.read(), MAX_FILE_BYTES)
     if not stream.eof:
-        raise ByteCountError(path, f"{name} is broken off, or no slice", "download the series again")
-    about = pydicom.dcmread(io.BytesIO(head), specific_tags=["SOPClassUID"])  # the meta group alone
-    wanted = [pydicom.tag.Tag(tag) for tag in tags]
-
-    def at_pixels(tag: Any, _vr: str | None, _length: int) -> bool:
-        return not pixels and tag >= 0x7FE00008
-
-    about.update(read_dataset(io.BytesIO(plain), False, True, stop_when=at_pixels, specific_tags=wanted))
-    return about
+        raise ByteCountError(path, f"{name} breaks off, or inflates to more than a slice", "download the series again")
+    return io.BytesIO(plain)
 
 
 @cache
@@ -170,25 +199,21 @@ def _keep_values_to_ourselves() -> None:
     warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
-def read_image_header(files: SeriesFiles, name: str) -> Any | None:
+def read_image_header(handle: BinaryIO, name: str, path: Path) -> ImageHeader | None:
     """The header of one DICOM file, None when it is no image: a report, a structure set, a segmentation, a DICOMDIR.
 
     Raises:
         ScanError: it cannot be parsed, or does not say what it is.
     """
-    with files.open(name) as handle:
-        about = parse(handle, name, files.path, HEADER_TAGS)
-    sop_class = about.get("SOPClassUID") or about.file_meta.get("MediaStorageSOPClassUID")
+    about, meta = parse(handle, name, path, HEADER_TAGS)
+    sop_class = str(about.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if not sop_class:
-        raise HeaderError(files.path, f"{name} does not say what it is (no SOPClassUID)", "download the series again")
-    # A CT without rows was cut in its header: it must not pass for a report.
-    is_image = sop_class in CT_CLASSES or ("Rows" in about and sop_class not in DERIVED_CLASSES)
-    return about if is_image else None
-
-
-def series_uid_of(about: Any) -> str:
-    """SeriesInstanceUID, empty when there is none; what is no UID may be a name, and is not to be repeated."""
-    return str(about.get("SeriesInstanceUID") or "")
+        raise HeaderError(path, f"{name} does not say what it is (no SOPClassUID)", "download the series again")
+    if "Rows" not in about:
+        if sop_class in CT_CLASSES:  # it must not pass for a report
+            raise HeaderError(path, f"{name} is a CT whose header breaks off", "download the series again")
+        return None
+    return None if sop_class in DERIVED_CLASSES else ImageHeader(fields=about, syntax=meta["TransferSyntaxUID"].value)
 
 
 def is_uid(text: str) -> bool:
@@ -196,20 +221,15 @@ def is_uid(text: str) -> bool:
     return bool(re.fullmatch(r"[0-9.]{1,64}", text)) and set(text) != {"."}
 
 
-def modality_of(about: Any) -> str:
-    """Modality, when it is a code (CT, MR, ...); else 'unknown'."""
-    text = str(about.get("Modality") or "")
-    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "unknown"
-
-
-def check_slice(name: str, about: Any, path: Path) -> Slice:
+def check_slice(name: str, header: ImageHeader, path: Path) -> Slice:
     """One image's header, checked.
 
     Raises:
         ScanError: it is not a plain CT slice of 16 bits, or lacks what says where it lies and what its values mean.
     """
-    if modality_of(about) != "CT":
-        raise FormatError(path, f"{name} is of modality {modality_of(about)}, not CT", "give a CT series")
+    about, syntax = header.fields, header.syntax
+    if header.modality != "CT":
+        raise FormatError(path, f"{name} is of modality {header.modality}, not CT", "give a CT series")
     if _number(about, "NumberOfFrames", 1.0, name, path) != 1:
         raise FormatError(path, f"{name} holds many frames (enhanced CT)", "store the series as single slices")
     bits, stored = _bits(about, name, path)
@@ -223,9 +243,6 @@ def check_slice(name: str, about: Any, path: Path) -> Slice:
     slope = _number(about, "RescaleSlope", None, name, path)
     if slope == 0:
         raise HeaderError(path, f"{name} has a RescaleSlope of 0", "export the series again")
-    syntax = about.file_meta.get("TransferSyntaxUID")
-    if not isinstance(syntax, UID):
-        raise HeaderError(path, f"{name} names no transfer syntax", "export the series again")
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     return Slice(
         name=name,
@@ -242,7 +259,7 @@ def check_slice(name: str, about: Any, path: Path) -> Slice:
     )
 
 
-def _bits(about: Any, name: str, path: Path) -> tuple[int, int]:
+def _bits(about: Dataset, name: str, path: Path) -> tuple[int, int]:
     """A pixel's bits, and how many of them count."""
     bits = int(_number(about, "BitsAllocated", None, name, path))
     colour = _number(about, "SamplesPerPixel", 1.0, name, path) != 1
@@ -273,7 +290,7 @@ def whole_fragments(content: bytes, begins: int) -> bool:
     return content[place : place + 8] == END + bytes(4)
 
 
-def _number(about: Any, tag: str, default: float | None, name: str, path: Path) -> float:
+def _number(about: Dataset, tag: str, default: float | None, name: str, path: Path) -> float:
     value = about.get(tag)
     if value is None or value == "":
         if default is None:
@@ -288,7 +305,7 @@ def _number(about: Any, tag: str, default: float | None, name: str, path: Path) 
     return number
 
 
-def _numbers(about: Any, tag: str, count: int, name: str, path: Path) -> npt.NDArray[np.float64]:
+def _numbers(about: Dataset, tag: str, count: int, name: str, path: Path) -> npt.NDArray[np.float64]:
     value = about.get(tag)
     try:
         numbers = np.array([float(v) for v in value or ()], dtype=np.float64)

@@ -32,6 +32,7 @@ CHUNK_BYTES = 1 << 20
 GAIN_BYTES = 1 << 20
 CHECKSUM_TRIES = 2  # a whole file that is wrong twice is wrong at its source
 MAX_RECORD_BYTES = 16 << 20  # a record's JSON is a few kB
+MAX_FILE_BYTES = 1 << 63  # of what a file system can hold
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 WAITING_STATUSES = {429, 503}  # those that may carry Retry-After
 METER_SECONDS = 30.0  # the rate is that of the last half minute
@@ -64,7 +65,9 @@ class DownloadSettings:
 
     Attributes:
         records: Zenodo's record ids of LUNA16, part 1 (subsets 0..6, tables) and part 2 (subsets 7..9).
-        lidc_xml_url: a zip file of LIDC's annotations, fetched too when given. Nobody publishes its checksum.
+        lidc_xml_url: a zip file of LIDC's annotations, fetched too when given. TCIA's is
+            https://www.cancerimagingarchive.net/wp-content/uploads/LIDC-XML-only.zip (9 MB). It publishes no checksum,
+            so only the server says how long it is.
         attempts: how many tries in a row may fail without bringing more of the file.
         connect_seconds, read_seconds: how long to wait for a connection, and for the next bytes.
         backoff_seconds: wait after the first failed try; it doubles with each.
@@ -223,8 +226,8 @@ def read_record(
 def parse_record(content: bytes, url: str) -> dict[str, RemoteFile]:
     """The files in a record's JSON: `files: [{key, size, checksum: "md5:..", links: {content or self}}]`.
 
-    Files without a plain name, a size or an md5 are left out; further fields do not matter. `files` may also be
-    `{"entries": {name: {...}}}`, the form of the software under Zenodo.
+    Files without a plain name, a size or an md5 are left out, the others count; further fields do not matter.
+    `files` may also be `{"entries": {name: {...}}}`, the form of the software under Zenodo.
 
     Raises:
         DownloadError: not JSON, or no files in it.
@@ -233,9 +236,9 @@ def parse_record(content: bytes, url: str) -> dict[str, RemoteFile]:
     try:
         files = json.loads(content)["files"]
         if isinstance(files, dict):
-            files = [{"key": name, **entry} for name, entry in files["entries"].items()]
+            files = [{"key": name, **entry} for name, entry in files["entries"].items() if isinstance(entry, dict)]
         found = [_remote_file(entry, url) for entry in files]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DownloadError(url, "the answer is no record with files", advice) from error
     named = {file.name: file for file in found if file}
     if not named:
@@ -243,7 +246,7 @@ def parse_record(content: bytes, url: str) -> dict[str, RemoteFile]:
     return named
 
 
-def is_fetched(target: Path, remote: RemoteFile) -> bool:
+def is_fetched(target: Path, remote: RemoteFile, stop: threading.Event | None = None) -> bool:
     """Whether a file is there whole, by its marker: unchanged in size and time since it was proved.
 
     Without a marker that fits, a file of the right size is read once, and marked when its md5 is right.
@@ -258,7 +261,7 @@ def is_fetched(target: Path, remote: RemoteFile) -> bool:
     unchanged = marked and (marked.size_bytes, marked.mtime_ns) == (found.st_size, found.st_mtime_ns)
     if marked and unchanged:
         return remote.md5 is None or marked.md5 == remote.md5
-    if remote.md5 is None or _md5(target).hexdigest() != remote.md5:
+    if remote.md5 is None or _md5(target, stop).hexdigest() != remote.md5:
         return False
     _write_json(_marker(target), Fetched(size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, md5=remote.md5))
     return True
@@ -295,7 +298,7 @@ def fetch(
     """
     meter = meter or Meter(remote.size_bytes or 0)
     stop = stop or threading.Event()
-    if is_fetched(target, remote):
+    if is_fetched(target, remote, stop):
         meter.add(target.stat().st_size, fetched=False)
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -404,7 +407,12 @@ class _Partial:
             if before is None:
                 handle.truncate(0)
             partial = cls(
-                path=path, remote=remote, handle=handle, meter=meter, stop=stop, etag=before.etag if before else None
+                path=path,
+                remote=remote,
+                handle=handle,
+                meter=meter,
+                stop=stop,
+                etag=_strong_etag(before.etag) if before else None,
             )
             partial.size = os.fstat(handle.fileno()).st_size
             if partial.size > (remote.size_bytes or partial.size):
@@ -449,6 +457,8 @@ def _fetch_rest(client: httpx.Client, partial: _Partial) -> None:
             headers["If-Range"] = partial.etag
     with _failures_named(remote.url), client.stream("GET", remote.url, headers=headers) as response:
         if partial.size and response.status_code == 416:
+            if remote.size_bytes is None and response.headers.get("Content-Range") == f"bytes */{partial.size}":
+                return  # all of it came, and the run was killed before it had its name; If-Range says: of this file
             partial.restart()
             raise _Failed(remote.url, "the server has nothing behind what is here")
         _check_status(remote.url, response)
@@ -456,9 +466,7 @@ def _fetch_rest(client: httpx.Client, partial: _Partial) -> None:
         if response.status_code != 206:
             if partial.size:
                 partial.restart()
-            etag = response.headers.get("ETag", "")
-            # A weak ETag ("W/..") does not promise the same bytes, and If-Range must not carry one (RFC 9110 13.1.5).
-            partial.describe(etag if etag.startswith('"') else None)
+            partial.describe(_strong_etag(response.headers.get("ETag")))
         for chunk in response.iter_raw():  # as they come: gathered into larger ones, the last would be lost in a break
             if partial.stop.is_set():
                 raise Stopped(remote.url, "the download was stopped", RESUME_ADVICE)
@@ -477,7 +485,8 @@ def _check_lengths(partial: _Partial, response: httpx.Response) -> int | None:
         raise _Failed(remote.url, f"the server packs it on the way ({headers['Content-Encoding']}), unasked")
     whole = remote.size_bytes
     if response.status_code == 206:
-        ranged = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
+        number = "([0-9]{1,18})"
+        ranged = re.fullmatch(rf"bytes {number}-{number}/(\*|[0-9]{{1,18}})", headers.get("Content-Range", "").strip())
         if ranged and whole is None and ranged[3] != "*":
             whole = int(ranged[3])
         # A server that does not know If-Range may send the end of a newer file: its ETag tells.
@@ -487,7 +496,7 @@ def _check_lengths(partial: _Partial, response: httpx.Response) -> int | None:
             raise _Failed(
                 remote.url, f"the server sent another part than asked for ({headers.get('Content-Range', 'unnamed')})"
             )
-    elif headers.get("Content-Length", "").isdigit():
+    elif re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", "")):
         length = int(headers["Content-Length"])
         if whole is not None and length != whole:
             raise _Failed(remote.url, f"the server has {length} bytes, the record says {whole}")
@@ -522,33 +531,59 @@ def _failures_named(url: str) -> Iterator[None]:
     except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
         raise DownloadError(url, f"it leads nowhere ({error})", "check the address in the settings") from error
     except httpx.HTTPError as error:
+        if _is_distrust(error):  # waiting mends no certificate
+            advice = "check the address, this machine's clock and its certificates (SSL_CERT_FILE)"
+            raise DownloadError(url, f"the server cannot prove who it is ({error})", advice) from error
         raise _Failed(url, f"the connection broke ({str(error) or type(error).__name__})") from error
+
+
+def _is_distrust(error: BaseException | None) -> bool:
+    """Whether a certificate that nobody vouches for is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _strong_etag(etag: Any) -> str | None:
+    """An ETag that may be sent back in If-Range; None for any other.
+
+    A weak one ("W/..") does not promise the same bytes (RFC 9110 13.1.5), one that is not ASCII cannot be sent.
+    """
+    return etag if isinstance(etag, str) and re.fullmatch(r'"[\x21\x23-\x7e]*"', etag) else None
 
 
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds, from a number or a date; None when there is neither (RFC 9110 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit():
+    if re.fullmatch(r"[0-9]{1,18}", value):
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _remote_file(entry: Any, record_url: str) -> RemoteFile | None:
     """One entry of a record; None when it lacks what is needed to prove the file."""
+    if not isinstance(entry, dict):
+        return None
     name = str(entry.get("key") or entry.get("filename") or "")
     size = entry.get("size", entry.get("filesize"))
     md5 = str(entry.get("checksum") or "").lower().removeprefix("md5:")
     if not re.fullmatch(r"[\w\-][\w.\-]*", name) or not re.fullmatch(r"[0-9a-f]{32}", md5):
         return None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < MAX_FILE_BYTES:
         return None
-    links = entry.get("links") or {}
-    link = links.get("content") or links.get("self") or links.get("download")
-    url = urljoin(record_url, link or f"{record_url}/files/{quote(name)}/content")
+    links = entry.get("links")
+    found = [links.get(name) for name in ("content", "self", "download")] if isinstance(links, dict) else []
+    link = next((link for link in found if isinstance(link, str) and link), None)
+    try:
+        url = urljoin(record_url, link or f"{record_url}/files/{quote(name)}/content")
+    except ValueError:  # half an IPv6 address
+        return None
     return RemoteFile(name=name, url=url, size_bytes=size, md5=md5) if _is_address(url) else None
 
 
@@ -567,7 +602,7 @@ def _resumable(part: Path, remote: RemoteFile) -> Part | None:
         return None
     same = (known.name, known.size_bytes, known.md5) == (remote.name, remote.size_bytes, remote.md5)
     # Without a checksum to find a mixture, only an ETag says that the rest is of the same file.
-    return known if same and (remote.md5 or known.etag) else None
+    return known if same and (remote.md5 or _strong_etag(known.etag)) else None
 
 
 def _md5(path: Path, stop: threading.Event | None = None) -> Any:

@@ -203,8 +203,10 @@ def _grid(header: Any, shape: tuple[int, int, int], path: Path) -> Grid:
 
 def _scaled(stored: npt.NDArray[Any], header: Any, path: Path) -> npt.NDArray[Any]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if not math.isfinite(slope) or slope == 0 or (slope == 1 and inter == 0):
-        return stored  # NIfTI: a slope of 0 means that there is none
+    if math.isnan(slope) or slope == 0 or (slope == 1 and inter == 0):
+        return stored  # NIfTI: a slope of 0 means that there is none; nibabel writes NaN for that
+    if math.isinf(slope):
+        raise HeaderError(path, f"scl_slope is {slope}", "export the scan again")
     if not math.isfinite(inter):
         raise HeaderError(path, f"scl_inter is {inter}", "export the scan again")
     whole = slope == int(slope) and inter == int(inter) and abs(slope) < 2**14 and abs(inter) < 2**30

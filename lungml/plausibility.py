@@ -24,7 +24,7 @@ PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
 AIR_ABOVE_HU = -1100  # padding lies below; air is -1000 with noise
 MIN_SHARE = 1e-3  # of the voxels must be air, and as many tissue; the real scans have 0.4 and 0.36
 MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform: about 0.6
-SAMPLED = 2**20  # voxels looked at where a share is asked for
+SAMPLED = 2**18  # voxels looked at where a share is asked for
 ROUGHER = 2.0  # times: real scans in the wrong byte order are some hundred times as rough as in the right one
 MIN_SLICES = 2  # with one there is no spacing between slices, and nothing to look at in 3D
 
@@ -33,8 +33,13 @@ COARSE = 4  # every 4th voxel in plane and every 4th slice are enough to see a l
 MIN_LUNG = 0.01  # of the voxels; the real scans have 0.10 and more
 
 
-def as_int16(stored: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int16]:
+def as_int16(stored: npt.NDArray[Any], path: Path, where: str = "") -> npt.NDArray[np.int16]:
     """The same values as native int16; other types only when nothing is lost.
+
+    Args:
+        stored: of any shape and number type.
+        path: of the scan.
+        where: which part of it, as the error's text begins.
 
     Raises:
         ElementTypeError: values that are not whole HU in the range of int16.
@@ -45,7 +50,7 @@ def as_int16(stored: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int16]:
         hu = stored.astype(np.int16)
     if not np.array_equal(hu, stored):
         raise ElementTypeError(
-            path, f"{stored.dtype.name} values that are not whole HU in -32768..32767", "store it as int16"
+            path, f"{where}{stored.dtype.name} values that are not whole HU in -32768..32767", "store it as int16"
         )
     return hu
 

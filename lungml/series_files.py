@@ -1,7 +1,7 @@
 """Which plain files lie in a folder or a zip, and do they stay inside it?
 
-Nothing is unpacked to disk. A zip says how much it holds before a byte of it is inflated, and `zipfile` reads no more of
-a member than that and compares its checksum.
+Nothing is unpacked to disk. A zip says how much it holds before a byte of it is inflated, and `zipfile` reads no more
+of a member than that and compares its checksum.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from lungml.scan_errors import ByteCountError, FormatError, MissingDataError, Sc
 
 MAX_FILES = 20_000  # the longest LIDC series has 764 slices
 MAX_FILE_BYTES = 256 * 1024 * 1024  # one slice of 4096 x 4096 x 2 bytes has 32 MiB
-# What reading a damaged file or member raises: `zipfile` and its decompressors have no error in common.
-DAMAGE = (
-    OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error,
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-)  # fmt: skip
+# What reading a damaged member raises: `zipfile` and its decompressors have no error in common.
+DAMAGED_MEMBER = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+DAMAGE = (*DAMAGED_MEMBER, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
 class SeriesFiles:
@@ -117,7 +115,7 @@ def _plain_files(folder: Path, deep: bool) -> list[str]:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    infos = [info for info in archive.infolist() if not info.is_dir()]
+    infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if len(infos) > MAX_FILES:
         raise FormatError(path, f"more than {MAX_FILES} files are no series", "pack the series alone")
     seen: set[str] = set()
@@ -125,7 +123,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
     for info in infos:
         name = info.filename
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+        if not name or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
             raise UnsafePathError(path, f"its member {name[:80]!r} leads outside", "pack the series again")
         if info.flag_bits & 1:
             raise FormatError(path, "it is encrypted", "unpack it and give the folder")

@@ -25,7 +25,7 @@ TRAINING_MODULES = (
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = ("ct.py", "dicom.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py")
-MASK_MODULES = ("geometry.py", "masks.py")
+MASK_MODULES = ("contours.py", "geometry.py", "lidc_grid.py", "lidc_luna.py", "lidc_truth.py", "masks.py")
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")

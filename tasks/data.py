@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,39 +15,29 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import crop_cache, luna, store
+from lungml import crop_cache, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.files import locked
 from lungml.geometry import xyz_to_irc
 from lungml.groups import is_current
 from lungml.home import Home
+from lungml.lidc_nodules import LidcNodule
+from lungml.lidc_truth import consensus_boxes
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes
-from lungml.phantom import PHANTOM_VERSION, PhantomSettings, is_phantom_uid, write_phantoms
+from lungml.phantom import PHANTOM_VERSION, PhantomSettings, write_phantoms
 from lungml.quarantine import known_reason, read_quarantine, release, set_aside
-from lungml.recipes.data import PreparedScan, Split
+from lungml.recipes.data import PreparedScan
 from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
 from tasks.caching import CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
+from tasks.truth import ScanTruth
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
 # The demo's scans: small, and with more nodules than LUNA16's 1.3 a scan, so that minutes teach something.
 DEMO_PHANTOMS = PhantomSettings(size_irc=(72, 256, 256), nodules=(2, 8))
 DRAWN_NEGATIVES_PER_SCAN = 100  # where a data set has no candidates table
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanTruth:
-    """Everything the tables say about one scan."""
-
-    series_uid: str
-    path: Path
-    split: Split
-    nodules: tuple[luna.Nodule, ...]
-    negatives_xyz: npt.NDArray[np.float64] | None  # None where the data set has no candidates table
-    excluded: tuple[luna.Excluded, ...]
-    findings_xyz: npt.NDArray[np.float64]  # annotated and excluded: drawn negatives stay away from them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,61 +65,6 @@ def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
         there = (folder / "phantom.json").exists()
         write_phantoms(folder, scans=scans, seed=seed, settings=DEMO_PHANTOMS, progress=say)
     return kept(folder) if there else folder
-
-
-@task(name="read_tables", cache_policy=NO_CACHE)
-def read_tables(
-    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home, *, for_training: bool
-) -> list[ScanTruth]:
-    """Read LUNA16's tables, freeze the split and put together what is known of every scan on disk."""
-    notes, truths = read_truths(luna_dir, tables_dir, val_stride, home, for_training=for_training)
-    for note in notes:
-        get_run_logger().warning(note)
-    return truths
-
-
-def read_truths(
-    luna_dir: Path, tables_dir: Path | None, val_stride: int, home: Home, *, for_training: bool
-) -> tuple[tuple[str, ...], list[ScanTruth]]:
-    """What should be said aloud about a data set, and what is known of every scan of it that is on disk.
-
-    Raises:
-        TableError: when the folder or a table is missing or malformed.
-        SplitError: when the split cannot be frozen, or (for training) leaves a split without a scan or without a kind
-            of nodules.
-    """
-    data = luna.read_luna(luna_dir, tables_dir)
-    split = luna.freeze_split(data.series_uids, val_stride, home.split_csv)
-    if for_training:
-        luna.check_split(split, data, val_stride)
-        luna.check_nodules(split, data)
-    nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
-    excluded = luna.by_series(data.excluded)
-    truths = []
-    for series_uid, path in sorted(data.scans.items()):
-        own = nodules.get(series_uid, ())
-        places = [item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())]
-        truths.append(
-            ScanTruth(
-                series_uid=series_uid,
-                path=path,
-                split=split[series_uid],
-                nodules=own,
-                negatives_xyz=data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None,
-                excluded=excluded.get(series_uid, ()),
-                findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
-            )
-        )
-    notes = data.notes
-    if split != luna.split_series(data.series_uids, val_stride):
-        kept_split = f"{home.split_csv} was frozen before and is kept; --val-stride {val_stride} is for new series only"
-        notes = (*notes, kept_split)
-    return notes, truths
-
-
-def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
-    """Phantom when any scan was drawn, wherever it lies now: models of such data are never taken for more."""
-    return "phantom" if any(is_phantom_uid(truth.series_uid) for truth in truths) else "real"
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)
@@ -200,7 +135,8 @@ def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
     if is_current(scan.store / MASK_NAMES[rule], key):
         return kept(scan)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
-    found = nodule_boxes(hu, scan.truth.nodules, grid, rule)
+    contours = consensus_boxes(scan.truth.nodules, scan.truth.readings, grid) if rule == "consensus" else None
+    found = nodule_boxes(hu, scan.truth.nodules, grid, rule, contours)
     if found.left_out:
         get_run_logger().warning(
             "%s: %d annotated nodules lie outside the scan and cannot be learned from",
@@ -309,7 +245,16 @@ def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
         "version": MASK_VERSION,
         "code": code_digest(MASK_MODULES),
         "nodules": digest([asdict(n) for n in scan.truth.nodules]),
+        "contours": digest([_outlines(n) for n in scan.truth.readings]) if rule == "consensus" else None,
     }
+
+
+def _outlines(nodule: LidcNodule) -> list[Any]:
+    """Everything that decides a nodule's consensus mask."""
+    return [
+        [reading.reader, [[line.z_mm, line.inclusion, line.points.tolist()] for line in reading.contours]]
+        for reading in nodule.readings
+    ]
 
 
 def _inside(center_irc: Sequence[float] | npt.NDArray[np.float64], shape: tuple[int, ...]) -> bool:

@@ -22,8 +22,8 @@ from lungml.score import COLUMNS, FPS_PER_SCAN, FrocResult, Table, froc, score_t
 from tasks import tracking
 from tasks.bundles import load_bundle
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
-from tasks.data import ScanTruth
 from tasks.training import Pipeline, TrainedModel
+from tasks.truth import ScanTruth
 
 BOOTSTRAPS = 1000  # the official score's
 

@@ -109,6 +109,20 @@ class TestMethods:
         finally:
             tracemalloc.stop()
 
+    def test_the_longest_matches_of_deflate64(self, tmp_path: Path) -> None:
+        """7-Zip writes none of them, another packer may; and as a bomb they must not fill the memory."""
+        body, size_bytes = longest_matches(1200)
+        archive = made(tmp_path / "a.zip", body)
+        crc32 = zlib.crc32(bytes(size_bytes))
+        member = Member(name="a", size_bytes=size_bytes, packed_bytes=len(body), crc32=crc32, method=9, data_start=0)
+        tracemalloc.start()
+        try:
+            unpack(archive, {"a": member}, tmp_path / "out", tmp_path / "journal.json", SOURCE)
+            assert tracemalloc.get_traced_memory()[1] < 50 << 20
+        finally:
+            tracemalloc.stop()
+        assert (tmp_path / "out" / "a").stat().st_size == size_bytes > 17_000 * len(body)
+
     def test_a_plain_file_is_placed_as_a_member(self, tmp_path: Path) -> None:
         plain = made(tmp_path / "annotations.csv", b"a,b\n")
         targets = {"to/annotations.csv": plain_member(plain)}
@@ -175,6 +189,22 @@ def reaching_into_directory() -> bytes:
     return bytes(content)
 
 
+def placed_at(offset: int) -> Callable[[], bytes]:
+    """An archive whose directory says by Zip64 that its only member begins at `offset`."""
+
+    def make() -> bytes:
+        content = packed(entry("a"))
+        start = content.index(b"PK\1\2")
+        directory = bytearray(content[start : start + 47]) + struct.pack("<HHQ", 1, 8, offset)
+        struct.pack_into("<H", directory, 30, 12)
+        struct.pack_into("<I", directory, 42, 0xFFFFFFFF)
+        end = bytearray(content[start + 47 :])
+        struct.pack_into("<I", end, 12, len(directory))
+        return content[:start] + bytes(directory) + bytes(end)
+
+    return make
+
+
 def twice() -> bytes:
     with pytest.warns(UserWarning, match="Duplicate"):
         return packed(entry("a"), entry("a"))
@@ -199,6 +229,9 @@ HOSTILE = {
     "twice but for dots": (lambda: packed(entry("a"), entry("./a")), "is in it twice"),
     "file and folder": (lambda: packed(entry("a"), entry("a/b")), "in what is a file itself"),
     "shared bytes": (sharing_bytes, "share bytes"),
+    "behind the end": (placed_at(1 << 40), "places member a outside"),
+    "where no file reaches": (placed_at(1 << 63), "places member a outside"),
+    "where no number reaches": (placed_at((1 << 64) - 1), "places member a outside"),
     "into the directory": (reaching_into_directory, "reaches into the directory"),
     "bomb by ratio": (declares(200_000), "cannot become"),
     "declares too little": (declares(49), "unpacks to more than the 49 bytes"),
@@ -270,6 +303,14 @@ class TestRefused:
             assert "\n" not in str(error)
         right = contents()
         assert all(content == right.get(Path(name).name, content) for name, content in files_in(out).items())
+
+
+def longest_matches(count: int) -> tuple[bytes, int]:
+    """A zero, then `count` times "65538 as before", in Deflate64's fixed codes; with its unpacked size."""
+    match = "11000101" + "1" * 16 + "00000"  # length code 285, all extra bits set, distance 1
+    bits = "1" + "10" + "00110000" + match * count + "0000000"  # last block, fixed codes, literal 0, ..., end
+    padded = bits + "0" * (-len(bits) % 8)
+    return bytes(int(padded[n : n + 8][::-1], 2) for n in range(0, len(padded), 8)), 1 + count * 65538
 
 
 def deflate64(zeros: bytes) -> bytes:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import pickle
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from lungml import download
@@ -179,6 +182,39 @@ class TestResume:
         get(server, target)
         assert target.read_bytes() == CONTENT
 
+    def test_numbers_that_are_none(self, server: Loopback, target: Path) -> None:
+        endless = f"bytes {'9' * 5000}-9/9"  # more digits than int() takes
+        server.tricks[NAME] = [Trick(break_after=100_000), Trick(content_range=endless)]
+        get(server, target)
+        assert target.read_bytes() == CONTENT
+
+    def test_an_etag_that_cannot_be_sent_back(self, server: Loopback, target: Path) -> None:
+        server.tricks[NAME] = [Trick(break_after=100_000, etag='"é"')]
+        get(server, target)
+        assert [asked.if_range for asked in server.asked] == [None, None]
+        assert target.read_bytes() == CONTENT
+
+    @pytest.mark.parametrize("etag", ['"é"', 5, ["x"], '"a\nb"'])
+    def test_nor_one_from_a_damaged_sidecar(self, server: Loopback, target: Path, etag: Any) -> None:
+        target.parent.mkdir()
+        part_path(target).write_bytes(CONTENT[:1000])
+        known = {"name": NAME, "size_bytes": len(CONTENT), "md5": md5(CONTENT), "etag": etag}
+        (target.parent / f"{NAME}.part.json").write_text(json.dumps(known))
+        get(server, target)
+        assert (server.ranges(NAME), server.asked[0].if_range) == (["bytes=1000-"], None)
+        assert target.read_bytes() == CONTENT
+
+    def test_killed_before_its_name_though_nobody_said_how_long(self, server: Loopback, target: Path) -> None:
+        file = remote(server, size_bytes=None, md5=None)
+        get(server, target, file)
+        target.rename(part_path(target))
+        known = {"name": NAME, "size_bytes": None, "md5": None, "etag": f'"{md5(CONTENT)}"'}
+        (target.parent / f"{NAME}.part.json").write_text(json.dumps(known))
+        get(server, target, file)
+        assert server.sent(NAME) == len(CONTENT)  # by the first of the two
+        assert left(target) == [NAME, f"{NAME}.fetched.json"]
+        assert target.read_bytes() == CONTENT
+
     def test_a_file_that_changed_meanwhile(self, server: Loopback, target: Path) -> None:
         older = CONTENT[::-1]
         server.tricks[NAME] = [Trick(body=older, break_after=100_000)]
@@ -340,6 +376,30 @@ class TestRefusals:
         assert waits[:2] == [100.0, 7.0]
         assert 0 < waits[2] < 1
 
+    @pytest.mark.parametrize("when", ["²", "-5", "", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "9" * 400])
+    def test_a_retry_after_that_is_none(self, server: Loopback, target: Path, when: str) -> None:
+        patience = Patience()
+        server.tricks[NAME] = [Trick(status=503, headers={"Retry-After": when})]
+        get(server, target, stop=patience)
+        assert len(patience.waits) == 1
+        assert target.read_bytes() == CONTENT
+
+    def test_a_certificate_that_nobody_vouches_for(self, server: Loopback, target: Path) -> None:
+        asked = []
+
+        def refuse(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            raise httpx.ConnectError("expired") from ssl.SSLCertVerificationError("expired")
+
+        with (
+            httpx.Client(transport=httpx.MockTransport(refuse)) as client,
+            pytest.raises(
+                DownloadError, match=r"cannot prove who it is \(expired\); check the address, this machine's"
+            ),
+        ):
+            fetch(client, remote(server), target, server.settings())
+        assert len(asked) == 1
+
     def test_backoff_doubles_with_jitter(self, server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patience = Patience()
         server.tricks[NAME] = [Trick(status=500)] * 6
@@ -370,6 +430,17 @@ class TestRefusals:
             get(server, target, stop=stop)
 
     def test_a_full_disk_names_the_file(self, server: Loopback, target: Path) -> None:
+        target.parent.mkdir()
+        part_path(target).symlink_to("/dev/full")
+        known = {"name": NAME, "size_bytes": len(CONTENT), "md5": md5(CONTENT), "etag": None}
+        (target.parent / f"{NAME}.part.json").write_text(json.dumps(known))  # else it would be emptied first
+        with pytest.raises(OSError, match=f"{NAME}.part") as caught:
+            get(server, target)
+        assert caught.value.errno == errno.ENOSPC
+        assert len(server.asked) == 1
+        assert not target.exists()
+
+    def test_a_folder_in_its_place_is_named(self, server: Loopback, target: Path) -> None:
         part_path(target).mkdir(parents=True)
         with pytest.raises(OSError, match=f"{NAME}.part"):
             get(server, target)
@@ -401,7 +472,13 @@ class TestRecord:
 
     @pytest.mark.parametrize(
         "content",
-        [b"<html>", b"", b"[]", b"null", b"{}", b'{"files": 3}', b'{"files": [3]}', b'{"files": []}', b"\xff"],
+        [b"<html>", b"", b"[]", b"null", b"{}", b'{"files": 3}', b'{"files": [3]}', b'{"files": []}', b"\xff"]
+        + [
+            b"[" * 200_000,
+            b'{"files":' * 100_000,
+            b'{"files": {"entries": {"a.csv": 3}}}',
+            b'{"files": {"entries": []}}',
+        ],
     )
     def test_garbage_is_one_line(self, content: bytes) -> None:
         with pytest.raises(DownloadError, match="check the address"):
@@ -413,6 +490,9 @@ class TestRecord:
             {"size": "3"},
             {"size": -1},
             {"size": True},
+            {"size": 10**400},
+            {"links": {"self": "file:///etc/passwd"}},
+            {"links": {"self": "http://[::1"}},
             {"checksum": None},
             {"checksum": "md5:12"},
             {"key": ".."},
@@ -423,6 +503,18 @@ class TestRecord:
         good = {"key": "a.csv", "size": 3, "checksum": f"md5:{'a' * 32}"}
         content = json.dumps({"files": [good, {**good, "key": "b.csv", **change}]}).encode()
         assert list(parse_record(content, "https://z.org")) == ["a.csv"]
+
+    def test_an_entry_that_is_none_leaves_the_others(self) -> None:
+        good = {"key": "a.csv", "size": 3, "checksum": f"md5:{'a' * 32}"}
+        content = json.dumps({"files": [7, None, "a", [], good]}).encode()
+        assert list(parse_record(content, "https://z.org")) == ["a.csv"]
+
+    @pytest.mark.parametrize("links", ["x", 5, [], {"self": 5}, {"content": None}])
+    def test_without_usable_links_the_address_follows_from_the_records(self, links: Any) -> None:
+        entry = {"key": "a.csv", "size": 3, "checksum": f"md5:{'a' * 32}", "links": links}
+        url = "https://z.org/api/records/1"
+        files = parse_record(json.dumps({"files": [entry]}).encode(), url)
+        assert files["a.csv"].url == f"{url}/files/a.csv/content"
 
     def test_read_from_a_server(self, server: Loopback) -> None:
         server.tricks["record"] = [Trick(status=503), Trick(status=429)]

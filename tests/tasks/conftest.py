@@ -16,7 +16,7 @@ from prefect.logging import disable_run_logger
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.home import Home
 from lungml.luna import Excluded, Nodule
-from tasks.data import ScanTruth
+from tasks.truth import ScanTruth
 
 GRID = Grid(
     shape_irc=(24, 48, 48),

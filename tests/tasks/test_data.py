@@ -19,16 +19,8 @@ from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import data
-from tasks.data import (
-    ScanTruth,
-    StoredScan,
-    build_mask,
-    cache_crops,
-    convert_scan,
-    data_origin,
-    make_phantoms,
-    read_truths,
-)
+from tasks.data import StoredScan, build_mask, cache_crops, convert_scan, make_phantoms
+from tasks.truth import ScanTruth, data_origin, read_truths
 from tests.tasks.outcomes import done, kept
 
 Toy = Callable[..., ScanTruth]

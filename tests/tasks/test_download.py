@@ -39,6 +39,10 @@ def test_a_few_lines_are_logged(
     assert any("is not the published one and stays" in line for line in lines)
 
 
+def test_prefect_repeats_nothing() -> None:
+    assert module.download.retries == 0
+
+
 def test_a_failure_is_one_line(tmp_path: Path) -> None:
     with serving({}) as server, disable_run_logger(), pytest.raises(fetching.DownloadError, match="no files"):
         module.download.fn(tmp_path, server.settings(), (0,))

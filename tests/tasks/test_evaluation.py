@@ -23,9 +23,10 @@ from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import evaluation, tracking
 from tasks.bundles import stage_example
-from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
+from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
 from tasks.training import Pipeline, TrainedModel
+from tasks.truth import ScanTruth
 from tests.tasks.outcomes import done, kept
 
 

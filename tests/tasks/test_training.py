@@ -29,7 +29,7 @@ from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.sampling import NegativePlan
 from tasks import tracking, training
-from tasks.data import ScanTruth, build_mask, cache_crops, convert_scan
+from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.tracking import TrackingError
 from tasks.training import (
     Pipeline,
@@ -41,6 +41,7 @@ from tasks.training import (
     train_malignancy,
     train_segmentation,
 )
+from tasks.truth import ScanTruth
 from tests.tasks.outcomes import done, kept
 
 

@@ -1,0 +1,135 @@
+"""What came of turning LIDC's XML into tables, and does it agree with what is published?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungml.lidc import LidcFiles, read_lidc
+from lungml.lidc_luna import NO_FILE, LunaMatch, match_luna, write_rated_csv
+from lungml.lidc_nodules import LidcNodule, all_nodules, write_nodules_csv
+from lungml.luna import Annotation, Nodule
+
+RATED_CSV = "annotations_with_malignancy.csv"
+SAME_Z_MM = 0.01  # a nodule on one slice has an extent of 0; positions are written to a thousandth
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidcReport:
+    """What was read and written.
+
+    Attributes:
+        nodules: rows of nodules.csv.
+        match: what became of annotations.csv; None without LUNA16's folder.
+        rated_csv: the annotations_with_malignancy.csv that was written; None without LUNA16's folder.
+    """
+
+    files: LidcFiles
+    nodules: int
+    nodules_csv: Path
+    match: LunaMatch | None = None
+    rated_csv: Path | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The report for a person: counts first, then what was set aside, one line each."""
+        files = self.files
+        readings = sum(len(scan.readings) for scan in files.scans.values())
+        lines = [
+            f"{files.files} files: {len(files.scans)} scans, {sum(files.skipped_reasons.values())} skipped, "
+            f"{len(files.damaged)} damaged",
+            f"{readings} readings of {self.nodules} nodules of 3 mm or more -> {self.nodules_csv}",
+        ]
+        lines += [f"skipped {count}: {reason}" for reason, count in files.skipped_reasons.items()]
+        lines += [f"damaged: {line}" for line in files.damaged]
+        if self.match:
+            rated, unmatched = self.match.rated, self.match.unmatched
+            lines.append(
+                f"{len(rated)} of {len(rated) + len(unmatched)} annotated nodules have their readings "
+                f"({sum(r.nodule.malignant for r in rated)} malignant; {self.match.by_z} found by z alone, "
+                f"{self.match.ambiguous} with a choice) -> {self.rated_csv}"
+            )
+            lines += [f"header not used: {note}" for note in self.match.notes]
+            without = {annotation.series_uid for annotation, why in unmatched if why == NO_FILE}
+            lines += [f"{len(without)} annotated series: {NO_FILE}"] if without else []
+            lines += [f"unmatched: {_place(annotation)}: {why}" for annotation, why in unmatched if why != NO_FILE]
+        return tuple(lines)
+
+
+def convert_lidc(
+    source: Path,
+    nodules_csv: Path,
+    luna_dir: Path | None = None,
+    *,
+    tables_dir: Path | None = None,
+    rated_csv: Path | None = None,
+) -> LidcReport:
+    """Write nodules.csv from LIDC's XML files and, with LUNA16's folder, annotations_with_malignancy.csv anew.
+
+    Args:
+        source: folder or zip of XML files.
+        nodules_csv: one row per nodule >= 3 mm of every scan, sorted by (series_uid, z, row, col).
+        luna_dir: LUNA16's scans, of which the headers are read, and annotations.csv.
+        tables_dir: holds annotations.csv when `luna_dir` does not.
+        rated_csv: where the second table goes; beside `nodules_csv` when not given. A table that is there is replaced,
+            also when the XML files cover fewer of its nodules.
+
+    Raises:
+        LidcError: nothing to read in `source`.
+        TableError, ScanError: of annotations.csv and LUNA16's folder; nothing has been written then.
+        OSError: a table cannot be written.
+    """
+    files = read_lidc(source)
+    nodules = all_nodules(files.scans)
+    match = match_luna(nodules, luna_dir, tables_dir) if luna_dir else None
+    write_nodules_csv(nodules_csv, [nodule for of_scan in nodules.values() for nodule in of_scan])
+    if match:
+        rated_csv = rated_csv or nodules_csv.with_name(RATED_CSV)
+        write_rated_csv(rated_csv, match)
+    return LidcReport(
+        files=files,
+        nodules=sum(map(len, nodules.values())),
+        nodules_csv=nodules_csv,
+        match=match,
+        rated_csv=rated_csv if match else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well readings agree with a published annotations_with_malignancy.csv.
+
+    Attributes:
+        rows: published rows of series that were read.
+        same_ratings: of these, with a nodule at that z whose ratings are exactly the published list.
+        same_label: of these, with a nodule at that z whose label is the published one.
+        exceptions: one line for each row without the same ratings: what is published and what the readings say.
+    """
+
+    rows: int
+    same_ratings: int
+    same_label: int
+    exceptions: tuple[str, ...]
+
+
+def compare_ratings(published: Sequence[Nodule], nodules: Mapping[str, Sequence[LidcNodule]]) -> Agreement:
+    """Look up every published row of a series that was read among the nodules whose extent in z holds its z."""
+    rows = [row for row in published if row.series_uid in nodules]
+    same_ratings = same_label = 0
+    exceptions = []
+    for row in rows:
+        z_mm = row.center_xyz[2]
+        there = [n for n in nodules[row.series_uid] if n.z_min_mm - SAME_Z_MM <= z_mm <= n.z_max_mm + SAME_Z_MM]
+        same_label += any(nodule.malignant == row.malignant for nodule in there)
+        if any(nodule.ratings == row.ratings for nodule in there):
+            same_ratings += 1
+        else:
+            found = "; ".join(f"{list(n.ratings)} from {n.z_min_mm:g} to {n.z_max_mm:g} mm" for n in there)
+            exceptions.append(f"{_place(row)}: published {list(row.ratings)}, read {found or 'nothing at that z'}")
+    return Agreement(rows=len(rows), same_ratings=same_ratings, same_label=same_label, exceptions=tuple(exceptions))
+
+
+def _place(finding: Annotation | Nodule) -> str:
+    x, y, z = finding.center_xyz
+    return f"{finding.series_uid} at ({x:.1f}, {y:.1f}, {z:.1f}) mm, {finding.diameter_mm:.1f} mm wide"

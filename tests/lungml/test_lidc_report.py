@@ -1,0 +1,208 @@
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lungml.ct import read_scan
+from lungml.geometry import irc_to_xyz
+from lungml.lidc import LidcFiles, read_lidc
+from lungml.lidc_grid import region_diameter_mm
+from lungml.lidc_nodules import LidcNodule, all_nodules, lidc_nodules
+from lungml.lidc_report import RATED_CSV, compare_ratings, convert_lidc
+from lungml.lidc_truth import consensus_boxes, scan_truth
+from lungml.lidc_xml import LidcError, parse_lidc
+from lungml.luna import LunaData, Nodule, read_luna
+from lungml.tables import TableError
+from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
+
+REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
+
+
+def at(row: int, malignancy: int) -> str:
+    return nodule("".join(roi(z_mm, square(row, 10, 6)) for z_mm in (5, 7)), malignancy)
+
+
+def luna_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "annotations.csv").write_text(
+        "seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2.3,0,0,6,5\n1.2.3,0,0,90,5\n1.2.4,0,0,6,5\n1.2.4,0,0,7,5\n"
+    )
+    return folder
+
+
+def test_both_tables_and_a_report_of_a_few_lines(tmp_path: Path) -> None:
+    xml = tmp_path / "xml"
+    xml.mkdir()
+    (xml / "1.xml").write_bytes(lidc_xml(at(10, 5), at(10, 4)))
+    (xml / "2.xml").write_bytes(b"<")
+    (xml / "3.xml").write_bytes(lidc_xml(root="IdriReadMessage"))
+    report = convert_lidc(xml, tmp_path / "out" / "nodules.csv", luna_folder(tmp_path / "luna"))
+    assert (tmp_path / "out" / "nodules.csv").read_text().splitlines()[1:] == ['1.2.3,5.0,7.0,6.0,12.5,12.5,2,"[5, 4]"']
+    assert (tmp_path / "out" / RATED_CSV).read_text().splitlines()[1:] == [
+        '1.2.3,0.0,0.0,6.0,5.0,True,"[5, 4]",,,5.0,,,7.0,2'
+    ]
+    assert not (tmp_path / "luna" / RATED_CSV).exists()
+    first, *rest = report.lines
+    assert first == "3 files: 1 scans, 1 skipped, 1 damaged"
+    assert rest[0].startswith("2 readings of 1 nodules of 3 mm or more")
+    assert rest[1] == "skipped 1: a reading of a chest X-ray (IdriReadMessage)"
+    assert rest[2].startswith(f"damaged: {xml}/2.xml: not well-formed XML")
+    assert rest[3].startswith("1 of 4 annotated nodules have their readings (1 malignant; 1 found by z alone, 0 with")
+    assert rest[4] == "1 annotated series: no LIDC file reads its series"
+    assert rest[5].startswith("unmatched: 1.2.3 at (0.0, 0.0, 90.0) mm, 5.0 mm wide: no outlined nodule")
+    assert len(rest) == 6
+
+
+def test_without_luna_there_is_one_table(tmp_path: Path) -> None:
+    (tmp_path / "1.xml").write_bytes(lidc_xml(at(10, 5)))
+    report = convert_lidc(tmp_path, tmp_path / "nodules.csv")
+    assert (report.nodules, report.match, report.rated_csv) == (1, None, None)
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["nodules.csv"]
+
+
+def test_nothing_is_written_when_something_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(LidcError):
+        convert_lidc(tmp_path, tmp_path / "nodules.csv")
+    (tmp_path / "1.xml").write_bytes(lidc_xml(at(10, 5)))
+    (tmp_path / "luna").mkdir()
+    with pytest.raises(TableError):
+        convert_lidc(tmp_path, tmp_path / "nodules.csv", tmp_path / "luna")
+    assert not (tmp_path / "nodules.csv").exists()
+
+
+def test_disagreements_say_what_is_published_and_what_was_read() -> None:
+    nodules = {"1.2.3": lidc_nodules(parse_lidc(lidc_xml(at(10, 5), at(10, 2)), "x"))}
+    row = Nodule(series_uid="1.2.3", center_xyz=(0, 0, 7), diameter_mm=5, malignant=False, ratings=(5, 2))
+    found = compare_ratings(
+        [
+            row,
+            replace(row, ratings=(2, 5)),
+            replace(row, ratings=(5, 4), malignant=True),
+            replace(row, center_xyz=(0, 0, 8)),
+            replace(row, series_uid="9"),
+        ],
+        nodules,
+    )
+    assert (found.rows, found.same_ratings, found.same_label) == (4, 1, 2)
+    place = "1.2.3 at (0.0, 0.0, 7.0) mm, 5.0 mm wide"
+    assert found.exceptions == (
+        f"{place}: published [2, 5], read [5, 2] from 5 to 7 mm",
+        f"{place}: published [5, 4], read [5, 2] from 5 to 7 mm",
+        f"{place.replace('7.0', '8.0')}: published [5, 2], read nothing at that z",
+    )
+
+
+@dataclass(frozen=True)
+class Real:
+    folder: Path
+    files: LidcFiles
+    nodules: Mapping[str, tuple[LidcNodule, ...]]
+    luna: LunaData
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    if not REAL_DATA:
+        pytest.skip("LUNGML_REAL_DATA is not set")
+    folder = Path(REAL_DATA)
+    start = time.perf_counter()
+    files = read_lidc(folder / "lidc" / "lidc-xml-sample.zip")
+    nodules = all_nodules(files.scans)
+    seconds = time.perf_counter() - start
+    return Real(folder, files, nodules, read_luna(folder / "luna16"), seconds)
+
+
+@pytest.mark.real
+def test_real_files(real: Real) -> None:
+    assert (real.files.files, len(real.files.scans), real.files.damaged) == (317, 261, ())
+    assert list(real.files.skipped_reasons.values()) == [55, 1]
+    assert real.seconds / 317 * 1318 < 60
+
+
+@pytest.mark.real
+def test_real_ratings_are_the_published_ones(real: Real) -> None:
+    found = compare_ratings(real.luna.nodules, real.nodules)
+    print(*found.exceptions, sep="\n")
+    assert found.rows == 299
+    assert found.same_ratings >= 0.99 * found.rows
+    assert found.same_label >= 0.997 * found.rows
+
+
+@pytest.mark.real
+def test_real_nodules_of_three_readers_are_luna16s(real: Real) -> None:
+    ours = [n for uid in real.nodules.keys() & set(real.luna.series_uids) for n in real.nodules[uid] if n.readers >= 3]
+    annotated = [a for a in real.luna.annotated if a.series_uid in real.nodules]
+    assert len(ours) == len(annotated) == 299
+
+
+@pytest.mark.real
+def test_real_table_is_the_published_one(real: Real, tmp_path: Path) -> None:
+    report = convert_lidc(
+        real.folder / "lidc" / "lidc-xml-sample.zip", tmp_path / "nodules.csv", real.folder / "luna16"
+    )
+    assert report.rated_csv
+    assert report.match
+    assert len(report.match.rated) == 299
+    assert report.match.by_z == 296
+    assert {why for _, why in report.match.unmatched} == {"no LIDC file reads its series"}
+    keys = ["seriesuid", "coordX", "coordY", "coordZ"]
+    ours, published = (
+        pd.read_csv(path).round(dict.fromkeys(keys[1:], 3)).set_index(keys)
+        for path in (report.rated_csv, real.folder / "luna16" / RATED_CSV)
+    )
+    assert list(ours.columns) == list(published.columns)
+    published = published.loc[ours.index]
+    same = (ours["mal_details"] == published["mal_details"]) & (ours["mal_bool"] == published["mal_bool"])
+    print(ours[~same], published[~same])
+    assert same.mean() >= 0.99
+    boxes = [column for column in ours if column.startswith("bbox")]
+    with_header = ours["bboxLowX"].notna()
+    assert with_header.sum() == 3
+    np.testing.assert_allclose(ours.loc[with_header, boxes], published.loc[with_header, boxes], atol=1e-5)
+
+
+@pytest.mark.real
+def test_real_truth_and_consensus(real: Real) -> None:
+    for series_uid, path in real.luna.scans.items():
+        scan = read_scan(path)
+        readings = real.nodules[series_uid]
+        annotated = [n for n in real.luna.nodules if n.series_uid == series_uid]
+        truth, excluded = scan_truth(real.files.scans[series_uid], readings, scan.grid)
+        published = np.array([e.center_xyz for e in real.luna.excluded if e.series_uid == series_uid])
+        for point in (e for e in excluded if e.diameter_mm == 10):
+            assert np.linalg.norm(published - point.center_xyz, axis=1).min() < 0.01
+        assert len(truth) == len(annotated)
+        for nodule_ in annotated:
+            ours = min(truth, key=lambda t: float(np.linalg.norm(np.subtract(t.center_xyz, nodule_.center_xyz))))
+            assert np.linalg.norm(np.subtract(ours.center_xyz, nodule_.center_xyz)) < 0.3
+            assert ours.diameter_mm == pytest.approx(nodule_.diameter_mm, rel=0.02)
+            assert ours.ratings == nodule_.ratings
+        boxes = consensus_boxes(annotated, readings, scan.grid)
+        assert list(boxes) == list(range(len(annotated)))
+        for position, (box, inside) in boxes.items():
+            center_xyz = irc_to_xyz(np.argwhere(inside).mean(axis=0) + [s.start for s in box], scan.grid)
+            assert np.linalg.norm(center_xyz - annotated[position].center_xyz) < 0.5
+            volume = inside.sum() * np.prod(scan.grid.spacing_xyz)
+            assert np.cbrt(6 * volume / np.pi) == pytest.approx(annotated[position].diameter_mm, rel=0.05)
+            around = tuple(slice(s.start - 3, s.stop + 3) for s in box)
+            assert np.median(scan.hu[box][inside]) > np.median(scan.hu[around]) + 200
+
+
+@pytest.mark.real
+def test_real_diameters_are_luna16s_running_means(real: Real) -> None:
+    """Voxels are counted as LUNA16 did: its diameters are these, averaged from the last reading back to the first."""
+    for series_uid, path in real.luna.scans.items():
+        grid = read_scan(path).grid
+        for found in real.nodules[series_uid]:
+            if found.readers >= 3:
+                *others, mean_mm = [region_diameter_mm(region, grid) for region in found.regions]
+                for size_mm in reversed(others):
+                    mean_mm = (mean_mm + size_mm) / 2
+                sizes = [a.diameter_mm for a in real.luna.annotated if a.series_uid == series_uid]
+                assert min(abs(size_mm - mean_mm) for size_mm in sizes) < 1e-3
