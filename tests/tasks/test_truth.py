@@ -1,0 +1,139 @@
+"""LIDC's readings: a malignancy table where there is none, contours for masks, and scans outside LUNA16."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lungml import groups, luna, store
+from lungml.home import Home
+from lungml.lidc_xml import LidcError
+from tasks.data import StoredScan, build_mask, convert_scan
+from tasks.truth import rate_nodules, read_truths
+from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
+from tests.lungml.test_dicom import series
+from tests.tasks.outcomes import done, kept
+
+UID, OTHER = "1.2.3", "1.2.4"
+Z_MM = (10.0, 11.0, 12.0)
+CENTER_XYZ = (24.0, 20.0, 11.0)  # of the pixels inside the readers' squares, at 1 mm a voxel
+
+
+def readings(*ratings: int, uid: str = UID, side: int = 9) -> bytes:
+    """A reader for each rating, all with the same square on three slices."""
+    rois = "".join(roi(z, square(20 - side // 2, 24 - side // 2, side)) for z in Z_MM)
+    return lidc_xml(*[nodule(rois, rating) for rating in ratings], series_uid=uid)
+
+
+@pytest.fixture
+def luna_dir(tmp_path: Path) -> Path:
+    """Two scans of 24 x 40 x 48 voxels of 1 mm, a nodule in the first, and no malignancy table."""
+    folder = tmp_path / "luna16"
+    folder.mkdir()
+    for number, uid in enumerate((UID, OTHER)):
+        hu = np.random.default_rng(number).normal(-850, 20, (24, 40, 48))
+        hu[:, :4] = 40
+        hu[9:14, 16:25, 20:29] = 60
+        sitk.WriteImage(sitk.GetImageFromArray(hu.astype(np.int16)), str(folder / f"{uid}.mhd"))
+    x, y, z = CENTER_XYZ
+    (folder / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{UID},{x},{y},{z},8\n")
+    (folder / "seriesuids.csv").write_text(f"{UID}\n{OTHER}\n1.2.5\n")
+    return folder
+
+
+@pytest.fixture
+def xml(tmp_path: Path) -> Path:
+    folder = tmp_path / "xml"
+    folder.mkdir()
+    (folder / "1.xml").write_bytes(readings(4, 5, 2))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "artifacts")
+
+
+def test_the_malignancy_table_is_made_where_there_is_none(luna_dir: Path, xml: Path) -> None:
+    rated = luna_dir / "annotations_with_malignancy.csv"
+    assert kept(rate_nodules.fn(luna_dir, None, None)) == rated  # no XML: whoever needs the table says so
+    assert not rated.exists()
+    assert done(rate_nodules.fn(luna_dir, None, xml)) == rated
+    (found,) = luna.read_luna(luna_dir).nodules
+    assert (found.series_uid, found.ratings, found.malignant) == (UID, (4, 5, 2), True)
+    assert found.center_xyz == CENTER_XYZ
+    before = rated.read_bytes()
+    (xml / "1.xml").write_bytes(readings(1, 1, 1))
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    assert rated.read_bytes() == before  # a table that is there, perhaps the published one, is nobody's to replace
+
+
+def test_what_was_downloaded_with_luna16_is_used(luna_dir: Path, xml: Path) -> None:
+    (luna_dir / "lidc_xml.zip").write_bytes(b"no zip")
+    with pytest.raises(LidcError, match=r"lidc_xml\.zip"):
+        rate_nodules.fn(luna_dir, None, None)
+    assert not (luna_dir / "annotations_with_malignancy.csv").exists()
+    with zipfile.ZipFile(luna_dir / "lidc_xml.zip", "w") as archive:
+        archive.write(xml / "1.xml", "tcia-lidc-xml/157/1.xml")
+    done(rate_nodules.fn(luna_dir, None, None))
+    assert luna.read_luna(luna_dir).nodules[0].ratings == (4, 5, 2)
+
+
+def stored(luna_dir: Path, home: Home, xml: Path | None) -> StoredScan:
+    _, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml)
+    scan = convert_scan.fn(next(truth for truth in truths if truth.series_uid == UID), home)
+    return scan if isinstance(scan, StoredScan) else kept(scan)
+
+
+def test_the_readers_contours_are_the_mask_and_follow_the_xml(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    done(build_mask.fn(stored(luna_dir, home, xml), "consensus"))
+    mask = store.read_mask(home.scans / f"{UID}.zarr", "mask_consensus")
+    # Inside the line of 9 x 9 pixels lie 7 x 7, on three slices.
+    assert mask.sum() == mask[10:13, 17:24, 21:28].sum() == 3 * 49
+    kept(build_mask.fn(stored(luna_dir, home, xml), "consensus"))
+    (xml / "1.xml").write_bytes(readings(4, 5, 2, side=7))
+    done(build_mask.fn(stored(luna_dir, home, xml), "consensus"))
+    assert store.read_mask(home.scans / f"{UID}.zarr", "mask_consensus").sum() == 3 * 25
+    # Other rules do not depend on it.
+    done(build_mask.fn(stored(luna_dir, home, xml), "bounded"))
+    kept(build_mask.fn(stored(luna_dir, home, None), "bounded"))
+    assert groups.find_damage(home.scans / f"{UID}.zarr" / "mask") == ""
+
+
+def test_series_outside_luna16_train_and_a_patient_never_does_both(
+    luna_dir: Path, xml: Path, home: Home, tmp_path: Path
+) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    more = tmp_path / "LIDC-IDRI"
+    for uid, patient in (("7.1", "A"), ("7.2", "B"), ("7.3", "C"), (UID, "B"), (OTHER, "D")):
+        series(more / patient / uid, SeriesInstanceUID=uid, PatientID=patient)
+    # All but 7.3 have been read; the slices of a series are 2.5 mm apart, from z = -340.25 mm on.
+    for uid in ("7.1", "7.2"):
+        rois = "".join(roi(z, square(0, 1, 5)) for z in (-337.75, -335.25))
+        content = lidc_xml(nodule(rois, 5), nodule(rois, 4), nodule(rois, 1), series_uid=uid)
+        (xml / f"{uid}.xml").write_bytes(content)
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
+    split = dict(line.split(",") for line in home.split_csv.read_text().splitlines()[1:])
+    assert split == {UID: "val", OTHER: "test", "1.2.5": "train"}  # 7.1 is not of the list and moves nothing
+    (joined,) = [truth for truth in truths if truth.series_uid not in split]
+    assert (joined.series_uid, joined.split, joined.negatives_xyz) == ("7.1", "train", None)
+    assert joined.path == more / "A" / "7.1"
+    (found,) = joined.nodules
+    assert (found.ratings, found.malignant) == ((5, 4, 1), True)
+    said = "\n".join(notes)
+    assert "1 LIDC series outside LUNA16 join the training scans" in said
+    assert "1 LIDC series outside LUNA16 have no XML file" in said
+    assert "1 are left out: another series of their patients validates or tests" in said
+    scan = done(convert_scan.fn(joined, home))
+    assert store.read_volume(scan.store).shape == (5, 6, 8)
+
+
+def test_more_scans_need_the_xml(luna_dir: Path, home: Home, tmp_path: Path, xml: Path) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    with pytest.raises(LidcError, match="without LIDC's XML nothing is known of these series; give it with --lidc"):
+        read_truths(luna_dir, None, 3, home, for_training=False, more=tmp_path)
