@@ -22,7 +22,7 @@ from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, 
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.groups import StoreError, map_array, read_attributes, write_group
 
-CROP_FORMAT_VERSION = 1
+CROP_FORMAT_VERSION = 2
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
 PIECE_BYTES = 2**26  # of an array on its way to a device
 
@@ -34,6 +34,7 @@ class CropSite:
     center_irc: tuple[float, float, float]
     label: int  # NON_NODULE, BENIGN or MALIGNANT
     diameter_mm: float  # NaN for non-nodules
+    ratings: tuple[int, ...] = ()  # the radiologists' malignancy ratings, 1..5
 
 
 def write_scan_crops(
@@ -49,7 +50,8 @@ def write_scan_crops(
     """Cut everything that training needs from one scan, in one pass over it, and write it whole or not at all.
 
     Writes uncompressed arrays that `groups.map_array` maps: `crops` int16 (n, 32, 48, 48) clipped HU, `labels` uint8
-    (n,), `diameters_mm` float64 (n,), `centers_xyz` float64 (n, 3), and for the sites listed in `slab_sites`
+    (n,), `diameters_mm` float64 (n,), `centers_xyz` float64 (n, 3), `rating_counts` uint8 (n, 5): how many
+    radiologists rated the malignancy 1..5, for soft labels; and for the sites listed in `slab_sites`
     `slabs` int16 (m, 7, 96, 96) clipped HU, `slab_masks` uint8 (m, 96, 96) and `slab_labels` uint8 (m,).
 
     Args:
@@ -73,11 +75,19 @@ def write_scan_crops(
         "labels": labels,
         "diameters_mm": np.array([site.diameter_mm for site in sites], dtype=np.float64),
         "centers_xyz": irc_to_xyz(centers, grid),
+        "rating_counts": _rating_counts(sites),
         "slabs": slabs,
         "slab_masks": cut_slabs(mask, centers[slabbed], 0, SLAB_SIDE)[:, 0],
         "slab_labels": labels[slabbed],
     }
     write_group(group, arrays, key=key)
+
+
+def _rating_counts(sites: Sequence[CropSite]) -> npt.NDArray[np.uint8]:
+    counts = np.zeros((len(sites), 5), dtype=np.uint8)
+    for row, site in enumerate(sites):
+        np.add.at(counts[row], np.array(site.ratings, dtype=np.int64) - 1, 1)
+    return counts
 
 
 class CropCache:

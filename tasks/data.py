@@ -201,6 +201,7 @@ def cache_crops(
             center_irc=tuple(xyz_to_irc(n.center_xyz, grid)),
             label=crop_cache.MALIGNANT if n.malignant else crop_cache.BENIGN,
             diameter_mm=n.diameter_mm,
+            ratings=n.ratings,
         )
         for n in truth.nodules
     ]

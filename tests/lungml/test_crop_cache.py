@@ -148,12 +148,22 @@ def test_equal_versions_mean_equal_crops(tmp_path: Path) -> None:
     mask = (hu > 1500).astype(np.uint8)
     grid = replace(GRID, direction=((0, -1, 0), (1, 0, 0), (0, 0, 1)))
     sites = [
-        CropSite(center_irc=(20.5, 30.4, 30), label=2, diameter_mm=8.25),
+        CropSite(center_irc=(20.5, 30.4, 30), label=2, diameter_mm=8.25, ratings=(5, 4, 5)),
         CropSite(center_irc=(0, 59, 69), label=0, diameter_mm=float("nan")),
     ]
     write_scan_crops(tmp_path / "g", hu, mask, grid, sites, slab_sites=[0, 1], key={})
+    assert groups.map_array(tmp_path / "g", "rating_counts").tolist() == [[0, 0, 0, 1, 2], [0] * 5]
     found = hashlib.sha256()
-    for name in ("crops", "labels", "diameters_mm", "centers_xyz", "slabs", "slab_masks", "slab_labels"):
+    for name in (
+        "crops",
+        "labels",
+        "diameters_mm",
+        "centers_xyz",
+        "rating_counts",
+        "slabs",
+        "slab_masks",
+        "slab_labels",
+    ):
         array = np.round(groups.map_array(tmp_path / "g", name), 6)
         found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    assert (CROP_FORMAT_VERSION, found.hexdigest()[:12]) == (1, "c31e67318c9c")
+    assert (CROP_FORMAT_VERSION, found.hexdigest()[:12]) == (2, "22251d0d73bb")
