@@ -37,7 +37,11 @@ check: $(READY)  ## lint, types, import contract, then the real and slow tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q -m "real or slow"
 
-bench: $(READY)  ## paired timings of the data path and the models
+$(VENV)/.bench: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' -c constraints.txt
+	@touch $@
+
+bench: $(VENV)/.bench  ## paired timings of the data path and the models, beside MONAI and diskcache
 	@$(BIN)/python -m tests.benchmarks.run
 
 up: $(READY)  ## Prefect server, work pool, worker and MLflow UI, until Ctrl-C

@@ -131,7 +131,10 @@ def mine_candidates(
         index, row, col = center.tolist()
         sites.append(
             crop_cache.CropSite(
-                center_irc=(index, row, col), label=label, diameter_mm=nodule.diameter_mm if nodule else math.nan
+                center_irc=(index, row, col),
+                label=label,
+                diameter_mm=nodule.diameter_mm if nodule else math.nan,
+                ratings=nodule.ratings if nodule else (),
             )
         )
     crop_cache.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)
