@@ -19,7 +19,7 @@ from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import data
-from tasks.data import StoredScan, build_mask, cache_crops, convert_scan, make_phantoms
+from tasks.data import StoredScan, build_mask, cache_crops, convert_scan, make_phantoms, publish_quarantine
 from tasks.truth import ScanTruth, data_origin, read_truths
 from tests.tasks.outcomes import done, kept
 
@@ -117,6 +117,62 @@ def test_one_broken_scan_leaves_the_others_alone(tmp_path: Path, toy: Toy, home:
     bad.path.write_text("no header")
     assert [convert_scan.fn(t, home) is None for t in (bad, good)] == [True, False]
     assert [row["series_uid"] for row in read_quarantine(home.quarantine_csv)] == ["1.3"]
+
+
+def test_files_that_failed_are_not_read_again_until_they_or_the_reader_change(
+    truth: ScanTruth, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = truth.path.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[:-2])
+    read: list[Path] = []
+    real = data.read_scan
+    monkeypatch.setattr(data, "read_scan", lambda path: read.append(path) or real(path))
+    assert convert_scan.fn(truth, home) is None
+    assert kept(convert_scan.fn(truth, home)) is None
+    assert len(read) == 1
+    assert convert_scan.fn(truth, home, recheck=True) is None
+    monkeypatch.setattr(data, "code_digest", lambda modules: "another reader")
+    assert convert_scan.fn(truth, home) is None
+    later(raw)
+    assert convert_scan.fn(truth, home) is None
+    assert len(read) == 4
+    assert len(read_quarantine(home.quarantine_csv)) == 1
+
+
+def test_the_quarantine_is_a_table_that_names_no_folder(
+    tmp_path: Path, toy: Toy, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(data, "create_table_artifact", lambda **fields: shown.append(fields))
+    bad, good = toy(tmp_path / "Doe, John", "1.2"), toy(tmp_path / "Doe, John", "1.3")
+    bad.path.with_suffix(".raw").unlink()
+    for truth in (bad, good):
+        convert_scan.fn(truth, home)
+    assert publish_quarantine.fn([good], home) == 0  # another data set's scan is no matter of this one
+    assert publish_quarantine.fn([bad, good], home) == 1
+    none, (row,) = shown[0]["table"], shown[1]["table"]
+    assert none[0]["series"] == "none"
+    assert row["series"] == "1.2"
+    assert row["reason"].startswith("1.2.mhd: its data file 1.2.raw is missing; ")
+    assert "Doe" not in str(shown)
+    assert "1 of 2 scans are set aside" in shown[1]["description"]
+
+
+def test_a_scan_that_changes_while_it_is_read_is_tried_again(
+    truth: ScanTruth, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = data.read_scan
+
+    def read_while_copied(path: Path) -> Any:
+        scan = real(path)
+        later(path.with_suffix(".raw"))
+        return scan
+
+    monkeypatch.setattr(data, "read_scan", read_while_copied)
+    with pytest.raises(OSError, match="changed while it was read"):
+        convert_scan.fn(truth, home)
+    monkeypatch.undo()
+    done(convert_scan.fn(truth, home))  # what was written under the old fingerprint is not trusted
 
 
 # build_mask
