@@ -88,7 +88,7 @@ def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> Stat
         reason = None if recheck else known_reason(home.quarantine_csv, truth.series_uid, verdict)
         if reason:
             log.warning("still set aside (--recheck tries it again): %s", reason)
-            return kept(None)
+            return None
         with source_described(truth.path) as source:  # a checksum of every byte, while the voxels are read and packed
             scan = read_scan(truth.path)
             for warning in scan.warnings:

@@ -130,6 +130,8 @@ def test_two_dask_workers_make_what_threads_make_and_a_bad_scan_costs_only_itsel
 
     # The same bad files are not read again, unless asked; once they are mended they are, by themselves.
     again = prepare(luna_dir, threads, *options)
+    assert again.returncode == 0, again.stderr
+    assert "5 scans ready" in again.stdout
     assert "still set aside (--recheck tries it again)" in again.stdout + again.stderr
     rechecked = prepare(luna_dir, threads, *options, "--recheck")
     assert "still set aside" not in rechecked.stdout + rechecked.stderr
