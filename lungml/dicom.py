@@ -65,8 +65,8 @@ UNCOMPRESSED = (
 )
 SERIES_LISTED = 5  # of several series in one folder
 SAME_MM = 1e-3  # positions closer than this are one position
-# How far a slice may lie from its place in an even grid: scanners round positions to 0.1 mm, some only the spacing.
-UNEVEN_MM, UNEVEN = 0.1, 0.05  # mm, or a part of the spacing when that is more
+# How far a slice may lie from its place in an even grid: positions are rounded, by some scanners to 0.1 mm.
+UNEVEN_MM, UNEVEN = 0.11, 0.05  # mm, or a part of the spacing when that is more
 MISSING_FROM = 1.5  # times the spacing: a slice is missing from here on
 MAX_SIDEWAYS = 0.25  # pixels off the line through the first slice: no voxel is placed worse than that
 MAX_TURN = 1e-4  # between the direction cosines of two slices
@@ -145,10 +145,11 @@ def patient_digest(path: Path) -> str:
     with opened(path, deep=False) as files:
         for name in files.names:
             with files.open(name) as handle:
-                if is_dicom(handle):
-                    about, _ = parse(handle, name, path, ["PatientID"])
-                    patient = str(about.get("PatientID") or "")
-                    return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
+                if not is_dicom(handle):
+                    continue
+                about, _ = parse(handle, name, path, ["PatientID"])
+            if patient := str(about.get("PatientID") or ""):
+                return hashlib.sha256(patient.encode()).hexdigest()[:16]
     return ""
 
 

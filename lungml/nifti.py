@@ -159,7 +159,8 @@ def _grid(header: Any, shape: tuple[int, int, int], path: Path) -> Grid:
     for name in ("sform", "qform"):
         if int(header[f"{name}_code"]) > 0:
             try:
-                affine = np.asarray(getattr(header, f"get_{name}")(), dtype=np.float64)
+                with np.errstate(all="ignore"):  # what comes of it is looked at below
+                    affine = np.asarray(getattr(header, f"get_{name}")(), dtype=np.float64)
             except Exception as error:  # nibabel promises no kind of error for damaged bytes
                 raise ScanGeometryError(path, f"its {name} is none ({_words(error)})", "export it again") from error
             if not np.isfinite(affine).all():

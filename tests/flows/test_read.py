@@ -127,6 +127,28 @@ def test_two_scans_of_one_uid_do_not_overwrite_each_other(home: Home, tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
+def test_every_kind_is_read_under_its_own_name_and_a_bad_folder_is_called_by_its_whole_name(
+    home: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "1.2.840").mkdir()
+    scans = [small_scan(tmp_path / name) for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz")]
+    told = []
+    failed = read_scans(
+        [*scans, tmp_path / "1.2.840"], "", tmp_path / "out", home=home, on_scan=lambda *s: told.append(s)
+    )
+    assert failed == 1
+    assert [uid for uid, _, _ in told] == ["a", "b", "c", "d", "1.2.840"]
+    assert "no DICOM image" in told[-1][2]
+    assert sorted(file.parent.name for file in (tmp_path / "out").glob("*/findings.csv")) == ["a", "b", "c", "d"]
+
+
+def test_a_wrong_out_is_said_before_a_bundle_or_a_scan_is_touched(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        read_scans([tmp_path / "none.nii"], "models:/none/1", tmp_path / "out", home=home)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_file_is_no_folder_for_results(home: Home, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(NotADirectoryError, match="not a folder"):

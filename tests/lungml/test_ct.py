@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from lungml import ct
-from lungml.ct import ScanError, find_scans, read_header, read_scan, scan_fingerprint
+from lungml.ct import ScanError, find_scans, read_header, read_scan, scan_fingerprint, scan_name
 from lungml.geometry import irc_to_xyz
 
 SHAPE = (3, 4, 5)  # index, row, col
@@ -214,7 +214,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     content=st.one_of(
         st.lists(LINES, max_size=20).map(lambda lines: "\n".join(lines).encode("utf-8", "replace")),
@@ -318,3 +318,9 @@ def test_the_real_scans_are_read_as_simpleitk_reads_them() -> None:
 def test_the_real_8_bit_file_is_refused_with_its_reason() -> None:
     with pytest.raises(ct.ElementTypeError, match=r"8-bit voxels \(MET_UCHAR\)"):
         read_scan(real_data() / "odd" / "uint8_flipped.mha")
+
+
+def test_a_scan_is_called_by_its_file_or_by_its_whole_folder(tmp_path: Path) -> None:
+    (tmp_path / "1.2.840").mkdir()
+    names = {"a/1.2.mhd": "1.2", "1.2.nii.gz": "1.2", "1.2.NII": "1.2", "1.2.zip": "1.2", "1.2.840": "1.2.840"}
+    assert {name: scan_name(tmp_path / name) for name in names} == names

@@ -1,4 +1,4 @@
-"""The damage matrix: whatever is wrong with a scan, `read_scan` says it in one line, of the right kind, with what to do.
+"""The damage matrix: whatever is wrong with a scan, `read_scan` says it in one line, with what to do.
 
 One line a case. The second test shows which of them SimpleITK reads without an error.
 """
@@ -19,8 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, RLELossless
-from pydicom.uid import SecondaryCaptureImageStorage as SCREENSHOT
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from scipy.spatial.transform import Rotation
 
 from lungml import ct
@@ -52,6 +51,7 @@ NOTHING = np.random.default_rng(0).normal(-1000, 20, (8, 16, 16)).astype("<i2")
 NOTHING[4, 8, 8] = 1000
 NO_AIR = np.random.default_rng(0).normal(1064, 20, (8, 16, 16)).astype("<i2")
 NO_AIR[:, :4] = -2000
+HALVES = (chest() / 2).astype("<f4").tobytes()
 
 
 def gap(folder: Path) -> Path:
@@ -152,6 +152,11 @@ def no_zip(folder: Path) -> Path:
     return folder.with_suffix(".zip")
 
 
+def pipe_called_zip(folder: Path) -> Path:
+    os.mkfifo(folder.with_suffix(".zip"))
+    return folder.with_suffix(".zip")
+
+
 def without(*indices: int) -> Make:
     def make(folder: Path) -> Path:
         series(folder)
@@ -236,6 +241,9 @@ def deflated_bomb(folder: Path) -> Path:
 
 
 TURNED = Rotation.from_euler("x", 5, degrees=True).as_matrix()
+RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+ASIDE = {"ImagePositionPatient": [29.5, 30.0, -335.25]}
+SCREENSHOT = {"SOPClassUID": SecondaryCaptureImageStorage, "SeriesInstanceUID": UID + ".9"}
 SIZES = {"Rows": 4, "PixelData": bytes(4 * 8 * 2)}
 
 
@@ -280,8 +288,8 @@ def gz_bomb(folder: Path) -> Path:
     return touched(folder / "a.nii.gz", gzip.compress(write_nifti(folder).read_bytes() + bytes(2**24), 1))
 
 
-# At the farthest corner the two differences cancel out, at others they do not.
-TURNED_SFORM = {"srow_x": [-0.75, 0.2, 0, 10], "srow_y": [-0.3, -0.5, 0, -20.5]}
+# At the farthest corner, 5 columns and 4 rows away, the two differences cancel out, at other corners they do not.
+TURNED_SFORM = {"srow_z": [0.016, -0.02, 2.5, -340]}
 
 
 # fmt: off
@@ -335,35 +343,35 @@ DAMAGE: dict[str, tuple[Make, type[ct.ScanError], str]] = {
     "mhd: absolute path": (mhd(RAW, ElementDataFile="/etc/passwd"), ct.UnsafePathError, "outside"),
     "mhd: windows path": (mhd(RAW, ElementDataFile="..\\scan.raw"), ct.UnsafePathError, "outside"),
     "mhd: all equal": (mhd(bytes(120)), ct.EmptyScanError, "every voxel is 0 HU"),
-    "mhd: no air": (mhd(np.arange(60, dtype="<i2").tobytes()), ct.ImplausibleScanError, "no air: the lowest value is 0 HU"),
-    "mhd: no tissue": (mhd((np.arange(60, dtype="<i2") - 2000).tobytes()), ct.EmptyScanError, "no tissue: the highest value is -1941 HU"),
+    "mhd: no air": (mhd(np.arange(60, dtype="<i2").tobytes()), ct.ImplausibleScanError, "no air: the lowest value is"),
+    "mhd: no tissue": (mhd((np.arange(60, dtype="<i2") - 2000).tobytes()), ct.EmptyScanError, "no tissue: the highest"),
     "mhd: bytes swapped": (mhd(NOISE.byteswap().tobytes(), DimSize="16 16 8"), ct.ByteOrderError, "bytes swapped"),
-    "mhd: nothing but air": (mhd(NOTHING.tobytes(), DimSize="16 16 8"), ct.EmptyScanError, "0.05% of the voxels are tissue"),
-    "mhd: padding for air": (mhd(NO_AIR.tobytes(), DimSize="16 16 8"), ct.ImplausibleScanError, "0.00% of the voxels are air"),
+    "mhd: nothing but air": (mhd(NOTHING.tobytes(), DimSize="16 16 8"), ct.EmptyScanError, "0.05% of the voxels are t"),
+    "mhd: padding for air": (mhd(NO_AIR.tobytes(), DimSize="16 16 8"), ct.ImplausibleScanError, "0.00% of the voxels"),
     "mhd: one slice": (mhd(RAW[:40], DimSize="5 4 1"), ct.ScanGeometryError, "1 slice is no volume"),
-    "mhd: half HU": (mhd((chest() / 2).astype("<f4").tobytes(), ElementType="MET_FLOAT"), ct.ElementTypeError, "whole HU"),
+    "mhd: half HU": (mhd(HALVES, ElementType="MET_FLOAT"), ct.ElementTypeError, "whole HU"),
     "mhd: a pipe": (pipe, ct.MissingDataError, "not a plain file"),
     "mhd: long name": (lambda f: mhd(RAW)(f).rename(f / f"{'a' * 200}.mhd"), ct.SeriesUidError, "200 bytes, not 128"),
-    "dicom: a slice is missing": (gap, ct.MissingSliceError, "1 slice is missing between 3.dcm at z = -337.75 mm and 4.dcm"),
-    "dicom: a slice is there twice": (extra(), ct.DuplicateSliceError, "1.dcm and extra.dcm lie at one place, z = -335.25 mm"),
-    "dicom: uneven slices": (one_changed(step=(0, 0, 2.7)), ct.UnevenSlicesError, "slices are 2.5 mm apart, but 2.9 mm"),
-    "dicom: two series": (extra(SeriesInstanceUID=UID + ".9"), ct.SeveralSeriesError, f"2 series: {UID} (5 CT images), {UID}.9 (1 CT images)"),
+    "dicom: a slice is missing": (gap, ct.MissingSliceError, "1 slice is missing between 3.dcm at z = -337.75 mm and"),
+    "dicom: a slice is there twice": (extra(), ct.DuplicateSliceError, "1.dcm and extra.dcm lie at one place, z = -33"),
+    "dicom: uneven slices": (one_changed(step=(0, 0, 2.7)), ct.UnevenSlicesError, "slices are 2.5 mm apart, but 2.9 m"),
+    "dicom: two series": (extra(SeriesInstanceUID=UID + ".9"), ct.SeveralSeriesError, f"{UID} (5 CT images), {UID}.9"),
     "dicom: gantry tilt": (all_changed(step=(0, 0.3, 2.5)), ct.TiltError, "1.2 mm sideways (gantry tilt)"),
     "dicom: one slice turned": (one_changed(turn=TURNED), ct.ScanGeometryError, "lie in different directions"),
     "dicom: one slice smaller": (one_changed(**SIZES), ct.ScanGeometryError, "differ in size"),
     "dicom: one slice coarser": (one_changed(PixelSpacing=[0.9, 0.9]), ct.ScanGeometryError, "differ in pixel spacing"),
     "dicom: spacing in m": (all_changed(PixelSpacing=[7e-4, 7e-4]), ct.ScanGeometryError, "check its unit"),
     "dicom: no spacing": (all_changed(PixelSpacing=None), ct.ScanGeometryError, "PixelSpacing is not 2 finite numbers"),
-    "dicom: no position": (one_changed(ImagePositionPatient=None), ct.ScanGeometryError, "ImagePositionPatient is not 3"),
+    "dicom: no position": (one_changed(ImagePositionPatient=None), ct.ScanGeometryError, "ImagePositionPatient is not"),
     "dicom: no orientation": (one_changed(ImageOrientationPatient=None), ct.ScanGeometryError, "is not 6 finite"),
     "dicom: shear": (all_changed(ImageOrientationPatient=[1, 0, 0, 0.3, 1, 0]), ct.ScanGeometryError, "orthonormal"),
     "dicom: singular": (all_changed(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), ct.ScanError, ""),
-    "dicom: short pixels": (one_changed(PixelData=bytes(90)), ct.ByteCountError, "1.dcm is too short: 90 bytes of pixels"),
+    "dicom: short pixels": (one_changed(PixelData=bytes(90)), ct.ByteCountError, "1.dcm is too short: 90 bytes of pix"),
     "dicom: long pixels": (one_changed(PixelData=bytes(100)), ct.ByteCountError, "1.dcm is too long: 100 bytes"),
     "dicom: cut file": (cut_short, ct.ScanError, "1.dcm"),
     "dicom: no pixels": (one_changed(PixelData=None), ct.ByteCountError, "too short: 0 bytes"),
     "dicom: 8 bit": (all_changed(BitsAllocated=8, BitsStored=8, HighBit=7), ct.ElementTypeError, "8-bit or colour"),
-    "dicom: colour": (all_changed(SamplesPerPixel=3, PhotometricInterpretation="RGB"), ct.ElementTypeError, "8-bit or colour"),
+    "dicom: colour": (all_changed(**RGB), ct.ElementTypeError, "8-bit or colour"),
     "dicom: inverted": (all_changed(PhotometricInterpretation="MONOCHROME1"), ct.ElementTypeError, "MONOCHROME1"),
     "dicom: unusual bits": (all_changed(HighBit=13), ct.ElementTypeError, "unusual bits"),
     "dicom: MR": (all_changed(Modality="MR"), ct.FormatError, "of modality MR, not CT"),
@@ -373,7 +381,7 @@ DAMAGE: dict[str, tuple[Make, type[ct.ScanError], str]] = {
     "dicom: no slope": (all_changed(RescaleSlope="0"), ct.HeaderError, "RescaleSlope of 0"),
     "dicom: HU not rescaled": (all_changed(RescaleIntercept="0"), ct.ImplausibleScanError, "no air"),
     "dicom: no series uid": (all_changed(SeriesInstanceUID=None), ct.HeaderError, "no SeriesInstanceUID"),
-    "dicom: one slice": (lambda f: (save(slice_of(0), f / "0.dcm"), f)[1], ct.ScanGeometryError, "one slice is no volume"),
+    "dicom: one slice": (without(1, 2, 3, 4), ct.ScanGeometryError, "one slice is no vol"),
     "dicom: empty folder": (lambda f: (f.mkdir(), f)[1], ct.FormatError, "no DICOM image"),
     "dicom: link out": (link_out, ct.UnsafePathError, "1.dcm is a link out of the folder"),
     "dicom: zip leads out": (zip_with("../../etc/passwd"), ct.UnsafePathError, "leads outside"),
@@ -384,18 +392,18 @@ DAMAGE: dict[str, tuple[Make, type[ct.ScanError], str]] = {
     "dicom: zip missing": (lambda f: f.with_suffix(".zip"), ct.MissingDataError, "no such file"),
     "dicom: two of three steps doubled": (without(2, 4), ct.MissingSliceError, "1 slice is missing between 3.dcm at z"),
     "dicom: last slice empty": (last_becomes(lambda b: b""), ct.HeaderError, "2.dcm is empty"),
-    "dicom: last slice cut in its header": (last_becomes(lambda b: b[:500]), ct.HeaderError, "2.dcm is a CT whose header breaks"),
-    "dicom: last slice without its mark": (last_becomes(lambda b: bytes(b[:128]) + b"XXXX" + b[132:]), ct.HeaderError, "2.dcm is no DICOM file"),
-    "dicom: last slice without preamble": (last_becomes(lambda b: b[132:]), ct.HeaderError, "2.dcm is DICOM without its preamble"),
+    "dicom: last header cut": (last_becomes(lambda b: b[:500]), ct.HeaderError, "2.dcm is a CT whose header breaks"),
+    "dicom: last slice unmarked": (last_becomes(lambda b: b[:128] + b"XXXX" + b[132:]), ct.HeaderError, "2.dcm is no"),
+    "dicom: last slice bare": (last_becomes(lambda b: b[132:]), ct.HeaderError, "2.dcm is DICOM without its preamble"),
     "dicom: last slice behind a dead link": (dead_link, ct.MissingDataError, "2.dcm is a link to nowhere"),
-    "dicom: one slice aside": (one_changed(ImagePositionPatient=[29.5, 30.0, -335.25]), ct.ScanGeometryError, "1.dcm lies 50 mm beside"),
+    "dicom: one slice aside": (one_changed(**ASIDE), ct.ScanGeometryError, "1.dcm lies 50 mm beside"),
     "dicom: spacing that drifts": (drifting, ct.UnevenSlicesError, "mm from its place among even slices"),
     "dicom: sixty series": (sixty_series, ct.SeveralSeriesError, "and 55 more"),
     "dicom: a name for a uid": (all_changed(SeriesInstanceUID="Secret Name"), ct.SeriesUidError, "not digits and dots"),
-    "dicom: a name for one uid": (extra(SeriesInstanceUID="Secret"), ct.SeveralSeriesError, "one without a uid (1 CT images)"),
-    "dicom: localizers only": (all_changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), ct.FormatError, "nothing but localizers"),
-    "dicom: a screenshot beside": (extra(SOPClassUID=SCREENSHOT, SeriesInstanceUID=UID + ".9"), ct.SeveralSeriesError, "2 series"),
-    "dicom: overflowing slope": (all_changed(RescaleSlope="2147483648"), ct.ElementTypeError, "0.dcm: int64 values that are not whole HU"),
+    "dicom: a name for one uid": (extra(SeriesInstanceUID="Secret"), ct.SeveralSeriesError, "one without a uid (1 CT"),
+    "dicom: localizers only": (all_changed(ImageType=["LOCALIZER"]), ct.FormatError, "nothing but localizers"),
+    "dicom: a screenshot beside": (extra(**SCREENSHOT), ct.SeveralSeriesError, "2 series"),
+    "dicom: overflowing slope": (all_changed(RescaleSlope="2147483648"), ct.ElementTypeError, "0.dcm: int64 values th"),
     "dicom: compressed and cut": (packed(lambda b: b[:-9]), ct.ByteCountError, "1.dcm breaks off in its pixels"),
     "dicom: compressed and garbled": (packed(garbled), ct.FormatError, "1.dcm cannot be decoded (RLE Lossless)"),
     "dicom: a film": (one_named(MPEG2MPML), ct.FormatError, "1.dcm cannot be decoded (MPEG2 Main Profile"),
@@ -403,7 +411,7 @@ DAMAGE: dict[str, tuple[Make, type[ct.ScanError], str]] = {
     "dicom: zip encrypted": (encrypted, ct.FormatError, "it is encrypted"),
     "dicom: zip with one name twice": (twice_zipped, ct.FormatError, "twice"),
     "dicom: zip of lzma, damaged": (damaged_lzma, ct.ByteCountError, "cannot be read (LZMAError)"),
-    "dicom: zip that is a pipe": (lambda f: (os.mkfifo(f.with_suffix(".zip")), f.with_suffix(".zip"))[1], ct.MissingDataError, "not a plain file"),
+    "dicom: zip that is a pipe": (pipe_called_zip, ct.MissingDataError, "not a plain file"),
     "dicom: zip in a zip": (zip_in_zip, ct.FormatError, "no DICOM image in it"),
     "nifti: short": (lambda f: cut(f, -2), ct.ByteCountError, "too short: 470 bytes, the header says 472"),
     "nifti: long": (lambda f: cut(f, 1), ct.ByteCountError, "too long: 473 bytes"),
@@ -433,13 +441,13 @@ DAMAGE: dict[str, tuple[Make, type[ct.ScanError], str]] = {
     "nifti: no magic": (changed(magic=b"xyz"), ct.HeaderError, "no NIfTI header"),
     "nifti: pair": (changed(magic=b"ni1"), ct.FormatError, ".hdr/.img pair"),
     "nifti: no air": (changed(scl_slope=1, scl_inter=1024), ct.ImplausibleScanError, "no air"),
-    "nifti: empty file": (lambda f: ((f / "a.nii").write_bytes(b"") and f) or f / "a.nii", ct.HeaderError, "no NIfTI header"),
+    "nifti: empty file": (lambda f: touched(f / "a.nii"), ct.HeaderError, "no NIfTI header"),
     "nifti: missing": (lambda f: f / "none.nii", ct.MissingDataError, "no such file"),
     "nifti: long name": (renamed("a" * 200 + ".nii"), ct.SeriesUidError, "200 bytes, not 128 at most"),
     "nifti: no name": (renamed("a b$c.nii"), ct.SeriesUidError, "is no series_uid"),
     "nifti: larger than the memory": (sparse, ct.ByteCountError, "too long: 1099511627776 bytes"),
     "nifti: gz bomb": (gz_bomb, ct.ByteCountError, "more than the 472 bytes"),
-    "nifti: gz of noise": (lambda f: touched(f / "a.nii.gz", b"\x1f\x8b no gzip"), ct.ByteCountError, "not whole gzip data"),
+    "nifti: gz of noise": (lambda f: touched(f / "a.nii.gz", b"\x1f\x8b no gzip"), ct.ByteCountError, "not whole gzip"),
     "nifti: colour with alpha": (changed(datatype=2304, bitpix=32), ct.ElementTypeError, "8-bit or colour"),
     "nifti: int64": (changed(datatype=1024, bitpix=64), ct.ElementTypeError, "data type 1024"),
     "nifti: microns": (changed(xyzt_units=3), ct.ScanGeometryError, "lengths in micron, not mm"),
@@ -469,7 +477,30 @@ def test_a_damaged_scan_is_one_clear_line(case: str, tmp_path: Path) -> None:
     assert (type(again), str(again)) == (type(caught.value), line)
 
 
-SILENT: list[str] = []
+# fmt: off
+SILENT = [
+    # MetaImage: missing bytes become rubbish, what is too much is cut.
+    "mhd: long raw", "mhd: broken zraw", "mhd: empty zraw", "mhd: short zraw", "mhd: long zraw",
+    "mhd: zraw with more behind", "mhd: zraw of noise", "mhd: 8 bit", "mhd: colour", "mhd: no spacing",
+    "mhd: spacing in m", "mhd: units", "mhd: no origin", "mhd: no matrix", "mhd: shear", "mhd: two origins",
+    "mhd: skipped bytes", "mhd: intercept", "mhd: no bool", "mhd: list", "mhd: all equal", "mhd: no air",
+    "mhd: no tissue", "mhd: bytes swapped", "mhd: nothing but air", "mhd: padding for air", "mhd: one slice",
+    "mhd: half HU",
+    # DICOM: slices are stacked as they come.
+    "dicom: a slice is missing", "dicom: a slice is there twice", "dicom: uneven slices", "dicom: two series",
+    "dicom: gantry tilt", "dicom: one slice turned", "dicom: one slice coarser", "dicom: one slice aside",
+    "dicom: spacing that drifts", "dicom: no spacing", "dicom: no position", "dicom: no orientation", "dicom: shear",
+    "dicom: singular", "dicom: short pixels", "dicom: 8 bit", "dicom: colour", "dicom: inverted",
+    "dicom: unusual bits", "dicom: MR", "dicom: no rescale", "dicom: half HU", "dicom: HU not rescaled",
+    "dicom: no series uid", "dicom: one slice", "dicom: link out", "dicom: localizers only",
+    "dicom: a screenshot beside", "dicom: sixty series",
+    # NIfTI: what is missing or contradicts itself is guessed.
+    "nifti: short", "nifti: long", "nifti: gz cut", "nifti: gz with more behind", "nifti: 8 bit", "nifti: colour",
+    "nifti: 4D", "nifti: no slices", "nifti: metres", "nifti: microns", "nifti: no place", "nifti: two places",
+    "nifti: turned against each other", "nifti: nan in the matrix", "nifti: spacing that disagrees", "nifti: half HU",
+    "nifti: no intercept", "nifti: endless slope", "nifti: voxels in the header", "nifti: no air",
+]
+# fmt: on
 
 
 @pytest.mark.parametrize("case", SILENT)

@@ -1,10 +1,11 @@
-"""A DICOM series of 5 slices of 6 x 8 pixels, and everything that can be wrong with one."""
+"""A DICOM series of 5 slices of 6 x 8 pixels; what can be wrong with one is in test_damage."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
+    BasicTextSRStorage,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
+    SegmentationStorage,
 )
 from scipy.spatial.transform import Rotation
 
@@ -174,10 +177,72 @@ def test_what_is_no_slice_is_passed_over(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     scout = slice_of(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID=UID, Rows=6)
     save(scout, folder / "scout.dcm")
-    report = slice_of(0, Modality="SR", PixelData=None, Rows=None)
+    report = slice_of(0, SOPClassUID=BasicTextSRStorage, Modality="SR", PixelData=None, Rows=None)
     save(report, folder / "report.dcm")
+    drawn = slice_of(0, SOPClassUID=SegmentationStorage, Modality="SEG", SeriesInstanceUID=UID + ".1", BitsAllocated=8)
+    save(drawn, folder / "drawn.dcm")
     (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "notes.pdf").write_bytes(b"%PDF\0\1")
     np.testing.assert_array_equal(read_scan(folder).hu, HU)
+    np.testing.assert_array_equal(read_scan(zipped(folder)).hu, HU)
+
+
+def test_names_say_nothing(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    for file in list(folder.iterdir()):
+        file.rename(file.with_suffix(".xml"))
+    np.testing.assert_array_equal(read_scan(folder).hu, HU)
+    (folder / "empty.xml").touch()  # called like the slices, and no text
+    with pytest.raises(ct.HeaderError, match=r"empty\.xml is empty"):
+        read_scan(folder)
+
+
+def test_every_slice_has_its_own_rescaling(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    stored = (HU[2].astype(np.int32) + 2048).astype("<u2")
+    save(slice_of(2, RescaleIntercept="-2048", PixelData=stored.tobytes(), BitsStored=16, HighBit=15), folder / "1.dcm")
+    np.testing.assert_array_equal(read_scan(folder).hu, HU)
+
+
+def test_padding_is_kept(tmp_path: Path) -> None:
+    for index in range(SHAPE[0]):
+        stored = HU[index].astype(np.int16) + 1024
+        stored[0, 0] = -2000
+        change = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15, "PixelPaddingValue": -2000}
+        save(slice_of(index, PixelData=stored.tobytes(), **change), tmp_path / "ct" / f"{index}.dcm")
+    assert (read_scan(tmp_path / "ct").hu[:, 0, 0] == -3024).all()
+
+
+def test_positions_rounded_to_a_tenth_are_even_slices(tmp_path: Path) -> None:
+    for index in range(40):
+        place = [0, 0, round(0.625 * index, 1)]
+        save(slice_of(index % 5, ImagePositionPatient=place), tmp_path / "ct" / f"{index}.dcm")
+    assert read_scan(tmp_path / "ct").grid.spacing_xyz[2] == pytest.approx(0.625, abs=2e-3)
+
+
+def test_more_files_than_a_series_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lungml.series_files.MAX_FILES", 4)
+    folder = series(tmp_path / "ct")
+    for path in (folder, zipped(folder)):
+        with pytest.raises(ct.FormatError, match="more than 4 files are no series"):
+            read_scan(path)
+    monkeypatch.setattr("lungml.series_files.MAX_FILES", 5)
+    monkeypatch.setattr("lungml.series_files.MAX_VOXELS", 100)
+    with pytest.raises(ct.FormatError, match="bytes are more than a series has"):
+        read_scan(folder.with_suffix(".zip"))
+
+
+def test_nothing_of_a_compressed_slice_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(SHAPE[0]):
+        made = slice_of(index)
+        made.compress(RLELossless)
+        save(made, tmp_path / "ct" / f"{index}.dcm")
+    for in_memory in (True, False):
+        if not in_memory:
+            monkeypatch.delattr(os, "memfd_create", raising=False)
+        before = set(Path(tempfile.gettempdir()).glob("*.dcm"))
+        np.testing.assert_array_equal(read_scan(zipped(tmp_path / "ct")).hu, HU)
+        assert set(Path(tempfile.gettempdir()).glob("*.dcm")) <= before
 
 
 def test_series_are_found_in_lidcs_layout(tmp_path: Path) -> None:
@@ -188,6 +253,9 @@ def test_series_are_found_in_lidcs_layout(tmp_path: Path) -> None:
     for file in (tmp_path / "LIDC-IDRI-0004/ct").iterdir():
         file.unlink()
     (tmp_path / "notes.zip").write_bytes(b"no zip")
+    first = tmp_path / "LIDC-IDRI-0001/study/ct/0.dcm"
+    first.write_bytes(first.read_bytes()[:300])  # one damaged slice does not hide its series
+    (tmp_path / "loop").symlink_to(tmp_path)
     found = find_dicom_series(tmp_path)
     assert found == {
         UID: tmp_path / "LIDC-IDRI-0001/study/ct",
@@ -215,68 +283,90 @@ def test_the_fingerprint_follows_every_slice(tmp_path: Path) -> None:
     assert scan_fingerprint(folder) != first
     packed = zipped(folder)
     assert source_files(packed) == (packed,)
+    whole = scan_fingerprint(packed)
+    content, stat = bytearray(packed.read_bytes()), packed.stat()
+    content[300] ^= 1
+    packed.write_bytes(content)
+    os.utime(packed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert scan_fingerprint(packed) != whole
+    (folder / "3.dcm").write_bytes(b"")  # damaged files count too
+    assert folder / "3.dcm" in source_files(folder)
 
 
-@pytest.fixture(scope="module")
-def good_slice() -> bytes:
+OPENED: list[str] | None = None
+
+
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if OPENED is not None and event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        OPENED.append(os.fspath(arguments[0]))
+
+
+sys.addaudithook(watch)
+
+
+def read_or_refuse(path: Path) -> None:
+    """Read a scan: it is good or refused in one line, and no file but its own is opened."""
+    global OPENED
+    OPENED = []
+    try:
+        assert read_scan(path).hu.dtype == np.int16
+    except ct.ScanError as error:
+        line = str(error)
+        assert len(line.splitlines()) == 1
+        assert "secret" not in line.lower()
+    finally:
+        opened, OPENED = OPENED, None
+    own = (str(path), sys.prefix, sys.base_prefix, "/proc/self/fd/")
+    assert [name for name in opened if not name.startswith(own) and not name.endswith((".py", ".pyc"))] == []
+    assert any(name.startswith(str(path)) for name in opened)
+
+
+def packed_slice(syntax: Any) -> bytes:
+    made = slice_of(2, syntax=ExplicitVRLittleEndian if syntax == RLELossless else syntax)
+    if syntax == RLELossless:
+        made.compress(RLELossless)
     content = io.BytesIO()
-    slice_of(2).save_as(content, enforce_file_format=True)
+    pydicom.dcmwrite(content, made, enforce_file_format=True)
     return content.getvalue()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(changes=st.lists(st.tuples(st.integers(128, 2000), st.binary(min_size=1, max_size=6)), max_size=4))
-def test_any_slice_either_reads_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, good_slice: bytes, changes: list[tuple[int, bytes]]
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / f"fuzz-dicom-{os.getpid()}"
-    if not folder.exists():
-        series(folder)
-    content = bytearray(good_slice)
-    for place, piece in changes:
-        place %= len(content)
-        content[place : place + len(piece)] = piece
-    (folder / "1.dcm").write_bytes(content)
-    try:
-        assert read_scan(folder).hu.shape[1:] == SHAPE[1:]
-    except ct.ScanError as error:
-        assert len(str(error).splitlines()) == 1
+SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless]
+SLICES = [packed_slice(syntax) for syntax in SYNTAXES]
+SPLICES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 4), st.binary(max_size=6)), min_size=1, max_size=4)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=6)), min_size=1, max_size=4))
-def test_any_zip_either_reads_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]]
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / f"fuzz-zip-{os.getpid()}"
-    if not folder.exists():
-        zipped(series(folder / "ct")).rename(folder / "good")
-    content = bytearray((folder / "good").read_bytes())
-    for place, piece in changes:
-        place %= len(content)
-        content[place : place + len(piece)] = piece
-    path = folder / "ct.zip"
-    path.write_bytes(content)
-    try:
-        read_scan(path)
-    except ct.ScanError as error:
-        assert len(str(error).splitlines()) == 1
+def spliced(content: bytes, splices: list[tuple[int, int, bytes]]) -> bytes:
+    for place, gone, piece in splices:
+        place %= len(content) or 1
+        content = content[:place] + piece + content[place + gone :]
+    return content
 
 
-def test_nothing_outside_the_series_is_opened(tmp_path: Path) -> None:
-    path = zipped(series(tmp_path / "ct"))
-    opened: list[str] = []
-    watching = True
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return zipped(series(tmp_path_factory.mktemp("fuzz") / "ct")).with_suffix("")
 
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if watching and event == "open" and isinstance(arguments[0], str):
-            opened.append(arguments[0])
 
-    sys.addaudithook(watch)
-    read_scan(path)
-    watching = False
-    foreign = [name for name in opened if not name.startswith((str(path), sys.prefix, sys.base_prefix))]
-    assert [name for name in foreign if not name.endswith((".py", ".pyc"))] == []
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(kind=st.integers(0, len(SYNTAXES) - 1), splices=SPLICES)
+def test_any_slice_either_reads_or_is_refused(fuzzed: Path, kind: int, splices: list[tuple[int, int, bytes]]) -> None:
+    (fuzzed / "1.dcm").write_bytes(spliced(SLICES[kind], splices))
+    read_or_refuse(fuzzed)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(splices=SPLICES)
+def test_any_zip_either_reads_or_is_refused(fuzzed: Path, splices: list[tuple[int, int, bytes]]) -> None:
+    path = fuzzed.with_name("any.zip")
+    path.write_bytes(spliced(fuzzed.with_suffix(".zip").read_bytes(), splices))
+    read_or_refuse(path)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda s: s.name)
+def test_what_is_fuzzed_reads_well_when_whole(tmp_path: Path, syntax: Any) -> None:
+    (series(tmp_path / "ct") / "1.dcm").write_bytes(packed_slice(syntax))
+    read_or_refuse(zipped(tmp_path / "ct"))
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, HU)
 
 
 @pytest.mark.real

@@ -1,4 +1,4 @@
-"""A NIfTI file of 3 x 4 x 5 voxels, and everything that can be wrong with one."""
+"""A NIfTI file of 3 x 4 x 5 voxels; what can be wrong with one is in test_damage."""
 
 from __future__ import annotations
 
@@ -118,9 +118,54 @@ def test_any_header_either_reads_or_is_refused(
     content = bytearray((folder / "good").read_bytes())
     for place, piece in changes:
         content[place : place + len(piece)] = piece
-    path = folder / "1.2.3.nii"
+    for name, stored in (("1.2.3.nii", bytes(content)), ("1.2.3.nii.gz", gzip.compress(content, 1))):
+        read_or_refuse(folder / name, stored)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
+def test_any_gzip_stream_either_reads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"fuzz-gz-{os.getpid()}"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "good").exists():
+        write(folder, ".nii.gz").rename(folder / "good")
+    content = bytearray((folder / "good").read_bytes())
+    for place, piece in changes:
+        place %= len(content)
+        content[place : place + len(piece)] = piece
+    read_or_refuse(folder / "1.2.3.nii.gz", bytes(content))
+
+
+def read_or_refuse(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
         assert read_scan(path).hu.size == 60
     except ct.ScanError as error:
         assert len(str(error).splitlines()) == 1
+
+
+def test_a_metaimage_stored_as_nifti_is_the_same_scan(tmp_path: Path) -> None:
+    # NIfTI keeps its matrix in float32: 1e-4 mm at 340 mm.
+    for direction in (np.eye(3), np.diag([-1, 1, -1]), TILT):
+        sitk.WriteImage(image(direction=direction), str(tmp_path / "a.mhd"))
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.mhd")), str(tmp_path / "a.nii.gz"))
+        one, other = read_scan(tmp_path / "a.mhd"), read_scan(tmp_path / "a.nii.gz")
+        np.testing.assert_array_equal(one.hu, other.hu)
+        np.testing.assert_allclose(one.grid.spacing_xyz, other.grid.spacing_xyz, atol=1e-4)
+        for irc in np.ndindex(2, 2, 2):
+            far = np.multiply(irc, np.subtract(SHAPE, 1))
+            np.testing.assert_allclose(irc_to_xyz(far, one.grid), irc_to_xyz(far, other.grid), atol=1e-4)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("LUNGML_REAL_DATA" not in os.environ, reason="LUNGML_REAL_DATA is not set")
+def test_a_real_scan_stored_as_nifti_is_the_same_scan(tmp_path: Path) -> None:
+    for path in sorted((Path(os.environ["LUNGML_REAL_DATA"]) / "luna16" / "scans").glob("*.mhd")):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / "a.nii"))
+        one, other = read_scan(path), read_scan(tmp_path / "a.nii")
+        np.testing.assert_array_equal(one.hu, other.hu)
+        last = np.subtract(one.hu.shape, 1)
+        np.testing.assert_allclose(irc_to_xyz(last, one.grid), irc_to_xyz(last, other.grid), atol=1e-4)
+        assert other.warnings == ()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lungml.geometry import Grid
+from lungml.phantom import PhantomSettings, draw_phantom
 from lungml.plausibility import as_int16, check_plausible, doubts
-from lungml.scan_errors import ElementTypeError, ScanGeometryError
+from lungml.scan_errors import ByteOrderError, ElementTypeError, ScanGeometryError
 
 SHAPE = (40, 128, 128)
 GRID = Grid(shape_irc=SHAPE, spacing_xyz=(2.5, 2.5, 5.0), origin_xyz=(0, 0, 0))
@@ -32,6 +33,35 @@ def test_a_body_without_lungs_is_doubted_though_air_is_all_around() -> None:
     padded = body(lungs=False)
     padded[:, :, :5] = -2048
     assert len(doubts(padded, GRID)) == 1
+
+
+def test_an_abdomen_is_doubted_though_there_is_gas_in_it() -> None:
+    belly = body(lungs=False)
+    belly[10:14, 60:64, 50:58] = -900
+    (line,) = doubts(belly, GRID)
+    assert line.startswith("no lungs seen")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_phantom_is_without_lungs(seed: int) -> None:
+    for size in ((32, 48, 48), (72, 128, 128)):
+        drawn = draw_phantom("1.2", np.random.default_rng(seed), PhantomSettings(size_irc=size))
+        assert not any("no lungs" in line for line in doubts(drawn.hu, drawn.grid))
+        check_plausible(drawn.hu, Path("a.mhd"))
+
+
+@pytest.mark.parametrize("noise_hu", [0, 20])
+def test_a_wrong_byte_order_is_seen_even_where_few_values_are_wild(noise_hu: int) -> None:
+    right = (body() + np.random.default_rng(0).normal(0, noise_hu, SHAPE)).astype(np.int16)
+    check_plausible(right, Path("a.mhd"))
+    with pytest.raises(ByteOrderError, match="bytes swapped"):
+        check_plausible(right.byteswap(), Path("a.mhd"))
+
+
+def test_values_that_are_right_both_ways_stay_as_they_are() -> None:
+    # -1024 and 0 with their bytes swapped are smoother (252 and 0), and no CT.
+    hu = np.where(body() < -500, -1024, 0).astype(np.int16)
+    check_plausible(hu, Path("a.mhd"))
 
 
 def test_a_few_slices_are_no_whole_chest() -> None:
