@@ -200,15 +200,20 @@ def _tls() -> ssl.SSLContext:
 
 
 def read_record(
-    client: httpx.Client, settings: DownloadSettings, record: str, stop: threading.Event | None = None
+    client: httpx.Client,
+    settings: DownloadSettings,
+    record: str,
+    stop: threading.Event | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, RemoteFile]:
-    """Read which files a Zenodo record has, with sizes and checksums.
+    """Read which files a Zenodo record has, with sizes and checksums; `say` as in `fetch`.
 
     Raises:
         DownloadError: no such record, no answer after all tries, or an answer that is no record.
     """
     url = f"{settings.zenodo_url.rstrip('/')}/api/records/{record}"
-    tries = _Tries(settings, stop or threading.Event())
+    tries = _Tries(settings, stop or threading.Event(), say)
     while True:
         try:
             with _failures_named(url), client.stream("GET", url, headers={"Accept": "application/json"}) as response:
@@ -283,10 +288,16 @@ def fetch(
     *,
     meter: Meter | None = None,
     stop: threading.Event | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> bool:
     """Fetch a file, which appears whole and proved or not at all; hold its lock meanwhile (`lungml.files.locked`).
 
     What came before a break stays in `<name>.part` and is asked for no second time, if the server can send the rest.
+
+    Args:
+        meter: told of every piece that comes.
+        stop: when set, the download ends at the next piece, and at once where it waits.
+        say: told in one line why a try failed, and how long it waits before the next: that may be minutes.
 
     Returns:
         whether it was fetched; False when it was there already.
@@ -303,7 +314,7 @@ def fetch(
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_path(target)
-    tries = _Tries(settings, stop)
+    tries = _Tries(settings, stop, say)
     wrong = 0
     with naming(part), _Partial.opened(part, remote, meter, stop) as partial:
         tries.best = partial.size
@@ -362,9 +373,12 @@ class _Failed(Exception):
 class _Tries:
     """Counts failed tries in a row, and waits after each, longer and longer."""
 
-    def __init__(self, settings: DownloadSettings, stop: threading.Event) -> None:
+    def __init__(
+        self, settings: DownloadSettings, stop: threading.Event, say: Callable[[str], None] | None = None
+    ) -> None:
         self._settings = settings
         self._stop = stop
+        self._say = say
         self._failed = 0
         self.best = 0  # the most bytes that any try reached
 
@@ -381,7 +395,10 @@ class _Tries:
         if wait is None:
             # Half to one and a half times as long, so that downloads that broke together do not return together.
             wait = self._settings.backoff_seconds * 2 ** (self._failed - 1) * random.uniform(0.5, 1.5)
-        if self._stop.wait(min(wait, self._settings.max_wait_seconds)):
+        wait = min(wait, self._settings.max_wait_seconds)
+        if self._say:
+            self._say(one_line(f"{failure.url}: {failure.problem}; tried again in {wait:.0f} s"))
+        if self._stop.wait(wait):
             raise Stopped(failure.url, "the download was stopped", RESUME_ADVICE)
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -141,7 +142,7 @@ def download_luna(
     folder.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     with open_client(settings) as client:
-        files = _published(client, settings, names)
+        files = _published(client, settings, names, say)
         _remember(folder, settings, files)
         wanted = [files[name] for name in names]
         check_disk(luna_dir, wanted, settings)
@@ -166,8 +167,8 @@ def wanted_files(subsets: Iterable[int], settings: DownloadSettings) -> tuple[st
 def check_disk(luna_dir: Path, wanted: Iterable[RemoteFile], settings: DownloadSettings) -> None:
     """See that what is still to come fits, packed and unpacked.
 
-    Unpacked sizes are not published: scans are taken as 2 x their archives, tables as 8 x. With `keep_archives` off
-    no more than `parallel` archives lie there at once.
+    Unpacked sizes are not published: until an archive is there to ask, scans are taken as 2 x it, tables as 8 x.
+    With `keep_archives` off no more than `parallel` archives lie there at once.
 
     Raises:
         DownloadError: one line with what is needed and what is there.
@@ -180,7 +181,7 @@ def check_disk(luna_dir: Path, wanted: Iterable[RemoteFile], settings: DownloadS
         target, size_bytes = luna_dir / ARCHIVES_FOLDER / file.name, file.size_bytes or 0
         to_fetch.append(size_bytes - bytes_fetched(target, file))
         there = bytes_there(luna_dir, _journal(luna_dir, file), _source(file))
-        to_unpack += max(round(size_bytes * _factor(file.name)) - there, 0)
+        to_unpack += max(_unpacked_bytes(target, file) - there, 0)
     if not settings.keep_archives:
         to_fetch = sorted(to_fetch, reverse=True)[: settings.parallel]
     needed, free = sum(to_fetch) + to_unpack, shutil.disk_usage(luna_dir).free
@@ -237,7 +238,7 @@ class _Work:
 
     def _fetch(self, file: RemoteFile, target: Path) -> bool:
         meter = self.meter if file.size_bytes is not None else None
-        if not fetch(self.client, file, target, self.settings, meter=meter, stop=self.stop):
+        if not fetch(self.client, file, target, self.settings, meter=meter, stop=self.stop, say=self.say):
             return False
         self.say(f"{file.name}: {_gigabytes(target.stat().st_size)} fetched and proved")
         return True
@@ -260,6 +261,8 @@ class _Work:
 def _targets(archive: Path, stop: threading.Event) -> dict[str, Member]:
     """Where an archive's members go, relative to the LUNA16 folder."""
     name = archive.name
+    if name == LIDC_XML and not zipfile.is_zipfile(archive):  # no checksum says so, and a page with 200 is one too
+        raise ArchiveError(archive, "not a zip file, or cut off", "check lidc_xml_url in the settings")
     if name in (ANNOTATIONS, LIDC_XML):
         return {name: plain_member(archive, stop)}
     members = read_members(archive)
@@ -304,13 +307,15 @@ def _run_all(
             raise
 
 
-def _published(client: httpx.Client, settings: DownloadSettings, names: Iterable[str]) -> dict[str, RemoteFile]:
+def _published(
+    client: httpx.Client, settings: DownloadSettings, names: Iterable[str], say: Callable[[str], None] | None
+) -> dict[str, RemoteFile]:
     """The wanted files as the records have them."""
     files: dict[str, RemoteFile] = {}
     for record in settings.records:
         if set(names) <= files.keys() | {LIDC_XML}:
             break
-        files = {**read_record(client, settings, record), **files}
+        files = {**read_record(client, settings, record, say=say), **files}
     if settings.lidc_xml_url:
         files[LIDC_XML] = RemoteFile(name=LIDC_XML, url=settings.lidc_xml_url, size_bytes=None, md5=None)
     missing = [name for name in names if name not in files]
@@ -359,7 +364,19 @@ def _journal(luna_dir: Path, file: RemoteFile) -> Path:
 
 
 def _source(file: RemoteFile) -> Source:
-    return Source(name=file.name, size_bytes=file.size_bytes or 0, md5=file.md5 or "")
+    # A file without a checksum is known by its address: another address, another file.
+    return Source(name=file.name, size_bytes=file.size_bytes or 0, md5=file.md5 or file.url)
+
+
+def _unpacked_bytes(target: Path, file: RemoteFile) -> int:
+    """What a file unpacks to: at most what its members declare where it is there, else by its kind."""
+    size_bytes = file.size_bytes or 0
+    if file.name.endswith(".zip") and file.name != LIDC_XML and target.exists() and target.stat().st_size == size_bytes:
+        try:
+            return sum(member.size_bytes for member in read_members(target))
+        except ArchiveError:
+            pass  # it will be told of when it is unpacked
+    return round(size_bytes * _factor(file.name))
 
 
 def _factor(name: str) -> float:

@@ -25,7 +25,8 @@ TRAINING_MODULES = (
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (
-    "ct.py", "dicom.py", "dicom_slice.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py", "series_files.py",
+    "ct.py", "dicom.py", "dicom_slice.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py",
+    "series_files.py",
 )  # fmt: skip
 MASK_MODULES = ("contours.py", "geometry.py", "lidc_grid.py", "lidc_luna.py", "lidc_truth.py", "masks.py")
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")

@@ -384,6 +384,21 @@ class TestRefusals:
         assert len(patience.waits) == 1
         assert target.read_bytes() == CONTENT
 
+    def test_a_wait_says_why_and_how_long(self, server: Loopback, target: Path) -> None:
+        said: list[str] = []
+        patience = Patience()
+        server.tricks[NAME] = [Trick(status=429, headers={"Retry-After": "240"}), Trick(break_after=1000)]
+        server.tricks["record"] = [Trick(status=503)]
+        settings = server.settings(max_wait_seconds=300.0)
+        with open_client(settings) as client:
+            read_record(client, settings, "3723295", patience, say=said.append)
+            fetch(client, remote(server), target, settings, stop=patience, say=said.append)
+        url = remote(server).url
+        assert said[0].startswith(f"{server.url}/api/records/3723295: the server answers 503 ")
+        assert said[1] == f"{url}: the server answers 429 Too Many Requests; tried again in 240 s"
+        assert said[2].startswith(f"{url}: the connection broke (")
+        assert len(said) == len(patience.waits) == 3
+
     def test_a_certificate_that_nobody_vouches_for(self, server: Loopback, target: Path) -> None:
         asked = []
 
@@ -472,12 +487,10 @@ class TestRecord:
 
     @pytest.mark.parametrize(
         "content",
-        [b"<html>", b"", b"[]", b"null", b"{}", b'{"files": 3}', b'{"files": [3]}', b'{"files": []}', b"\xff"]
-        + [
-            b"[" * 200_000,
-            b'{"files":' * 100_000,
-            b'{"files": {"entries": {"a.csv": 3}}}',
-            b'{"files": {"entries": []}}',
+        [
+            *[b"<html>", b"", b"[]", b"null", b"{}", b"\xff", b"[" * 200_000, b'{"files":' * 100_000],
+            *[b'{"files": 3}', b'{"files": [3]}', b'{"files": []}'],
+            *[b'{"files": {"entries": {"a.csv": 3}}}', b'{"files": {"entries": []}}'],
         ],
     )
     def test_garbage_is_one_line(self, content: bytes) -> None:
