@@ -14,6 +14,8 @@ from flows.terminal import MAX_SEED, err, out, start
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans.")
 
+# Where The Cancer Imaging Archive is said to keep them; no checksum is published.
+LIDC_XML_URL = "https://www.cancerimagingarchive.net/wp-content/uploads/LIDC-XML-only.zip"
 TABLES_HELP = "folder of the csv tables, when they lie elsewhere"
 
 
@@ -48,7 +50,9 @@ def prepare(
     subsets: Annotated[str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; else all ten")] = None,
     keep_archives: Annotated[bool, typer.Option(help="keep an archive once it is unpacked and proved")] = True,
     zenodo_url: Annotated[str, typer.Option(help="where LUNA16's records are published")] = "https://zenodo.org",
-    lidc_url: Annotated[str | None, typer.Option(help="of LIDC-IDRI's XML files as a zip, to fetch as well")] = None,
+    lidc_url: Annotated[
+        str, typer.Option(help="of LIDC-IDRI's XML files as a zip: fetched where the malignancy table is not there yet")
+    ] = LIDC_XML_URL,
     lidc: Annotated[Path | None, typer.Option(help="LIDC-IDRI's XML files, a folder or a zip")] = None,
     more: Annotated[
         Path | None, typer.Option(help="LIDC-IDRI's DICOM series, to train on those outside LUNA16")
@@ -60,13 +64,20 @@ def prepare(
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
     from lungml.download import DownloadSettings
+    from lungml.lidc_report import RATED_CSV
     from lungml.luna_archives import parse_subsets
+    from lungml.masks import MASK_NAMES
 
     settings = None
     if download:
-        settings = DownloadSettings(zenodo_url=zenodo_url, lidc_xml_url=lidc_url, keep_archives=keep_archives)
+        rated = lidc or ((tables or luna_dir) / RATED_CSV).exists()
+        settings = DownloadSettings(
+            zenodo_url=zenodo_url, lidc_xml_url=None if rated else lidc_url or None, keep_archives=keep_archives
+        )
     if subsets:
         parse_subsets(subsets)  # what a person can get wrong is said before anything starts
+    if masks is not None and masks not in MASK_NAMES:
+        raise typer.BadParameter(f"--masks {masks!r} is none of {', '.join(MASK_NAMES)}")
     home = start()
     from flows.prepare import prepare as prepare_flow
     from flows.settings import tell_the_story
