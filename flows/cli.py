@@ -45,6 +45,9 @@ def run(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
+    lidc: Annotated[Path | None, typer.Option(help=cli_data.LIDC_HELP)] = None,
+    more: Annotated[Path | None, typer.Option(help=cli_data.MORE_HELP)] = None,
+    masks: Annotated[str | None, typer.Option(help=cli_data.MASKS_HELP)] = None,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
     _run_pipeline(
@@ -55,6 +58,9 @@ def run(
         seed=seed,
         device=device,
         fresh=fresh,
+        lidc=str(lidc.resolve()) if lidc else None,
+        more=str(more.resolve()) if more else None,
+        masks=cli_data.mask_rule(masks),
     )
 
 
@@ -162,7 +168,7 @@ def _run_pipeline(**parameters: Any) -> None:
     # What a person can get wrong is said before anything starts.
     by_name(parameters["recipe"])
     resolve_device(parameters.get("device", "auto"))
-    if parameters.get("luna_dir"):
+    if parameters.get("luna_dir") and not parameters.get("lidc"):  # else a table may still have to be made
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]
         read_truths(Path(parameters["luna_dir"]), tables, stride, home, for_training=True)

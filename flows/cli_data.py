@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.terminal import MAX_SEED, err, out, start
+from lungml.masks import MaskRule
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans.")
 
 # Where The Cancer Imaging Archive is said to keep them; no checksum is published.
 LIDC_XML_URL = "https://www.cancerimagingarchive.net/wp-content/uploads/LIDC-XML-only.zip"
+LIDC_HELP = "LIDC-IDRI's XML files, a folder or a zip"
+MORE_HELP = "LIDC-IDRI's DICOM series, to train on those outside LUNA16"
+MASKS_HELP = "report, bounded or consensus (needs LIDC's XML); else the recipe's"
 TABLES_HELP = "folder of the csv tables, when they lie elsewhere"
 
 
@@ -53,20 +57,15 @@ def prepare(
     lidc_url: Annotated[
         str, typer.Option(help="of LIDC-IDRI's XML files as a zip: fetched where the malignancy table is not there yet")
     ] = LIDC_XML_URL,
-    lidc: Annotated[Path | None, typer.Option(help="LIDC-IDRI's XML files, a folder or a zip")] = None,
-    more: Annotated[
-        Path | None, typer.Option(help="LIDC-IDRI's DICOM series, to train on those outside LUNA16")
-    ] = None,
-    masks: Annotated[
-        str | None, typer.Option(help="report, bounded or consensus (needs --lidc); else the recipe's")
-    ] = None,
+    lidc: Annotated[Path | None, typer.Option(help=LIDC_HELP)] = None,
+    more: Annotated[Path | None, typer.Option(help=MORE_HELP)] = None,
+    masks: Annotated[str | None, typer.Option(help=MASKS_HELP)] = None,
     recheck: Annotated[bool, typer.Option("--recheck", help="read scans that were set aside once more")] = False,
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
     from lungml.download import DownloadSettings
     from lungml.lidc_report import RATED_CSV
     from lungml.luna_archives import parse_subsets
-    from lungml.masks import MASK_NAMES
 
     settings = None
     if download:
@@ -76,8 +75,7 @@ def prepare(
         )
     if subsets:
         parse_subsets(subsets)  # what a person can get wrong is said before anything starts
-    if masks is not None and masks not in MASK_NAMES:
-        raise typer.BadParameter(f"--masks {masks!r} is none of {', '.join(MASK_NAMES)}")
+    rule = mask_rule(masks)
     home = start()
     from flows.prepare import prepare as prepare_flow
     from flows.settings import tell_the_story
@@ -94,7 +92,7 @@ def prepare(
         subsets=subsets,
         lidc=str(lidc.resolve()) if lidc else None,
         more=str(more.resolve()) if more else None,
-        masks=masks,
+        masks=rule,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True
@@ -137,11 +135,11 @@ def verify(
     with _bar("verifying", None) as bar:
         report = verify_stores(home, sources, repair=repair, workers=workers, progress=bar)
     for location, difference in [*report.wrong, *report.unread]:
-        deleted = "; deleted" if repair and (location, difference) in report.wrong else ""
+        deleted = "; deleted" if location in report.deleted else ""
         err.print(f"{location}: {difference}{deleted}", style="red", markup=False, soft_wrap=True)
     counts = [
         f"{report.scans} scans equal to their sources",
-        f"{report.crops} scans' crops whole",
+        f"{report.masks} masks and {report.crops} scans' crops whole",
         f"{len(report.wrong)} wrong",
     ]
     if report.unread:
@@ -152,6 +150,15 @@ def verify(
     if report.wrong and not repair:
         out.print("delete them with --repair; the next `luna data prepare` makes them anew")
     raise typer.Exit(1 if report.wrong or report.unread else 0)
+
+
+def mask_rule(name: str | None) -> MaskRule | None:
+    """The rule of that name, None for none; another name is the person's to correct."""
+    if name is None:
+        return None
+    if name not in get_args(MaskRule):
+        raise typer.BadParameter(f"--masks {name!r} is none of {', '.join(get_args(MaskRule))}")
+    return cast(MaskRule, name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from flows.evaluate import evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
 from lungml.home import Home
+from lungml.masks import MaskRule
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore, publish_summary
 from tasks.training import Pipeline
@@ -39,6 +40,9 @@ def end_to_end(
     device: str = "auto",
     phantoms: int = 36,
     fresh: bool = False,
+    lidc: str | None = None,
+    more: str | None = None,
+    masks: MaskRule | None = None,
 ) -> Summary:
     """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
 
@@ -52,11 +56,16 @@ def end_to_end(
         device: auto, cpu or cuda.
         phantoms: how many synthetic scans to draw where no folder is given.
         fresh: train again even where a model of equal data, settings and code is finished.
+        lidc: LIDC-IDRI's XML files, as of `prepare`.
+        more: LIDC-IDRI's DICOM series, to train on those outside LUNA16, as of `prepare`.
+        masks: another rule for the masks than the recipe's, as of `prepare`.
     """
     home = Home.from_env()
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
     stride = val_stride or (LUNA16_STRIDE if luna_dir else DEMO_STRIDE)
-    prepared = prepare(str(folder), tables_dir, recipe, stride, seed, for_training=True)
+    prepared = prepare(
+        str(folder), tables_dir, recipe, stride, seed, for_training=True, lidc=lidc, more=more, masks=masks
+    )
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),

@@ -15,7 +15,8 @@ from flows.runners import mapped_runner
 from lungml.download import DownloadSettings
 from lungml.files import sweep
 from lungml.home import Home
-from lungml.luna_archives import parse_subsets
+from lungml.lidc_xml import LidcError
+from lungml.luna_archives import LIDC_XML, parse_subsets
 from lungml.masks import MaskRule
 from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
@@ -77,7 +78,10 @@ def prepare(
     tables = Path(tables_dir) if tables_dir else None
     if download:
         fetch_luna.submit(Path(luna_dir), download, parse_subsets(subsets) if subsets else None).result()
-    readings = Path(lidc) if lidc else None
+    fetched = Path(luna_dir) / LIDC_XML
+    readings = Path(lidc) if lidc else fetched if (masks == "consensus" or more) and fetched.exists() else None
+    if masks == "consensus" and readings is None:
+        raise LidcError(luna_dir, "no readers' contours for the masks are here", "give LIDC's XML with --lidc")
     rate_nodules.submit(Path(luna_dir), tables, readings).result()
     truths = read_tables(
         Path(luna_dir),

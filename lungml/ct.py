@@ -73,6 +73,8 @@ __all__ = [
     "source_files",
 ]
 
+# Raised whenever some file is read as other voxels or another grid than before: its store is then made anew.
+READING_VERSION = 1
 KINDS = ".mhd, .mha, .nii, .nii.gz, or the folder or .zip of a DICOM series"
 LONGEST_UID = 128  # bytes: DICOM has 64, and file names with suffixes must stay below 255
 # LUNA16's lung masks carry the scans' own names; they may lie in the same folder and are no scans.

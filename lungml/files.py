@@ -12,7 +12,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,8 +79,11 @@ def sweep(*folders: Path) -> list[Path]:
 
 
 def _host() -> str:
-    """This machine's name, as six hexadecimal digits."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    """This machine's name, and its container's, in which process ids mean something: six hexadecimal digits."""
+    name = socket.gethostname()
+    with suppress(OSError):  # there are such names on Linux only
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 @contextmanager

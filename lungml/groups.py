@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import zarr.codecs
 
 from lungml.errors import LunaError
 from lungml.files import beside_path, naming
-from lungml.remote import Location, RemoteFolder
+from lungml.remote import Location, RemoteFolder, unreachable
 
 LZ4_LEVEL = 5  # on real scans 2.10 : 1; level 9 reaches 2.15 and takes a tenth longer, level 1 2.06
 
@@ -109,7 +110,7 @@ def write_group(
             about = _write_arrays(beside, arrays, chunks or {})
             (beside / "zarr.json").write_bytes(_description({**attributes(), "key": dict(key), **about}))
             _sync_tree(beside)
-            _swap(beside, group)
+            _swap(beside, group, key)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -136,14 +137,30 @@ def read_array(group: Location, name: str) -> npt.NDArray[Any]:
     Raises:
         StoreError: when the group is not whole, or a chunk is damaged.
     """
-    read_attributes(group)
+    before = read_attributes(group)
     use_zarrs()
     try:
         array = np.asarray(zarr.open_array(_zarr_store(group / name), mode="r", zarr_format=3)[...])
     except (RuntimeError, ValueError, FileNotFoundError) as error:
+        # Rust's words for what an operating system refused; that a file is missing (2) is damage.
+        if "(os error" in str(error) and "(os error 2)" not in str(error):
+            raise OSError(f"{group}: {name} cannot be read ({_short(error)})") from error
         raise StoreError(
             f"{group}: {name} is damaged ({_short(error)}); run `luna data verify --repair`, then prepare again"
         ) from error
+    except Exception as error:  # obstore's own kinds, whose text is pages
+        if isinstance(group, RemoteFolder):
+            raise unreachable(group.url, error) from error
+        raise
+    # zarr reads a chunk that is not there, or not any more because another run replaces the group, as zeros.
+    try:
+        whole = read_attributes(group) == before and _bytes_in(group / name) == before["bytes"][name]
+    except (StoreError, OSError, KeyError):
+        whole = False
+    if not whole:
+        raise StoreError(
+            f"{group}: {name} lost a file, or another run replaced it while it was read; run `luna data prepare` again"
+        )
     return array.view(array.dtype.newbyteorder("="))  # zarr names the byte order even where it is the machine's own
 
 
@@ -244,6 +261,8 @@ def _write_arrays(
             _paint(stored, array)
         elif name in chunks:
             _write_chunks(stored, array, group / name)
+            if isinstance(group, RemoteFolder) and stored.nchunks_initialized != _filled_chunks(array, chunk):
+                raise StoreError(f"{group / name}: another run is writing it; run again")
         else:
             # As zarr would write it, all zeros included: a file that is not there cannot be mapped.
             if array.size:
@@ -262,6 +281,12 @@ def _write_chunks(stored: zarr.Array, array: npt.NDArray[Any], location: Locatio
             if isinstance(location, Path):
                 first = start // stored.chunks[0]
                 flushing.submit(_flush, [location / "c" / str(n) for n in range(first, first + CHUNKS_AT_ONCE)])
+
+
+def _filled_chunks(array: npt.NDArray[Any], chunk: tuple[int, ...]) -> int:
+    """How many chunks hold anything but zeros: zarr writes no others."""
+    starts = product(*(range(0, n, c) for n, c in zip(array.shape, chunk)))
+    return sum(bool(array[tuple(slice(s, s + c) for s, c in zip(start, chunk))].any()) for start in starts)
 
 
 def _flush(folders: Sequence[Path]) -> None:
@@ -337,8 +362,11 @@ def _sync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _swap(beside: Path, path: Path) -> None:
+def _swap(beside: Path, path: Path, key: Mapping[str, Any]) -> None:
     """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
+    if is_current(path, key):  # another run was faster, and may have put more in there since, such as masks
+        shutil.rmtree(beside, ignore_errors=True)
+        return
     if path.exists():
         old = beside_path(path)
         with suppress(FileNotFoundError):  # another run moved it first

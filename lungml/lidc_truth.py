@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from lungml.geometry import Grid
 from lungml.lidc_grid import center_xyz, consensus_box, diameter_mm, pixel_xyz
 from lungml.lidc_luna import LUNA_READERS, pair_nodules
 from lungml.lidc_nodules import LidcNodule
-from lungml.lidc_xml import LidcScan
+from lungml.lidc_xml import LidcError, LidcScan
 from lungml.luna import EXCLUDED_DIAMETER_MM, Excluded, Nodule
 from lungml.masks import NoduleBox
 
@@ -16,7 +17,7 @@ from lungml.masks import NoduleBox
 def consensus_boxes(nodules: Sequence[Nodule], readings: Sequence[LidcNodule], grid: Grid) -> dict[int, NoduleBox]:
     """The readers' consensus of one scan's nodules by their position, as `masks.nodule_boxes` takes it.
 
-    A nodule that no reading matches is left out.
+    A nodule that no reading matches is left out, and so is one whose outlines do not fit the scan.
 
     Args:
         nodules: of this scan, from LUNA16's tables or from `scan_truth`.
@@ -24,12 +25,14 @@ def consensus_boxes(nodules: Sequence[Nodule], readings: Sequence[LidcNodule], g
         grid: the scan's.
 
     Raises:
-        LidcError: as `consensus_box`.
+        LidcError: the scan's slices are not the ones that were read.
     """
-    chosen = [place for place, _ in pair_nodules(nodules, readings, grid)]
-    return {
-        position: consensus_box(readings[place], grid) for position, place in enumerate(chosen) if place is not None
-    }
+    boxes = {}
+    for position, (place, _) in enumerate(pair_nodules(nodules, readings, grid)):
+        if place is not None:
+            with suppress(LidcError):  # an outline that does not fit the scan costs only itself
+                boxes[position] = consensus_box(readings[place], grid)
+    return boxes
 
 
 def scan_truth(

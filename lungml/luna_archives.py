@@ -334,7 +334,9 @@ def _remembered(folder: Path, settings: DownloadSettings) -> dict[str, RemoteFil
         content = json.loads((folder / "records.json").read_text(encoding="utf-8"))
         if content["asked"] != _asked(settings):
             return {}
-        return {name: RemoteFile(**file) for name, file in content["files"].items()}
+        files = {name: RemoteFile(**file) for name, file in content["files"].items()}
+        # Whoever asks for the XML at another address does not mean what was fetched from this one.
+        return {n: file for n, file in files.items() if n != LIDC_XML or file.url == settings.lidc_xml_url}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -346,7 +348,7 @@ def _remember(folder: Path, settings: DownloadSettings, files: Mapping[str, Remo
 
 
 def _asked(settings: DownloadSettings) -> list[str | None]:
-    return [settings.zenodo_url, *settings.records, settings.lidc_xml_url]
+    return [settings.zenodo_url, *settings.records]
 
 
 def _is_finished(luna_dir: Path, file: RemoteFile, stop: threading.Event | None = None) -> bool:

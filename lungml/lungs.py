@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from lungml.geometry import Grid, irc_to_xyz
 
@@ -74,8 +75,8 @@ def lung_positions(
     places = np.argwhere(region) * step
     if findings_xyz.size and len(places):
         points = irc_to_xyz(places, grid)
-        squared = ((points[:, None] - findings_xyz[None]) ** 2).sum(-1).min(axis=1)
-        places = places[squared >= min_distance_mm**2]
+        distance_mm, _ = cKDTree(findings_xyz).query(points)
+        places = places[distance_mm >= min_distance_mm]
     tissue = hu[tuple(places.T)] > AIR_HU
     chosen = []
     for pool, wanted in ((places[tissue], count // 2), (places[~tissue], count - count // 2)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class RemoteFolder:
         except (NotFoundError, FileNotFoundError) as error:
             raise FileNotFoundError(f"{self.url}/{name}") from error
         except BaseError as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object, whole or not at all.
@@ -87,7 +87,7 @@ class RemoteFolder:
         try:
             obstore.put(_open(self.url), name, content)
         except BaseError as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
 
     def bytes_in(self) -> int:
         """The size of everything in the folder."""
@@ -101,16 +101,22 @@ class RemoteFolder:
         try:
             prefixes = obstore.list_with_delimiter(_open(self.url))["common_prefixes"]
         except BaseError as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
 
     def remove(self) -> None:
         """Delete everything in the folder, its description first: what is half gone is no store."""
         import obstore
+        from obstore.exceptions import BaseError
 
         names = sorted((name for name, _ in self._objects()), key=lambda name: (name != "zarr.json", name))
         for name in names:
-            obstore.delete(_open(self.url), name)
+            try:
+                obstore.delete(_open(self.url), name)
+            except FileNotFoundError:  # another run was faster
+                continue
+            except BaseError as error:
+                raise unreachable(self.url, error) from error
 
     def _objects(self) -> list[tuple[str, int]]:
         import obstore
@@ -119,13 +125,13 @@ class RemoteFolder:
         try:
             return [(found["path"], found["size"]) for page in obstore.list(_open(self.url)) for found in page]
         except BaseError as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
 
 
 Location = Path | RemoteFolder  # where a scan's store may lie
 
 
-@cache
+@lru_cache(maxsize=64)  # each scan has addresses of its own
 def _open(url: str) -> ObjectStore:
     try:
         from obstore.store import from_url
@@ -143,7 +149,8 @@ def _open(url: str) -> ObjectStore:
         ) from error
 
 
-def _unreachable(url: str, error: Exception) -> RemoteError:
+def unreachable(url: str, error: Exception) -> RemoteError:
+    """What to raise when an object store did not do what it was asked for."""
     return RemoteError(f"{url}: the object store does not answer or refuses ({_short(error)})")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lungml.ct import READING_VERSION
 from lungml.geometry import Grid
 from lungml.groups import Box, Sparse, read_array, read_attributes, write_group
 from lungml.remote import Location
@@ -57,8 +58,8 @@ def write_scan(
 
 
 def scan_key(fingerprint: str) -> dict[str, Any]:
-    """What a scan's store depends on: the source files and this format."""
-    return {"source": fingerprint, "format_version": SCAN_FORMAT_VERSION}
+    """What a scan's store depends on: the source files, how they are read, and this format."""
+    return {"source": fingerprint, "format_version": SCAN_FORMAT_VERSION, "reading_version": READING_VERSION}
 
 
 def read_grid(path: Location) -> Grid:

@@ -17,7 +17,7 @@ from lungml import groups, store
 from lungml.ct import Scan, ScanError, read_scan, source_files
 from lungml.groups import StoreError
 from lungml.home import Home
-from lungml.remote import Location
+from lungml.remote import Location, RemoteError
 
 READ_BYTES = 4 * 1024 * 1024
 
@@ -55,16 +55,19 @@ class Verified:
     Attributes:
         scans: stores that equal their source.
         without_source: stores that are whole, and whose source is not there to compare.
-        crops: crop groups that are whole.
+        masks, crops: mask and crop groups that are whole.
         wrong: of every store or group that is not as it should be, where it lies and what is wrong.
-        unread: of every store whose source is there and cannot be read, where it lies and why; it is left alone.
+        deleted: of what was wrong, what `repair` deleted.
+        unread: of every store that cannot be read, or whose source cannot, where it lies and why; it is left alone.
     """
 
     scans: int
     without_source: int
+    masks: int
     crops: int
     wrong: tuple[tuple[Location, str], ...]
     unread: tuple[tuple[Location, str], ...]
+    deleted: tuple[Location, ...]
 
 
 def verify_stores(
@@ -80,31 +83,32 @@ def verify_stores(
     Args:
         home: where they lie.
         sources: series_uid -> what the scan was read from.
-        repair: delete what is wrong, so that the next run makes it again.
+        repair: delete what is wrong and can be made again: masks, crops, and scans whose source is there.
         workers: scans read at once; each needs the memory of two copies of a scan.
         progress: called with how many are done and how many there are.
     """
     scans = groups.groups_in(home.scans)
+    masks = [group for scan in scans for group in groups.groups_in(scan) if group.name != "volume"]
     cuts = [group for recipe in sorted(home.crops.glob("*")) for group in groups.groups_in(recipe)]
+    others = {*masks, *cuts}
 
     def look(location: Location) -> tuple[str, str]:
-        if location in cuts:
-            return groups.find_damage(location), ""
-        source = sources.get(location.stem)
+        source = None if location in others else sources.get(location.stem)
         try:
-            return (find_difference(location, source) if source else _own_damage(location)), ""
-        except (ScanError, OSError) as error:
-            return "", f"its source cannot be read: {error}"
+            return (find_difference(location, source) if source else groups.find_damage(location)), ""
+        except (ScanError, RemoteError, OSError) as error:
+            return "", f"cannot be read: {error}"
 
-    wrong, unread, everything = [], [], [*scans, *cuts]
+    wrong, unread, deleted, everything = [], [], [], [*scans, *masks, *cuts]
     with ThreadPoolExecutor(workers) as pool:
         for done, (location, (difference, reason)) in enumerate(zip(everything, pool.map(look, everything)), start=1):
             if reason:
                 unread.append((location, reason))
             if difference:
                 wrong.append((location, difference))
-                if repair:
+                if repair and (location in others or location.stem in sources):  # nothing else can be made anew
                     groups.remove(location)
+                    deleted.append(location)
             if progress:
                 progress(done, len(everything))
     bad = {location for location, _ in [*wrong, *unread]}
@@ -113,16 +117,18 @@ def verify_stores(
     return Verified(
         scans=len(good) - alone,
         without_source=alone,
+        masks=sum(location not in bad for location in masks),
         crops=sum(location not in bad for location in cuts),
         wrong=tuple(wrong),
         unread=tuple(unread),
+        deleted=tuple(deleted),
     )
 
 
 def find_difference(path: Location, source: Path) -> str:
     """Read a scan's store and its source again, to the last voxel; what differs, or nothing.
 
-    Masks and whatever else lies in the store are read too, against their own checksums.
+    The masks in it are groups of their own.
 
     Args:
         path: `<series_uid>.zarr`.
@@ -131,24 +137,13 @@ def find_difference(path: Location, source: Path) -> str:
     Raises:
         ScanError, OSError: the source cannot be read.
     """
-    if damage := _own_damage(path):
+    if damage := groups.find_damage(path):
         return damage
     about = describe_source(source)
     scan = read_scan(source)
     if groups.read_attributes(path).get("source") != about:
         return "its source has changed since (another checksum)"
     return _difference(path, scan)
-
-
-def _own_damage(path: Location) -> str:
-    """What is wrong with a scan's store or a mask in it, by their own checksums."""
-    for group in (path, *groups.groups_in(path)):
-        # The volume is an array and has no attributes of ours; masks are groups.
-        if group != path and group.name == "volume":
-            continue
-        if damage := groups.find_damage(group):
-            return damage if group == path else f"{group.name}: {damage}"
-    return ""
 
 
 def _difference(path: Location, scan: Scan) -> str:

@@ -28,7 +28,10 @@ READING_MODULES = (
     "ct.py", "dicom.py", "dicom_slice.py", "geometry.py", "metaimage.py", "nifti.py", "plausibility.py",
     "series_files.py",
 )  # fmt: skip
-MASK_MODULES = ("contours.py", "geometry.py", "lidc_grid.py", "lidc_luna.py", "lidc_truth.py", "masks.py")
+MASK_MODULES = ("geometry.py", "masks.py")
+CONTOUR_MODULES = (
+    "contours.py", "lidc_grid.py", "lidc_luna.py", "lidc_nodules.py", "lidc_truth.py", "lidc_xml.py",
+)  # fmt: skip
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")
@@ -37,6 +40,11 @@ INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", 
 def digest(content: Any) -> str:
     """A short fingerprint of JSON-able content; other values count by their text."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def file_digest(path: Path) -> str:
+    """A short fingerprint of a small file's bytes; empty when there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:24] if path.is_file() else ""
 
 
 @cache

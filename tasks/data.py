@@ -23,6 +23,7 @@ from lungml.groups import is_current
 from lungml.home import Home
 from lungml.lidc_nodules import LidcNodule
 from lungml.lidc_truth import consensus_boxes
+from lungml.lidc_xml import LidcError
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes
 from lungml.phantom import PHANTOM_VERSION, PhantomSettings, write_phantoms
@@ -31,7 +32,7 @@ from lungml.recipes.data import PreparedScan
 from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
-from tasks.caching import CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
+from tasks.caching import CONTOUR_MODULES, CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
 from tasks.truth import ScanTruth
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
@@ -135,7 +136,17 @@ def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
     if is_current(scan.store / MASK_NAMES[rule], key):
         return kept(scan)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
-    contours = consensus_boxes(scan.truth.nodules, scan.truth.readings, grid) if rule == "consensus" else None
+    contours = {}
+    if rule == "consensus":
+        try:
+            contours = consensus_boxes(scan.truth.nodules, scan.truth.readings, grid)
+        except LidcError as error:
+            get_run_logger().warning("%s: %s", scan.truth.series_uid, error)
+        without = len(scan.truth.nodules) - len(contours)
+        if without:
+            get_run_logger().warning(
+                "%s: %d nodules have no contours that fit: drawn by the rule bounded", scan.truth.series_uid, without
+            )
     found = nodule_boxes(hu, scan.truth.nodules, grid, rule, contours)
     if found.left_out:
         get_run_logger().warning(
@@ -166,7 +177,8 @@ def cache_crops(
     """
     truth = scan.truth
     training, drawn = truth.split == "train", truth.negatives_xyz is None
-    wanted = [asdict(negatives), negative_slabs_per_scan, rule, seed] if training else [seed] if drawn else []
+    draws = seed if drawn or negatives.kind != "all" else None
+    wanted = [asdict(negatives), negative_slabs_per_scan, rule, draws] if training else [seed] if drawn else []
     name = f"{recipe_name}-{digest(wanted)[:8]}" if training else f"judged-{seed}" if drawn else "judged"
     folder = home.crops / f"{name}.zarr" / truth.series_uid
     key = {
@@ -187,7 +199,7 @@ def cache_crops(
         mask_name=MASK_NAMES[rule],
         crops=folder,
         crops_digest=crop_cache.key_digest(key),
-        digest=crop_cache.key_digest(key),
+        digest=crop_cache.key_digest({**key, "mask": mask_key(scan, rule)}),
         nodules=truth.nodules,
         excluded=truth.excluded,
     )
@@ -244,7 +256,7 @@ def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
         "scan": store.scan_key(scan.fingerprint),
         "rule": rule,
         "version": MASK_VERSION,
-        "code": code_digest(MASK_MODULES),
+        "code": code_digest((*MASK_MODULES, *CONTOUR_MODULES) if rule == "consensus" else MASK_MODULES),
         "nodules": digest([asdict(n) for n in scan.truth.nodules]),
         "contours": digest([_outlines(n) for n in scan.truth.readings]) if rule == "consensus" else None,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +16,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from lungml import luna
-from lungml.ct import ScanError, find_dicom_series
+from lungml.ct import ScanError, find_dicom_series, find_scans
 from lungml.dicom import patient_digest, read_grid
+from lungml.files import write_text_atomic
 from lungml.home import Home
 from lungml.lidc import read_lidc
 from lungml.lidc_nodules import LidcNodule, lidc_nodules
@@ -25,7 +28,7 @@ from lungml.lidc_xml import LidcError, LidcScan
 from lungml.luna_archives import LIDC_XML
 from lungml.phantom import is_phantom_uid
 from lungml.recipes.data import Split
-from tasks.caching import kept
+from tasks.caching import CONTOUR_MODULES, code_digest, digest, file_digest, kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +54,47 @@ class ScanTruth:
 
 @task(name="rate_nodules", cache_policy=NO_CACHE)
 def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> State | Path:
-    """Make annotations_with_malignancy.csv from LIDC's XML, where it is not there; the table that is there stays.
+    """Make annotations_with_malignancy.csv from LIDC's XML, where it is not there or was made so from less.
+
+    A table that was not made here, such as the published one, or was edited since, stays.
 
     Args:
         luna_dir: LUNA16's scans, and its tables if they do not lie elsewhere.
         tables_dir: holds the tables when `luna_dir` does not.
         lidc: LIDC's XML files; what was downloaded with LUNA16 when not given.
     """
-    rated_csv = (tables_dir or luna_dir) / RATED_CSV
+    tables = tables_dir or luna_dir
+    rated_csv, made_of = tables / RATED_CSV, tables / f".{RATED_CSV}.json"
     source = lidc or luna_dir / LIDC_XML
-    if rated_csv.exists() or not source.exists():
+    if not source.exists():
+        if lidc:
+            raise LidcError(source, "no such folder or file", "name the folder or zip of LIDC's XML files")
         return kept(rated_csv)  # a missing table is told of by whoever reads it
+    inputs = digest(
+        [
+            sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(source)),
+            file_digest(tables / "annotations.csv"),
+            sorted(find_scans(luna_dir)),  # a scan whose header is there is matched in 3D
+            code_digest(CONTOUR_MODULES),
+        ]
+    )
+    if rated_csv.exists():
+        try:
+            made = json.loads(made_of.read_text())
+        except (OSError, ValueError):
+            made = {}
+        ours = isinstance(made, dict) and made.get("table") == file_digest(rated_csv)
+        if not ours or made.get("inputs") == inputs:
+            return kept(rated_csv)
     report = convert_lidc(
         source, rated_csv.with_name("lidc_nodules.csv"), luna_dir, tables_dir=tables_dir, rated_csv=rated_csv
     )
+    write_text_atomic(made_of, json.dumps({"inputs": inputs, "table": file_digest(rated_csv)}) + "\n")
+    log = get_run_logger()
     for line in report.lines:
-        get_run_logger().info(line)
+        log.info(line)
+    if report.match and report.match.unmatched:
+        log.warning("%d annotated nodules have no readings in %s", len(report.match.unmatched), source)
     return rated_csv
 
 
@@ -129,6 +157,13 @@ def read_truths(
             f"{home.split_csv} was frozen before and is kept; --val-stride {val_stride} is for new series only"
         )
     truths = _truths(data, split)
+    listed = sum(item.series_uid in data.scans for item in data.excluded)
+    unrated = sum(len(truth.excluded) for truth in truths) - listed
+    if unrated:
+        notes.append(
+            f"{unrated} annotated nodules have no malignancy rating: they are neither learned from nor counted, and no "
+            "candidate there is a false positive"
+        )
     if lidc:
         files = read_lidc(lidc)
         notes += [f"not read: {line}" for line in files.damaged]
@@ -157,9 +192,15 @@ def more_truths(
         split: of LUNA16's series, on disk or not.
         readings: of LIDC's XML, by series_uid.
     """
-    guarded = {patient_digest(path) for uid, path in series.items() if split.get(uid, "train") != "train"} - {""}
+    held_out = {uid for uid, name in split.items() if name != "train"}
+    guarded = {_patient(series[uid]) for uid in held_out & series.keys()} - {""}
     truths: list[ScanTruth] = []
     notes: list[str] = []
+    if not held_out <= series.keys():
+        notes.append(
+            f"{len(held_out - series.keys())} of {len(held_out)} validation and test series do not lie among the DICOM "
+            "series: that none of their patients is trained on cannot be seen for these"
+        )
     unread, of_guarded = 0, 0
     for series_uid, path in series.items():
         if series_uid in split:
@@ -167,7 +208,8 @@ def more_truths(
         if series_uid not in readings:
             unread += 1
             continue
-        if patient_digest(path) in guarded:
+        patient = _patient(path)
+        if not patient or patient in guarded:  # one who is not known may be one of them
             of_guarded += 1
             continue
         scan, found = readings[series_uid], lidc_nodules(readings[series_uid])
@@ -195,8 +237,16 @@ def more_truths(
     if unread:
         notes.append(f"{unread} LIDC series outside LUNA16 have no XML file and are left out")
     if of_guarded:
-        notes.append(f"{of_guarded} are left out: another series of their patients validates or tests")
+        notes.append(f"{of_guarded} are left out: another series of their patients validates or tests, or may")
     return truths, notes
+
+
+def _patient(path: Path) -> str:
+    """An anonymous mark of a series' patient; empty where it cannot be told."""
+    try:
+        return patient_digest(path)
+    except ScanError:
+        return ""
 
 
 def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
@@ -210,16 +260,27 @@ def _truths(data: luna.LunaData, split: Mapping[str, Split]) -> list[ScanTruth]:
     excluded = luna.by_series(data.excluded)
     truths = []
     for series_uid, path in sorted(data.scans.items()):
+        rated = nodules.get(series_uid, ())
+        # An annotated nodule without a malignancy row is no benign one, but nor is it a non-nodule to learn from.
+        unrated = tuple(
+            luna.Excluded(series_uid=series_uid, center_xyz=found.center_xyz, diameter_mm=found.diameter_mm)
+            for found in annotated.get(series_uid, ())
+            if not any(math.dist(found.center_xyz, nodule.center_xyz) < found.diameter_mm / 2 for nodule in rated)
+        )
         places = [item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())]
         truths.append(
             ScanTruth(
                 series_uid=series_uid,
                 path=path,
                 split=split[series_uid],
-                nodules=nodules.get(series_uid, ()),
+                nodules=rated,
                 negatives_xyz=data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None,
-                excluded=excluded.get(series_uid, ()),
+                excluded=(*excluded.get(series_uid, ()), *unrated),
                 findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
             )
         )
     return truths
+
+
+def _files(source: Path) -> list[Path]:
+    return [file for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source]

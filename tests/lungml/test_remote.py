@@ -90,6 +90,22 @@ def test_what_lost_its_description_or_a_chunk_is_no_store(scan: RemoteFolder) ->
         store.read_volume(scan)
 
 
+def test_a_run_that_is_disturbed_by_another_finishes_nothing(
+    scan: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another run begins anew while this one writes: its first deed is to remove what is there.
+    real = groups._write_chunks
+
+    def disturbed(stored: object, array: np.ndarray, location: RemoteFolder) -> None:
+        real(stored, array, location)  # type: ignore[arg-type]
+        (location / "c" / "1").remove()
+
+    monkeypatch.setattr(groups, "_write_chunks", disturbed)
+    with pytest.raises(groups.StoreError, match="another run is writing it"):
+        store.write_scan(scan, HU, GRID, key={"v": 2})
+    assert not groups.is_current(scan, {"v": 2})
+
+
 def test_the_description_comes_last(scan: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     # A run that is killed between chunks leaves no store, neither the old nor half of the new one.
     def killed(*_: object) -> None:

@@ -58,8 +58,8 @@ def flip(path: Path) -> None:
 def test_whole_stores_equal_their_sources(home: Home, sources: dict[str, Path]) -> None:
     seen: list[tuple[int, int]] = []
     found = verify_stores(home, sources, progress=lambda done, total: seen.append((done, total)))
-    assert (found.scans, found.crops, found.without_source, found.wrong) == (2, 1, 0, ())
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert (found.scans, found.masks, found.crops, found.without_source, found.wrong) == (2, 1, 1, 0, ())
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     alone = verify_stores(home, {"1.2": sources["1.2"]})
     assert (alone.scans, alone.without_source, alone.wrong) == (1, 1, ())
     assert verify_stores(Home(home.root / "empty"), sources).scans == 0
@@ -70,8 +70,9 @@ def rewrite_volume(home: Home, _: dict[str, Path]) -> None:
     path = home.scans / "1.2.zarr"
     hu = store.read_volume(path)
     hu[0, 0, 0] += 1
-    source = groups.read_attributes(path)["source"]
-    store.write_scan(path, hu, store.read_grid(path), key=groups.read_attributes(path)["key"], source=lambda: source)
+    about, grid = groups.read_attributes(path), store.read_grid(path)
+    groups.remove(path)  # a whole one under an equal key would be kept
+    store.write_scan(path, hu, grid, key=about["key"], source=lambda: about["source"])
 
 
 DAMAGE: dict[str, tuple[Callable[[Home, dict[str, Path]], object], str]] = {
@@ -114,7 +115,7 @@ def test_a_store_whose_source_cannot_be_read_is_told_of_and_never_deleted(home: 
     assert (found.scans, found.wrong) == (1, ())
     ((location, reason),) = found.unread
     assert location == home.scans / "1.2.zarr"
-    assert "its source cannot be read" in reason
+    assert "cannot be read: " in reason
     assert location.exists()
 
 
@@ -132,3 +133,25 @@ def test_the_grid_is_compared(home: Home, sources: dict[str, Path]) -> None:
     header = path / "zarr.json"
     header.write_text(header.read_text().replace('"spacing_xyz": [\n        1.0', '"spacing_xyz": [\n        1.5'))
     assert find_difference(path, sources["1.2"]) == "the grid is not the source's"
+
+
+def test_a_damaged_store_without_a_source_is_told_of_and_kept(home: Home, sources: dict[str, Path]) -> None:
+    flip(home.scans / "1.2.zarr/volume/c/0/0/0")
+    found = verify_stores(home, {"1.3": sources["1.3"]}, repair=True)
+    ((location, _),) = found.wrong
+    assert found.deleted == ()
+    assert location.exists()  # it is all there is of the scan
+
+
+def test_a_damaged_mask_costs_only_itself(home: Home, sources: dict[str, Path]) -> None:
+    flip(home.scans / "1.2.zarr/mask/volume/c/0/0/0")
+    assert verify_stores(home, sources, repair=True).deleted == (home.scans / "1.2.zarr" / "mask",)
+    assert groups.find_damage(home.scans / "1.2.zarr") == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_chunk_that_may_not_be_read_is_no_damage(home: Home, sources: dict[str, Path]) -> None:
+    (home.scans / "1.2.zarr/volume/c/0/0/0").chmod(0)
+    found = verify_stores(home, sources, repair=True)
+    assert (found.wrong, found.deleted) == ((), ())
+    assert "cannot be read" in found.unread[0][1]

@@ -416,7 +416,9 @@ def test_all_that_is_known_of_the_scans_on_disk(tmp_path: Path, home: Home) -> N
     assert [n.malignant for n in first.nodules] == [True]
     assert first.negatives_xyz is not None
     assert first.negatives_xyz.tolist() == [[20, 21, 22]]
-    assert [e.diameter_mm for e in first.excluded] == [10]
+    # The nodule without ratings is neither learned from nor, as a candidate, mined or scored as a non-nodule.
+    assert [e.diameter_mm for e in first.excluded] == [10, 4]
+    assert any("1 annotated nodules have no malignancy rating" in note for note in notes)
     # The nodule stands in both tables of nodules; the one without ratings counts too.
     assert {tuple(place) for place in first.findings_xyz} == {(1, 2, 3), (11, 12, 13), (7, 8, 9)}
     assert (second.nodules, second.excluded, second.findings_xyz.shape) == ((), (), (0, 3))

@@ -12,7 +12,9 @@ import SimpleITK as sitk
 from lungml import groups, luna, store
 from lungml.home import Home
 from lungml.lidc_xml import LidcError
-from tasks.data import StoredScan, build_mask, convert_scan
+from lungml.recipes.data import PreparedScan
+from lungml.sampling import NegativePlan
+from tasks.data import StoredScan, build_mask, cache_crops, convert_scan
 from tasks.truth import rate_nodules, read_truths
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
 from tests.lungml.test_dicom import series
@@ -66,10 +68,17 @@ def test_the_malignancy_table_is_made_where_there_is_none(luna_dir: Path, xml: P
     (found,) = luna.read_luna(luna_dir).nodules
     assert (found.series_uid, found.ratings, found.malignant) == (UID, (4, 5, 2), True)
     assert found.center_xyz == CENTER_XYZ
-    before = rated.read_bytes()
-    (xml / "1.xml").write_bytes(readings(1, 1, 1))
     assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
-    assert rated.read_bytes() == before  # a table that is there, perhaps the published one, is nobody's to replace
+    (xml / "1.xml").write_bytes(readings(1, 1, 1))
+    done(rate_nodules.fn(luna_dir, None, xml))
+    assert luna.read_luna(luna_dir).nodules[0].ratings == (1, 1, 1)
+    # A table that is not ours, or was edited, is nobody's to replace.
+    rated.write_text(rated.read_text().replace("[1, 1, 1]", "[2, 1, 1]"))
+    (xml / "1.xml").write_bytes(readings(5, 5, 5))
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    assert luna.read_luna(luna_dir).nodules[0].ratings == (2, 1, 1)
+    with pytest.raises(LidcError, match="no such folder or file"):
+        rate_nodules.fn(luna_dir, None, luna_dir / "none")
 
 
 def test_what_was_downloaded_with_luna16_is_used(luna_dir: Path, xml: Path) -> None:
@@ -105,6 +114,53 @@ def test_the_readers_contours_are_the_mask_and_follow_the_xml(luna_dir: Path, xm
     assert groups.find_damage(home.scans / f"{UID}.zarr" / "mask") == ""
 
 
+def test_an_outline_that_does_not_fit_costs_only_itself(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    scan = stored(luna_dir, home, xml)
+    far = "".join(roi(z, square(500, 500, 9)) for z in Z_MM)
+    near = readings(4).decode().partition("<readingSession>")[2].partition("</readingSession>")[0]
+    (xml / "1.xml").write_bytes(lidc_xml(near, nodule(near and far, 3), series_uid=UID))
+    done(build_mask.fn(stored(luna_dir, home, xml), "consensus"))
+    assert store.read_mask(home.scans / f"{UID}.zarr", "mask_consensus")[11, 20, 24] == 1
+    assert scan.truth.series_uid == UID
+
+
+def test_a_validation_scans_mask_is_part_of_what_a_model_depends_on(luna_dir: Path, xml: Path, home: Home) -> None:
+    def digest() -> str:
+        scan = stored(luna_dir, home, xml)
+        build_mask.fn(scan, "consensus")
+        plan = NegativePlan(kind="fixed", per_scan=2)
+        settings = {
+            "recipe_name": "toy",
+            "rule": "consensus",
+            "negatives": plan,
+            "negative_slabs_per_scan": 0,
+            "seed": 0,
+        }
+        prepared = cache_crops.fn(scan, home, **settings)
+        prepared = prepared if isinstance(prepared, PreparedScan) else kept(prepared)
+        assert prepared.split == "val"
+        return prepared.digest
+
+    rate_nodules.fn(luna_dir, None, xml)
+    first = digest()
+    (xml / "1.xml").write_bytes(readings(4, 5, 2, side=7))
+    assert digest() != first
+
+
+def test_a_damaged_series_among_the_others_stops_nothing(luna_dir: Path, xml: Path, home: Home, tmp_path: Path) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    more = tmp_path / "LIDC-IDRI"
+    for uid, patient in (("7.1", "A"), ("7.2", "")):
+        series(more / uid, SeriesInstanceUID=uid, PatientID=patient)
+        (xml / f"{uid}.xml").write_bytes(lidc_xml(nodule(roi(-337.75, square(0, 1, 5)), 5), series_uid=uid))
+    damaged = sorted((more / "7.1").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
+    assert {truth.series_uid for truth in truths} == {UID, OTHER}  # whose patient is not known may validate
+    assert any("cannot be seen" in note for note in notes)
+
+
 def test_series_outside_luna16_train_and_a_patient_never_does_both(
     luna_dir: Path, xml: Path, home: Home, tmp_path: Path
 ) -> None:
@@ -128,7 +184,7 @@ def test_series_outside_luna16_train_and_a_patient_never_does_both(
     said = "\n".join(notes)
     assert "1 LIDC series outside LUNA16 join the training scans" in said
     assert "1 LIDC series outside LUNA16 have no XML file" in said
-    assert "1 are left out: another series of their patients validates or tests" in said
+    assert "1 are left out: another series of their patients validates or tests, or may" in said
     scan = done(convert_scan.fn(joined, home))
     assert store.read_volume(scan.store).shape == (5, 6, 8)
 
