@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from lungml import groups, luna, store
 from lungml.home import Home
 from lungml.lidc_xml import LidcError
+from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks.data import StoredScan, build_mask, cache_crops, convert_scan
@@ -157,7 +158,11 @@ def test_a_damaged_series_among_the_others_stops_nothing(luna_dir: Path, xml: Pa
     damaged = sorted((more / "7.1").iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:300])
     notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
-    assert {truth.series_uid for truth in truths} == {UID, OTHER}  # whose patient is not known may validate
+    # 7.2 stays out: whose patient is not known may validate. 7.1 is set aside by its conversion.
+    (joined,) = [truth for truth in truths if truth.series_uid not in (UID, OTHER)]
+    assert (joined.series_uid, joined.nodules) == ("7.1", ())
+    assert convert_scan.fn(joined, home) is None
+    assert [row["series_uid"] for row in read_quarantine(home.quarantine_csv)] == ["7.1"]
     assert any("cannot be seen" in note for note in notes)
 
 
