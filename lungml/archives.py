@@ -21,9 +21,8 @@ from typing import Any, BinaryIO
 
 import inflate64
 
-from lungml.errors import LunaError
+from lungml.errors import FileError
 from lungml.files import sweep, whole_file, write_text_atomic
-from lungml.scan_errors import one_line
 
 STORED, DEFLATE, DEFLATE64 = 0, 8, 9  # APPNOTE.TXT 4.4.5
 METHOD_NAMES = {1: "shrink", 6: "implode", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 98: "ppmd"}
@@ -44,16 +43,11 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000  # APPNOTE.TXT 4.4.4: encrypted, strongly encrypted, hidden headers
 
 
-class ArchiveError(LunaError):
+class ArchiveError(FileError):
     """An archive that cannot be unpacked; its text is one line: file, what is wrong, what to do."""
 
     def __init__(self, path: Path | str, problem: str, advice: str = "fetch it again, or from another source") -> None:
-        # All three stay in args, so that the error survives the pickling between processes.
-        super().__init__(str(path), problem, advice)
-
-    def __str__(self) -> str:
-        path, problem, advice = self.args
-        return one_line(f"{path}: {problem}; {advice}")
+        super().__init__(path, problem, advice)
 
 
 class UnpackingStopped(ArchiveError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import math
 import mmap
 import os
@@ -20,7 +18,7 @@ import torch
 
 from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs
 from lungml.geometry import Grid, irc_to_xyz
-from lungml.groups import StoreError, map_array, read_attributes, write_group
+from lungml.groups import StoreError, key_digest, map_array, read_attributes, write_group
 
 CROP_FORMAT_VERSION = 2
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
@@ -198,11 +196,6 @@ class CropCache:
         """Shape and PyTorch's dtype of one row."""
         first = self._maps[name][0]
         return first.shape[1:], torch.from_numpy(np.empty(0, first.dtype)).dtype
-
-
-def key_digest(key: Any) -> str:
-    """A short fingerprint of what a group was made from, equal before and after it went through JSON."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def _will_need(row: npt.NDArray[Any]) -> None:

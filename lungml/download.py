@@ -23,9 +23,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
 
-from lungml.errors import LunaError
+from lungml.errors import FileError, one_line
 from lungml.files import naming, write_text_atomic
-from lungml.scan_errors import one_line
 
 CHUNK_BYTES = 1 << 20
 # A try that brought this much more than any before it does not count as failed: a 7 GB archive may take many breaks.
@@ -39,16 +38,8 @@ METER_SECONDS = 30.0  # the rate is that of the last half minute
 RESUME_ADVICE = "run it again: it goes on where it stopped"
 
 
-class DownloadError(LunaError):
+class DownloadError(FileError):
     """A file that cannot be fetched; its text is one line: address or file, what is wrong, what to do."""
-
-    def __init__(self, where: Path | str, problem: str, advice: str) -> None:
-        # All three stay in args, so that the error survives the pickling between processes.
-        super().__init__(str(where), problem, advice)
-
-    def __str__(self) -> str:
-        where, problem, advice = self.args
-        return one_line(f"{where}: {problem}; {advice}")
 
 
 class ChecksumError(DownloadError):

@@ -1,5 +1,9 @@
 """Which errors can the person at the keyboard mend?"""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class LunaError(ValueError):
     """An error whose message is one line that says what is wrong and what to do; the command prints just that.
@@ -24,3 +28,20 @@ class LunaError(ValueError):
       WeightsError    a published weights file is not what it was given as
       TrackingError   a model or bundle is not there or not what it was asked for as
     """
+
+
+class FileError(LunaError):
+    """Something is wrong with one file or folder; the text is one line: which, what is wrong, what to do."""
+
+    def __init__(self, path: Path | str, problem: str, advice: str) -> None:
+        # All three stay in args, so that the error survives the pickling between processes.
+        super().__init__(str(path), problem, advice)
+
+    def __str__(self) -> str:
+        path, problem, advice = self.args
+        return one_line(f"{path}: {problem}; {advice}")
+
+
+def one_line(text: str) -> str:
+    """The text with every control character written as its escape, so that it stays one line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -6,6 +6,7 @@ cannot rename, its description (`zarr.json`, with the completion mark) is writte
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -205,6 +206,11 @@ def find_damage(group: Location) -> str:
     except StoreError as error:
         return str(error).removeprefix(f"{group}: ")
     return ""
+
+
+def key_digest(key: Any) -> str:
+    """A short fingerprint of what a group was made from, equal before and after it went through JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def checksum(array: npt.NDArray[Any]) -> str:

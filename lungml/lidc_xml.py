@@ -18,8 +18,7 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from lungml.errors import LunaError
-from lungml.scan_errors import one_line
+from lungml.errors import FileError
 
 NAMESPACE = "http://www.nih.gov"  # LidcReadMessage.xsd; a file that lost its namespace is read too
 ROOT = "LidcReadMessage"
@@ -28,16 +27,11 @@ MAX_XML_BYTES = 8 << 20  # the largest of 317 real files has 1.2 MB; this keeps 
 MAX_PIXEL = 4096  # the largest CT matrix there is has 2048 rows; a bound keeps a hostile contour's area small
 
 
-class LidcError(LunaError):
+class LidcError(FileError):
     """An LIDC file, or what it says of a scan, cannot be used; one line: file, what is wrong, what to do."""
 
     def __init__(self, path: Path | str, problem: str, advice: str = "download it again, or delete it") -> None:
-        # All three stay in args, so that the error survives the pickling between processes.
-        super().__init__(str(path), problem, advice)
-
-    def __str__(self) -> str:
-        path, problem, advice = self.args
-        return one_line(f"{path}: {problem}; {advice}")
+        super().__init__(path, problem, advice)
 
 
 class OtherKind(LidcError):

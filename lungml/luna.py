@@ -18,9 +18,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from lungml.ct import ScanError, find_scans
-from lungml.errors import LunaError
+from lungml.errors import LunaError, one_line
 from lungml.files import locked, write_csv_atomic
-from lungml.scan_errors import one_line
 from lungml.tables import SERIES_COLUMN, TableError, check_uid, read_table, refuse_where
 
 Split = Literal["train", "val", "test"]

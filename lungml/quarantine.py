@@ -6,8 +6,8 @@ import csv
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lungml.errors import one_line
 from lungml.files import locked, write_csv_atomic
-from lungml.scan_errors import one_line
 
 COLUMNS = ("series_uid", "path", "reason", "time", "key")
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from lungml.errors import LunaError
+from lungml.errors import FileError
 
 
-def one_line(text: str) -> str:
-    """The text with every control character written as its escape, so that it stays one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-class ScanError(LunaError):
+class ScanError(FileError):
     """A scan that cannot be used; its text is one line: file, what is wrong, what to do.
 
     ScanError
@@ -34,14 +27,6 @@ class ScanError(LunaError):
       SeveralSeriesError     a folder holds more than one series
       SeriesUidError         a name that no store can carry
     """
-
-    def __init__(self, path: Path | str, problem: str, advice: str) -> None:
-        # All three stay in args, so that the error survives the pickling between processes.
-        super().__init__(str(path), problem, advice)
-
-    def __str__(self) -> str:
-        path, problem, advice = self.args
-        return one_line(f"{path}: {problem}; {advice}")
 
 
 class MissingDataError(ScanError):

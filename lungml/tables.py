@@ -10,21 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lungml.errors import LunaError
-from lungml.scan_errors import one_line
+from lungml.errors import FileError
 
 SERIES_COLUMN = "seriesuid"  # LUNA16's word for series_uid
 
 
-class TableError(LunaError):
+class TableError(FileError):
     """A table that cannot be used; its text is one line: file, what is wrong, what to do."""
-
-    def __init__(self, path: Path | str, problem: str, advice: str) -> None:
-        super().__init__(str(path), problem, advice)
-
-    def __str__(self) -> str:
-        path, problem, advice = self.args
-        return one_line(f"{path}: {problem}; {advice}")
 
 
 def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:

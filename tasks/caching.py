@@ -8,7 +8,6 @@ so lies beside the work: a deleted or damaged output is made again, and no recor
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import Any
 from prefect.states import Completed, State
 
 import lungml
+from lungml.groups import key_digest as digest
+
+__all__ = ["code_digest", "digest", "file_digest", "kept"]
 
 # What decides a trained model; a change in any of these files trains anew.
 TRAINING_MODULES = (
@@ -35,11 +37,6 @@ CONTOUR_MODULES = (
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")
-
-
-def digest(content: Any) -> str:
-    """A short fingerprint of JSON-able content; other values count by their text."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def file_digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import crop_cache, store
+from lungml import crop_cache, groups, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.files import locked
 from lungml.geometry import xyz_to_irc
@@ -198,8 +198,8 @@ def cache_crops(
         store=scan.store,
         mask_name=MASK_NAMES[rule],
         crops=folder,
-        crops_digest=crop_cache.key_digest(key),
-        digest=crop_cache.key_digest({**key, "mask": mask_key(scan, rule)}),
+        crops_digest=groups.key_digest(key),
+        digest=groups.key_digest({**key, "mask": mask_key(scan, rule)}),
         nodules=truth.nodules,
         excluded=truth.excluded,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungml import crop_cache, store
+from lungml import crop_cache, groups, store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.luna import Nodule
 from lungml.masks import annotation_mask, nodule_boxes
@@ -77,7 +77,7 @@ def toy_scans(tmp_path_factory: pytest.TempPathFactory) -> list[PreparedScan]:
                 store=path,
                 mask_name="mask",
                 crops=group,
-                crops_digest=crop_cache.key_digest({}),
+                crops_digest=groups.key_digest({}),
                 digest=str(number),
                 nodules=nodules,
                 excluded=(),

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lungml import crop_cache, groups
-from lungml.crop_cache import CROP_FORMAT_VERSION, CropCache, CropSite, key_digest, write_scan_crops
+from lungml.crop_cache import CROP_FORMAT_VERSION, CropCache, CropSite, write_scan_crops
 from lungml.geometry import Grid, irc_to_xyz
-from lungml.groups import StoreError
+from lungml.groups import StoreError, key_digest
 
 CPU = torch.device("cpu")
 

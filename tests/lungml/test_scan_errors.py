@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from lungml import scan_errors
-from lungml.errors import LunaError
-from lungml.scan_errors import ScanError, one_line
+from lungml.errors import LunaError, one_line
+from lungml.scan_errors import ScanError
 
 KINDS = [kind for kind in vars(scan_errors).values() if isinstance(kind, type) and issubclass(kind, ScanError)]
 
