@@ -51,15 +51,15 @@ def run(
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
     _run_pipeline(
-        luna_dir=str(luna_dir.resolve()),
-        tables_dir=str(tables.resolve()) if tables else None,
+        luna_dir=str(luna_dir.absolute()),
+        tables_dir=str(tables.absolute()) if tables else None,
         recipe=recipe,
         val_stride=val_stride,
         seed=seed,
         device=device,
         fresh=fresh,
-        lidc=str(lidc.resolve()) if lidc else None,
-        more=str(more.resolve()) if more else None,
+        lidc=str(lidc.absolute()) if lidc else None,
+        more=str(more.absolute()) if more else None,
         masks=cli_data.mask_rule(masks),
     )
 

@@ -73,7 +73,7 @@ def prepare(
         settings = DownloadSettings(
             zenodo_url=zenodo_url, lidc_xml_url=None if rated else lidc_url or None, keep_archives=keep_archives
         )
-    if subsets:
+    if subsets is not None:
         parse_subsets(subsets)  # what a person can get wrong is said before anything starts
     rule = mask_rule(masks)
     home = start()
@@ -82,16 +82,16 @@ def prepare(
 
     tell_the_story()
     prepared = prepare_flow(
-        str(luna_dir.resolve()),
-        str(tables.resolve()) if tables else None,
+        str(luna_dir.absolute()),
+        str(tables.absolute()) if tables else None,
         recipe,
         val_stride,
         seed,
         recheck=recheck,
         download=settings,
         subsets=subsets,
-        lidc=str(lidc.resolve()) if lidc else None,
-        more=str(more.resolve()) if more else None,
+        lidc=str(lidc.absolute()) if lidc else None,
+        more=str(more.absolute()) if more else None,
         masks=rule,
     )
     out.print(

@@ -77,7 +77,8 @@ def prepare(
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
     if download:
-        fetch_luna.submit(Path(luna_dir), download, parse_subsets(subsets) if subsets else None).result()
+        # Called, not submitted: in this very thread, so that Ctrl-C reaches it.
+        fetch_luna(Path(luna_dir), download, None if subsets is None else parse_subsets(subsets))
     fetched = Path(luna_dir) / LIDC_XML
     readings = Path(lidc) if lidc else fetched if (masks == "consensus" or more) and fetched.exists() else None
     if masks == "consensus" and readings is None:

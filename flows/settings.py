@@ -105,7 +105,7 @@ class Story(logging.Filter):
             return not (per_scan or message.startswith(self.NOISE) or "docs.prefect.io" in message)
         if record.exc_info and isinstance(record.exc_info[1], LunaError | OSError):
             return False  # the command prints it once, at the end
-        return not message.startswith(("Finished in state", "Still processing items"))
+        return not message.startswith(("Finished in state", "Still processing items", "Crash detected"))
 
 
 def tell_the_story() -> None:

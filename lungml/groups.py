@@ -28,7 +28,7 @@ import zarr
 import zarr.codecs
 
 from lungml.errors import LunaError
-from lungml.files import beside_path, naming
+from lungml.files import beside_path, locked, naming
 from lungml.remote import Location, RemoteFolder, unreachable
 
 LZ4_LEVEL = 5  # on real scans 2.10 : 1; level 9 reaches 2.15 and takes a tenth longer, level 1 2.06
@@ -81,6 +81,7 @@ def write_group(
     key: Mapping[str, Any],
     attributes: Callable[[], Mapping[str, Any]] = dict,
     chunks: Mapping[str, tuple[int, ...]] | None = None,
+    within: bool = False,
 ) -> None:
     """Write arrays as one Zarr v3 group that appears whole or not at all, replacing an older one.
 
@@ -94,8 +95,10 @@ def write_group(
         key: what the content depends on, see `is_current`.
         attributes: asked for what else to write once the arrays are written.
         chunks: by array name.
+        within: whether the group belongs to the group around it, without which it is not written.
 
     Raises:
+        StoreError: the group around it is gone.
         OSError: when the disk is full; nothing is left there then but what was there before.
     """
     if isinstance(group, RemoteFolder):
@@ -103,15 +106,22 @@ def write_group(
         about = _write_arrays(group, arrays, chunks or {})
         group.write("zarr.json", _description({**attributes(), "key": dict(key), **about}))
         return
-    beside = beside_path(group)
+    folder = group.parent.parent if within else group.parent
+    beside = beside_path(folder / "-".join(group.relative_to(folder).parts))
     try:
         with naming(group):
-            group.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             beside.mkdir()
             about = _write_arrays(beside, arrays, chunks or {})
             (beside / "zarr.json").write_bytes(_description({**attributes(), "key": dict(key), **about}))
             _sync_tree(beside)
-            _swap(beside, group, key)
+            with locked(folder / ".groups"):  # one run at a time puts something in its place
+                if within:
+                    read_attributes(group.parent)
+                if is_current(group, key):  # another run was faster, and may have put more in there since
+                    shutil.rmtree(beside, ignore_errors=True)
+                else:
+                    _swap(beside, group)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -129,16 +139,25 @@ def read_attributes(group: Location) -> dict[str, Any]:
         raise StoreError(f"{group}: no store there; run `luna data prepare`") from error
     if not isinstance(attributes, dict) or attributes.get("complete") is not True:
         raise StoreError(f"{group}: the store is half-written; delete it and run `luna data prepare`")
+    if attributes.pop("seal", None) != key_digest(attributes):
+        raise StoreError(f"{group}: its description was damaged or edited; delete it and run `luna data prepare`")
     return attributes
 
 
-def read_array(group: Location, name: str) -> npt.NDArray[Any]:
+def read_array(group: Location, name: str, *, key: Mapping[str, Any] | None = None) -> npt.NDArray[Any]:
     """One array of a whole group, read into memory; compressed chunks are checked against their checksums.
 
+    Args:
+        group: written by `write_group`.
+        name: of the array.
+        key: what the group must have been written under; any when None.
+
     Raises:
-        StoreError: when the group is not whole, or a chunk is damaged.
+        StoreError: when the group is not whole or of another key, or a chunk is damaged.
     """
     before = read_attributes(group)
+    if key is not None and before.get("key") != json.loads(json.dumps(dict(key))):
+        raise StoreError(f"{group}: another run replaced it with one of other tables or settings; run again")
     use_zarrs()
     try:
         array = np.asarray(zarr.open_array(_zarr_store(group / name), mode="r", zarr_format=3)[...])
@@ -318,9 +337,9 @@ def _paint(stored: zarr.Array, sparse: Sparse) -> None:
 
 
 def _description(attributes: Mapping[str, Any]) -> bytes:
-    return json.dumps(
-        {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "complete": True}}, indent=2
-    ).encode()
+    whole = {**attributes, "complete": True}
+    sealed = {**whole, "seal": key_digest(json.loads(json.dumps(whole)))}
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": sealed}, indent=2).encode()
 
 
 def _compressors() -> list[Any]:
@@ -368,20 +387,10 @@ def _sync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _swap(beside: Path, path: Path, key: Mapping[str, Any]) -> None:
+def _swap(beside: Path, path: Path) -> None:
     """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
-    if is_current(path, key):  # another run was faster, and may have put more in there since, such as masks
-        shutil.rmtree(beside, ignore_errors=True)
-        return
+    old = beside_path(path)
     if path.exists():
-        old = beside_path(path)
-        with suppress(FileNotFoundError):  # another run moved it first
-            os.replace(path, old)
-        shutil.rmtree(old, ignore_errors=True)
-    try:
-        os.replace(beside, path)
-    except OSError:
-        if not path.exists():
-            raise
-        # Two runs finished the same store at once: theirs stands, and ours is equal to it.
-        shutil.rmtree(beside, ignore_errors=True)
+        os.replace(path, old)
+    os.replace(beside, path)
+    shutil.rmtree(old, ignore_errors=True)

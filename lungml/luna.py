@@ -28,6 +28,7 @@ MIN_VAL_STRIDE = 3  # below it no series is left for training
 
 EXCLUDED_DIAMETER_MM = 10.0  # LUNA16's evaluation script: what a negative diameter means
 CENTER_COLUMNS = ["coordX", "coordY", "coordZ"]
+MAX_DIAMETER_MM = 300.0  # as wide as a chest; LUNA16's nodules go to 33 mm, its excluded findings to 39
 
 
 class SplitError(LunaError):
@@ -306,7 +307,7 @@ def _read_nodules(path: Path) -> tuple[Nodule, ...]:
             "name its folder with --tables, or make it from LIDC's XML",
         )
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"], ["mal_bool", "mal_details"])
-    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
+    _check_findings(table, path)
     truth = table["mal_bool"].str.strip().str.lower().map({"true": True, "false": False, "1": True, "0": False})
     refuse_where(truth.isna(), path, "mal_bool is neither True nor False")
     details = table["mal_details"].str.strip()
@@ -334,7 +335,7 @@ def _read_annotated(path: Path, nodules: Sequence[Nodule], notes: list[str]) -> 
             Annotation(series_uid=n.series_uid, center_xyz=n.center_xyz, diameter_mm=n.diameter_mm) for n in nodules
         )
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
-    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
+    _check_findings(table, path)
     return tuple(
         Annotation(series_uid=series_uid, center_xyz=(x, y, z), diameter_mm=diameter_mm)
         for series_uid, x, y, z, diameter_mm in _findings(table)
@@ -346,6 +347,7 @@ def _read_excluded(path: Path, notes: list[str]) -> tuple[Excluded, ...]:
         notes.append(f"{path} is missing: no finding is excluded from the score")
         return ()
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
+    refuse_where(table["diameter_mm"] > MAX_DIAMETER_MM, path, f"diameter_mm is above {MAX_DIAMETER_MM:g}")
     return tuple(
         Excluded(
             series_uid=series_uid,
@@ -354,6 +356,14 @@ def _read_excluded(path: Path, notes: list[str]) -> tuple[Excluded, ...]:
         )
         for series_uid, x, y, z, diameter_mm in _findings(table)
     )
+
+
+def _check_findings(table: pd.DataFrame, path: Path) -> None:
+    """Refuse nodules without a size, of a size that no nodule has, or named twice."""
+    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
+    refuse_where(table["diameter_mm"] > MAX_DIAMETER_MM, path, f"diameter_mm is above {MAX_DIAMETER_MM:g}")
+    repeated = table.duplicated([SERIES_COLUMN, *CENTER_COLUMNS])
+    refuse_where(repeated, path, "a nodule that an earlier line names already")
 
 
 def _read_negatives(tables: Path, notes: list[str]) -> dict[str, npt.NDArray[np.float64]]:

@@ -67,13 +67,17 @@ def read_grid(path: Location) -> Grid:
     return Grid.from_json(read_attributes(path)["grid"])
 
 
-def read_volume(path: Location) -> npt.NDArray[np.int16]:
+def read_volume(path: Location, *, key: Mapping[str, Any] | None = None) -> npt.NDArray[np.int16]:
     """The whole HU volume of a stored scan, (index, row, col) int16, not clipped.
 
+    Args:
+        path: `<series_uid>.zarr`.
+        key: what it must have been converted under, see `scan_key`; any when None.
+
     Raises:
-        StoreError: when there is none, or a chunk is damaged.
+        StoreError: when there is none or another, or a chunk is damaged.
     """
-    return read_array(path, "volume")
+    return read_array(path, "volume", key=key)
 
 
 def write_mask(
@@ -94,13 +98,19 @@ def write_mask(
         key: what the mask depends on.
     """
     read_attributes(path)
-    write_group(path / name, {"volume": Sparse(shape=shape, boxes=boxes)}, key=key, chunks={"volume": CHUNK_IRC})
+    arrays = {"volume": Sparse(shape=shape, boxes=boxes)}
+    write_group(path / name, arrays, key=key, chunks={"volume": CHUNK_IRC}, within=True)
 
 
-def read_mask(path: Location, name: str) -> npt.NDArray[np.uint8]:
+def read_mask(path: Location, name: str, *, key: Mapping[str, Any] | None = None) -> npt.NDArray[np.uint8]:
     """A stored mask, (index, row, col) uint8, 1 inside a nodule.
 
+    Args:
+        path: `<series_uid>.zarr`.
+        name: of the mask.
+        key: what it must have been drawn under; any when None.
+
     Raises:
-        StoreError: when there is none, or a chunk is damaged.
+        StoreError: when there is none or another, or a chunk is damaged.
     """
-    return read_array(path / name, "volume")
+    return read_array(path / name, "volume", key=key)

@@ -55,6 +55,8 @@ def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) ->
     missing = [column for column in columns if column not in table.columns]
     if missing:
         found = ",".join(str(column) for column in table.columns)
+        if len(table.columns) == 1 and any(mark in found for mark in ";\t"):
+            advice = "save it with commas between its columns"
         raise TableError(path, f"line 1 has no column {', '.join(missing)} but {found[:120]}", advice)
     table = table[columns].dropna(how="all")
     for column in numbers:

@@ -135,7 +135,7 @@ def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
     key = mask_key(scan, rule)
     if is_current(scan.store / MASK_NAMES[rule], key):
         return kept(scan)
-    hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
+    hu, grid = store.read_volume(scan.store, key=store.scan_key(scan.fingerprint)), store.read_grid(scan.store)
     contours = {}
     if rule == "consensus":
         try:
@@ -189,7 +189,7 @@ def cache_crops(
         "drawn": [NEGATIVE_DISTANCE_MM, DRAWN_NEGATIVES_PER_SCAN] if drawn else None,
         "nodules": digest([asdict(n) for n in truth.nodules]),
         "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
-        "findings": digest(truth.findings_xyz.tolist()),
+        "findings": digest(truth.findings_xyz.tolist()) if drawn else None,
         "wanted": wanted,
     }
     prepared = PreparedScan(
@@ -205,7 +205,7 @@ def cache_crops(
     )
     if is_current(folder, key):
         return kept(prepared)
-    hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
+    hu, grid = store.read_volume(scan.store, key=store.scan_key(scan.fingerprint)), store.read_grid(scan.store)
     # The uid is part of the seed: a scan draws the same places whatever other scans there are.
     rng = np.random.default_rng([seed, int(digest(truth.series_uid)[:12], 16)])
     sites = [
@@ -238,15 +238,10 @@ def cache_crops(
         if _inside(c, hu.shape)
     ]
     slabs = range(min(len(sites), nodules + negative_slabs_per_scan)) if training else range(0)
-    crop_cache.write_scan_crops(
-        folder,
-        hu,
-        store.read_mask(scan.store, MASK_NAMES[rule]) if slabs else np.zeros(hu.shape, np.uint8),
-        grid,
-        sites,
-        slab_sites=slabs,
-        key=key,
-    )
+    mask = np.zeros(hu.shape, np.uint8)
+    if slabs:
+        mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
+    crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
     return prepared
 
 
@@ -257,7 +252,7 @@ def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
         "rule": rule,
         "version": MASK_VERSION,
         "code": code_digest((*MASK_MODULES, *CONTOUR_MODULES) if rule == "consensus" else MASK_MODULES),
-        "nodules": digest([asdict(n) for n in scan.truth.nodules]),
+        "nodules": digest([(n.center_xyz, n.diameter_mm) for n in scan.truth.nodules]),
         "contours": digest([_outlines(n) for n in scan.truth.readings]) if rule == "consensus" else None,
     }
 

@@ -177,6 +177,14 @@ DAMAGE = {
     "too wide": ({"candidates": CANDIDATES + "s1,1,2,3,0,9\n"}, "line 6"),
     "all too wide": ({"annotations": ANNOTATIONS.rstrip() + ",9\n"}, "not a table"),
     "other class": ({"candidates": CANDIDATES + "s1,1,2,3,2\n"}, "line 6: class is neither 0 nor 1"),
+    "a nodule as wide as a chest": (
+        {"annotations": ANNOTATIONS + "s1,1,2,3,1e9\n"},
+        "line 3: diameter_mm is above 300",
+    ),
+    "a nodule named twice": (
+        {"annotations": ANNOTATIONS + ANNOTATIONS.splitlines()[1] + "\n"},
+        "line 3: a nodule that an earlier line names already",
+    ),
     "no diameter": ({"annotations": ANNOTATIONS + "s1,1,2,3,0\n"}, "line 3: diameter_mm is not positive"),
     "mal_bool": ({"annotations_with_malignancy": ROW + "s1,1,2,3,4,maybe,[3]\n"}, "line 2: mal_bool"),
     "code": ({"annotations_with_malignancy": ROW + "s1,1,2,3,4,True,exit()\n"}, "line 2: mal_details"),

@@ -38,7 +38,6 @@ def test_a_table_may_have_no_rows(tmp_path: Path, content: str) -> None:
     [
         ("", "it is empty"),
         (b"\xff\xfes\x00", "not a table ('utf-8' codec can't decode byte 0xff"),
-        ("seriesuid;note;x_mm\n", "line 1 has no column seriesuid, note, x_mm but seriesuid;note;x_mm"),
         ("seriesuid,x_mm\ns1,1\n", "line 1 has no column note but seriesuid,x_mm"),
         ("\n" + HEADER + "s1,n,1\n", "line 1 has no column"),
         (HEADER + "s1,n,1\ns1,n,one\n", "line 3: x_mm is not a finite number"),
@@ -62,6 +61,12 @@ def test_a_bad_table_is_one_line_with_file_and_line(tmp_path: Path, content: str
     assert message in line
     assert "copy the table again" in line
     assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_another_separator_is_named(tmp_path: Path, mark: str) -> None:
+    with pytest.raises(TableError, match="line 1 has no column .*; save it with commas between its columns"):
+        read(tmp_path, HEADER.replace(",", mark) + f"s1{mark}n{mark}1\n")
 
 
 def test_a_truth_value_is_no_coordinate(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import SimpleITK as sitk
 
 from lungml import groups, store
 from lungml.ct import read_scan, scan_fingerprint
+from lungml.geometry import Grid
 from lungml.home import Home
 from lungml.verify import describe_source, find_difference, source_described, verify_stores
 
@@ -128,10 +130,21 @@ def test_a_checksum_covers_names_and_every_byte(tmp_path: Path) -> None:
     assert describe_source(path)["checksum"] != first["checksum"]
 
 
-def test_the_grid_is_compared(home: Home, sources: dict[str, Path]) -> None:
+def test_a_description_that_was_edited_is_no_description(home: Home, sources: dict[str, Path]) -> None:
     path = home.scans / "1.2.zarr"
     header = path / "zarr.json"
-    header.write_text(header.read_text().replace('"spacing_xyz": [\n        1.0', '"spacing_xyz": [\n        1.5'))
+    text = header.read_text()
+    assert '"spacing_xyz": [\n        1.0' in text
+    header.write_text(text.replace('"spacing_xyz": [\n        1.0', '"spacing_xyz": [\n        1.5'))
+    assert "damaged or edited" in find_difference(path, sources["1.2"])
+
+
+def test_the_grid_is_compared(home: Home, sources: dict[str, Path]) -> None:
+    path = home.scans / "1.2.zarr"
+    about, hu = groups.read_attributes(path), store.read_volume(path)
+    groups.remove(path)
+    grid = replace(Grid.from_json(about["grid"]), spacing_xyz=(1.5, 1.0, 1.0))
+    store.write_scan(path, hu, grid, key=about["key"], source=lambda: about["source"])
     assert find_difference(path, sources["1.2"]) == "the grid is not the source's"
 
 

@@ -293,11 +293,14 @@ def test_changed_truth_is_cut_again(stored: StoredScan, home: Home) -> None:
         (replace(truth, negatives_xyz=truth.negatives_xyz[:1]), [2, 1, 0]),
         (replace(truth, nodules=benign), [1, 1, 0, 0]),
         (replace(truth, split="val"), [2, 1, 0, 0, 0, 0, 0, 0]),
-        (replace(truth, findings_xyz=truth.findings_xyz[:1]), [2, 1, 0, 0]),
     ):
         prepared = done(cut(replace(stored, truth=changed), home))
         assert labels(prepared) == expected
         assert prepared.digest != first.digest
+    # Findings matter only where negatives are drawn.
+    done(cut(stored, home))
+    unchanged = replace(truth, findings_xyz=truth.findings_xyz[:1], excluded=())
+    assert kept(cut(replace(stored, truth=unchanged), home)).crops_digest == first.crops_digest
     later(truth.path.with_suffix(".raw"))
     assert done(cut(converted(truth, home), home)).digest != first.digest
 
