@@ -65,7 +65,7 @@ def test_a_bad_table_is_one_line_with_file_and_line(tmp_path: Path, content: str
 
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_another_separator_is_named(tmp_path: Path, mark: str) -> None:
-    with pytest.raises(TableError, match="line 1 has no column .*; save it with commas between its columns"):
+    with pytest.raises(TableError, match=r"line 1 has no column .*; save it with commas between its columns"):
         read(tmp_path, HEADER.replace(",", mark) + f"s1{mark}n{mark}1\n")
 
 
