@@ -24,7 +24,7 @@ PLAUSIBLE_HU = (-4096, 8192)  # padding goes to -3024, metal in LUNA16 to +5892
 AIR_ABOVE_HU = -1100  # padding lies below; air is -1000 with noise
 MIN_SHARE = 1e-3  # of the voxels must be air, and as many tissue; the real scans have 0.4 and 0.36
 MAX_IMPLAUSIBLE = 0.05  # of the voxels; int16 in the wrong byte order is nearly uniform: about 0.6
-SAMPLED = 2**18  # voxels looked at where a share is asked for
+SAMPLED = 2**17  # voxels looked at where a share is asked for
 ROUGHER = 2.0  # times: real scans in the wrong byte order are some hundred times as rough as in the right one
 MIN_SLICES = 2  # with one there is no spacing between slices, and nothing to look at in 3D
 
