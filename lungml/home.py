@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungml.remote import Location, RemoteFolder
+from lungml.errors import FileError
+from lungml.remote import Location, RemoteError, RemoteFolder
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class Home:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
+        if self.root.exists() and not self.root.is_dir():
+            raise FileError(self.root, "not a folder", "name another place for artifacts with LUNA_HOME")
+        if self.scans_url and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]\S*", self.scans_url):
+            raise RemoteError(
+                f"LUNA_SCANS is {self.scans_url!r}, not an object store's URL; give one such as s3://bucket/luna"
+            )
 
     @classmethod
     def from_env(cls) -> Home:

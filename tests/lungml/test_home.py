@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lungml.errors import FileError
 from lungml.home import Home
+from lungml.remote import RemoteError
 
 PLACES = [name for name, value in vars(Home).items() if isinstance(value, property)]
 
@@ -61,3 +63,15 @@ def test_asking_makes_nothing(tmp_path: Path) -> None:
 def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Home(Path("~/luna")).root == tmp_path / "luna"
+
+
+def test_a_file_is_no_home(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="file: not a folder; name another place for artifacts with LUNA_HOME"):
+        Home(tmp_path / "file")
+
+
+@pytest.mark.parametrize("url", ["/data/scans", "s3://", "s3:/bucket", "bucket", "s3://my bucket"])
+def test_what_is_no_url_of_an_object_store_is_said_at_once(url: str, tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match=r"LUNA_SCANS is .*; give one such as s3://bucket/luna"):
+        Home(tmp_path, url)
