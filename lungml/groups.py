@@ -35,7 +35,7 @@ LZ4_LEVEL = 5  # on real scans 2.10 : 1; level 9 reaches 2.15 and takes a tenth 
 
 CHUNKS_AT_ONCE = 8  # along the first axis
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, slice, slice]  # of a scan, (index, row, col)
 
 
 class StoreError(LunaError):
@@ -68,7 +68,7 @@ def is_current(group: Location, key: Mapping[str, Any]) -> bool:
         attributes = read_attributes(group)
     except StoreError:
         return False
-    if attributes.get("key") != json.loads(json.dumps(dict(key))):
+    if not _is_under(attributes, key):
         return False
     # zarr reads a missing chunk as zeros, which would be soft tissue: a store that lost a file must not pass for whole.
     return all(_bytes_in(group / name) == size for name, size in attributes.get("bytes", {"": -1}).items())
@@ -156,7 +156,7 @@ def read_array(group: Location, name: str, *, key: Mapping[str, Any] | None = No
         StoreError: when the group is not whole or of another key, or a chunk is damaged.
     """
     before = read_attributes(group)
-    if key is not None and before.get("key") != json.loads(json.dumps(dict(key))):
+    if key is not None and not _is_under(before, key):
         raise StoreError(f"{group}: another run replaced it with one of other tables or settings; run again")
     use_zarrs()
     try:
@@ -182,6 +182,11 @@ def read_array(group: Location, name: str, *, key: Mapping[str, Any] | None = No
             f"{group}: {name} lost a file, or another run replaced it while it was read; run `luna data prepare` again"
         )
     return array.view(array.dtype.newbyteorder("="))  # zarr names the byte order even where it is the machine's own
+
+
+def _is_under(attributes: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Whether a group was written under this key, which may hold tuples that JSON made lists of."""
+    return bool(attributes.get("key") == json.loads(json.dumps(dict(key))))
 
 
 def map_array(group: Path, name: str) -> npt.NDArray[Any]:

@@ -15,8 +15,8 @@ from lungml.geometry import Grid
 from lungml.lidc_grid import bounding_box_xyz, center_xyz, z_to_index
 from lungml.lidc_nodules import LidcNodule
 from lungml.lidc_xml import LidcError
-from lungml.luna import CENTER_COLUMNS, Annotation, Nodule
-from lungml.tables import SERIES_COLUMN, read_table, refuse_where
+from lungml.luna import CENTER_COLUMNS, Annotation, Nodule, read_annotations
+from lungml.tables import SERIES_COLUMN
 
 LUNA_READERS = 3  # Setio et al. 2017: a nodule that at least 3 of the 4 radiologists outlined
 BOX_COLUMNS = ["bboxLowX", "bboxLowY", "bboxLowZ", "bboxHighX", "bboxHighY", "bboxHighZ"]
@@ -192,18 +192,3 @@ def write_rated_csv(path: Path, match: LunaMatch) -> None:
             ]
         )
     write_csv_atomic(path, RATED_COLUMNS, rows)
-
-
-def read_annotations(path: Path) -> tuple[Annotation, ...]:
-    """Read annotations.csv.
-
-    Raises:
-        TableError: it is missing or malformed.
-    """
-    table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
-    refuse_where(table["diameter_mm"] <= 0, path, "diameter_mm is not positive")
-    columns = (table[column].tolist() for column in (SERIES_COLUMN, *CENTER_COLUMNS, "diameter_mm"))
-    return tuple(
-        Annotation(series_uid=series_uid, center_xyz=(x, y, z), diameter_mm=diameter)
-        for series_uid, x, y, z, diameter in zip(*columns)
-    )

@@ -334,6 +334,15 @@ def _read_annotated(path: Path, nodules: Sequence[Nodule], notes: list[str]) -> 
         return tuple(
             Annotation(series_uid=n.series_uid, center_xyz=n.center_xyz, diameter_mm=n.diameter_mm) for n in nodules
         )
+    return read_annotations(path)
+
+
+def read_annotations(path: Path) -> tuple[Annotation, ...]:
+    """Read annotations.csv.
+
+    Raises:
+        TableError: it is missing or malformed.
+    """
     table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"])
     _check_findings(table, path)
     return tuple(

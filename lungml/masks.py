@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from lungml.errors import LunaError
 from lungml.geometry import Grid, xyz_to_irc
+from lungml.groups import Box
 from lungml.luna import Nodule
 
 MASK_VERSION = 2  # part of every mask's key: raise it when a rule changes
@@ -21,7 +22,6 @@ START_RADIUS = 2  # voxels
 MaskRule = Literal["report", "bounded", "consensus"]
 MASK_NAMES: dict[MaskRule, str] = {"report": "mask_report", "bounded": "mask", "consensus": "mask_consensus"}
 
-Box = tuple[slice, slice, slice]  # of a scan, (index, row, col)
 NoduleBox = tuple[Box, npt.NDArray[np.bool_]]  # a box and which of its voxels belong to the nodule
 
 

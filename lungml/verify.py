@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from lungml import groups, store
-from lungml.ct import Scan, ScanError, read_scan, source_files
+from lungml.ct import ScanError, read_scan, source_files
 from lungml.groups import StoreError
 from lungml.home import Home
 from lungml.remote import Location, RemoteError
@@ -137,22 +137,16 @@ def find_difference(path: Location, source: Path) -> str:
     Raises:
         ScanError, OSError: the source cannot be read.
     """
-    if damage := groups.find_damage(path):
-        return damage
-    about = describe_source(source)
-    scan = read_scan(source)
-    if groups.read_attributes(path).get("source") != about:
-        return "its source has changed since (another checksum)"
-    return _difference(path, scan)
-
-
-def _difference(path: Location, scan: Scan) -> str:
     try:
-        if store.read_grid(path) != scan.grid:
-            return "the grid is not the source's"
-        volume = store.read_volume(path)
+        grid, volume = store.read_grid(path), store.read_volume(path)
+        stored = groups.read_attributes(path).get("source")
     except StoreError as error:
-        return str(error)
+        return str(error).removeprefix(f"{path}: ")
+    about, scan = describe_source(source), read_scan(source)
+    if stored != about:
+        return "its source has changed since (another checksum)"
+    if grid != scan.grid:
+        return "the grid is not the source's"
     if not np.array_equal(volume, scan.hu):
         return f"{np.count_nonzero(volume != scan.hu)} voxels are not the source's"
     return ""

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from lungml.geometry import Grid, irc_to_xyz
-from lungml.lidc_luna import RATED_COLUMNS, LunaMatch, match_annotations, match_luna, read_annotations, write_rated_csv
+from lungml.lidc_luna import RATED_COLUMNS, LunaMatch, match_annotations, match_luna, write_rated_csv
 from lungml.lidc_nodules import LidcNodule, lidc_nodules
 from lungml.lidc_xml import parse_lidc
-from lungml.luna import Annotation, read_luna
+from lungml.luna import Annotation, read_annotations, read_luna
 from lungml.tables import TableError
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
 
