@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lungml.dicom import dicom_files, find_dicom_series, read_series
+from lungml.files import walk
 from lungml.geometry import Grid
 from lungml.metaimage import MAX_HEADER_BYTES, MhdHeader, open_plain, read_header, read_voxels
 from lungml.nifti import SUFFIXES as NIFTI_SUFFIXES
@@ -144,20 +145,12 @@ def find_scans(luna_dir: Path) -> dict[str, Path]:
     if not luna_dir.is_dir():
         raise MissingDataError(luna_dir, "no such folder", "name the folder that holds the scans (.mhd)")
     found: dict[str, Path] = {}
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(luna_dir, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(
-            s for s in subfolders if not s.startswith(".") and not s.lower().startswith(MASK_FOLDER_PREFIX)
-        )
-        for name in sorted(names):
-            if not name.endswith(".mhd") or name.startswith("."):
+    for folder, subfolders, names in walk(luna_dir):
+        subfolders[:] = [name for name in subfolders if not name.lower().startswith(MASK_FOLDER_PREFIX)]
+        for name in names:
+            if not name.endswith(".mhd"):
                 continue
-            path = Path(folder) / name
+            path = folder / name
             if path.stem in found:
                 raise DuplicateScanError(
                     found[path.stem], f"{path} has the same series_uid", "keep one of the two files"

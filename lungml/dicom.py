@@ -37,6 +37,7 @@ from lungml.dicom_slice import (
     refuse_damaged,
     whole_fragments,
 )
+from lungml.files import walk
 from lungml.geometry import Grid, GridError
 from lungml.metaimage import MAX_SPACING_MM, MAX_VOXELS, MIN_SPACING_MM
 from lungml.plausibility import as_int16
@@ -120,17 +121,8 @@ def find_dicom_series(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingDataError(folder, "no such folder", "name the folder that holds the DICOM series")
     found: dict[str, Path] = {}
-    seen: set[str] = set()
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        here = Path(place)
-        plain = [name for name in sorted(names) if not name.startswith(".")]
-        for path in [here, *(here / name for name in plain if name.lower().endswith(".zip"))]:
+    for here, _, names in walk(folder):
+        for path in [here, *(here / name for name in names if name.lower().endswith(".zip"))]:
             series_uid = _first_ct(path)
             if series_uid is None:
                 continue

@@ -114,6 +114,22 @@ def write_csv_atomic(path: Path, header: Sequence[str], rows: Iterable[Sequence[
     write_text_atomic(path, text.getvalue())
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every folder below one, itself first, in order: (folder, its folders, its files), hidden names left out.
+
+    Folders that are links are followed, each real folder once. Names removed from the list of folders are passed over.
+    """
+    seen: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(place), subfolders, sorted(name for name in names if not name.startswith("."))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path`, so that one process or thread at a time changes it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lungml.files import walk
 from lungml.lidc_xml import MAX_XML_BYTES, LidcError, LidcScan, OtherKind, Reading, parse_lidc
 
 MAX_MEMBERS = 100_000  # of a zip; LIDC-IDRI's own has 1318, with the DICOM slices of a patient a few hundred
@@ -123,15 +123,7 @@ def _xml_files(source: Path) -> Iterator[tuple[str, bytes | LidcError]]:
 
 def _in_folder(source: Path) -> list[Path]:
     """Plain files only: a pipe would never end. Linked folders are followed, each real folder once."""
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(source, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [Path(folder) / name for name in names if _is_xml(name)]
+    found = [folder / name for folder, _, names in walk(source) for name in names if _is_xml(name)]
     return sorted(path for path in found if path.is_file())
 
 
