@@ -160,7 +160,7 @@ def _run_pipeline(**parameters: Any) -> None:
     home = start()
     from flows.end_to_end import end_to_end
     from flows.show import show_summary
-    from lungml.fit import resolve_device
+    from lungml.devices import resolve_device
     from lungml.recipes import by_name
     from tasks.truth import read_truths
 

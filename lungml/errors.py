@@ -25,6 +25,8 @@ class LunaError(ValueError):
       RecipeError     no such recipe
       GroupingError   no such grouping
       TrainingError   training cannot start or go on
+      CheckpointError a training state that belongs to another training
+      LeakError       a scan or patient on two sides of the split
       WeightsError    a published weights file is not what it was given as
       TrackingError   a model or bundle is not there or not what it was asked for as
     """
@@ -40,6 +42,10 @@ class FileError(LunaError):
     def __str__(self) -> str:
         path, problem, advice = self.args
         return one_line(f"{path}: {problem}; {advice}")
+
+
+class TrainingError(LunaError):
+    """Training cannot start or go on; the message is one line."""
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How does any of the models learn? One loop for all recipes."""
+"""How does any of the models learn? One loop for all recipes, that goes on exactly where a kill stopped it."""
 
 from __future__ import annotations
 
@@ -7,68 +7,42 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed
 from torch import nn
 
-from lungml.checkpoint import load_checkpoint, save_checkpoint
-from lungml.errors import LunaError
+from lungml.averaging import WeightAverage
+from lungml.checkpoint import Checkpoints
+from lungml.devices import Hardware
+from lungml.errors import TrainingError
+from lungml.fit_settings import FitSettings, make_optimizer, make_scheduler
+from lungml.loading import Batch
 from lungml.metrics import is_better
 from lungml.sampling import batches
+from lungml.tally import Tally, joined
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_STEPS = 200
+CUDA_CHECK_STEPS = 50  # between looks at a GPU's losses: each look waits for the GPU
+STEP_REPORT_S = 2.0  # a step is shown no more often
 
-class TrainingError(LunaError):
-    """Training cannot start or go on; the message is one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How long and how fast to learn.
-
-    Attributes:
-        epochs: passes of `samples_per_epoch` samples.
-        samples_per_epoch: drawn anew for every epoch.
-        batch_size: samples a step.
-        optimizer: "adam", "adamw" or "sgd" (without momentum).
-        learning_rate: of the optimiser, or the peak of the schedule.
-        weight_decay: of the optimiser.
-        schedule: "constant", or "one_cycle" (PyTorch's OneCycleLR over all steps).
-        later_rate: (epoch, learning rate) that holds from that epoch on, under the constant schedule only.
-        select_by: the validation metric whose best epoch is kept; higher is better.
-        validate_every: epochs between validations; the last epoch is always validated.
-    """
-
-    epochs: int
-    samples_per_epoch: int
-    batch_size: int
-    optimizer: Literal["adam", "adamw", "sgd"]
-    learning_rate: float
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "one_cycle"] = "constant"
-    later_rate: tuple[int, float] | None = None
-    select_by: str
-    validate_every: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "samples_per_epoch", "batch_size", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, not a positive number")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, not a positive number")
-        if self.later_rate and self.schedule != "constant":
-            raise ValueError(f"later_rate goes with the constant schedule, not with {self.schedule}")
+Net = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Problem(Protocol):
     """What one model learns from: the recipes implement it."""
+
+    tally: Tally
 
     @property
     def model(self) -> nn.Module:
@@ -77,17 +51,23 @@ class Problem(Protocol):
     def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
         """The training rows of one epoch, counted from 1."""
 
-    def loaded(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Any, None, None]:
+    def loaded(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Batch, None, None]:
         """The batches at those rows, on the model's device, the next ones being read while one is learned from."""
 
     def train_mode(self) -> None:
         """Put the model in training mode, frozen parts excepted."""
 
-    def loss(self, batch: Any, generator: torch.Generator) -> torch.Tensor:
-        """Forward one batch of `loaded`, augmented; remembers what the epoch's training metrics need."""
+    def loss(self, net: Net, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """The mean loss of one batch of `loaded`, augmented; notes in the tally what the training metrics need.
 
-    def train_metrics(self) -> dict[str, float]:
-        """Metrics over the batches since the last call, which it forgets."""
+        Args:
+            net: the model, or what runs it in another precision or shares its gradients between processes.
+            batch: of `loaded`.
+            generator: of the augmentation.
+        """
+
+    def train_metrics(self, seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Metrics of what an epoch's batches noted in the tally, in all processes."""
 
     def evaluate(self, split: Literal["val", "test"]) -> dict[str, float]:
         """Metrics of the model as it stands on a split that is neither balanced nor augmented."""
@@ -108,6 +88,19 @@ class EpochReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """How far an epoch is."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitResult:
     """The best epoch by the validation metric; `weights` are its state on the CPU."""
 
@@ -117,153 +110,343 @@ class FitResult:
     val: Mapping[str, float]
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; any other name is PyTorch's own.
-
-    Raises:
-        TrainingError: when the named device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TrainingError(f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
-        raise TrainingError(f"device {name!r} is not one that luna runs on; use auto, cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise TrainingError(f"device {name!r}: PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
-    return device
-
-
 def fit(
     problem: Problem,
     settings: FitSettings,
     *,
     seed: int,
-    checkpoint: Path | None = None,
+    fabric: Fabric | None = None,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
 ) -> FitResult:
     """Train a problem's model and leave it with the best epoch's weights.
 
-    Every epoch draws from generators made of (seed, epoch), so an epoch that starts again after a kill is the same
-    epoch. With a checkpoint path, finished epochs are never repeated.
+    Every epoch draws from generators made of (seed, epoch); their states are in the checkpoints, with everything else
+    that the next step depends on. A training that was killed and goes on ends with the weights, bit by bit, of one that
+    was not (on a CPU; a GPU's 3D max-pooling has no deterministic backward).
+
+    Where several processes train, each takes every n-th row of a batch and the gradients are averaged, so that the
+    settings mean the same with any number of them. The first one validates.
 
     Args:
         problem: model, data and loss.
         settings: how long and how fast.
         seed: of sampling and augmentation; initial weights come with the model.
-        checkpoint: file of the resumable state.
-        on_epoch: called after every epoch.
+        fabric: launched; what the model runs on. One process on the model's device when None.
+        checkpoints: where the resumable states go; None keeps none.
+        checkpoint_steps: steps between two states; there is one after every epoch, too.
+        on_epoch: called after every epoch, in the first process; after a kill also with those finished before it.
+        on_step: called now and then within an epoch, in the first process.
 
     Raises:
-        TrainingError: when the loss is not finite, or no validation ever gave a score.
+        TrainingError: when the loss is not finite, the device's memory is too small, or no validation gave a score.
+        CheckpointError: when the states belong to another training.
+        OSError: when a state cannot be written; the last good one stays.
     """
-    model = problem.model
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        # Equal seeds, equal weights. The backward of 3D max-pooling has no such kernel: PyTorch warns and goes on.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(settings, trainable)
-    steps = len(list(batches(np.arange(settings.samples_per_epoch), settings.batch_size)))
-    scheduler = _scheduler(settings, optimizer, steps)
-    best_epoch, best_score, best_weights, best_val = 0, math.nan, _snapshot(model), dict[str, float]()
-    first = 1
-    state = load_checkpoint(checkpoint) if checkpoint else None
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if scheduler:
-            scheduler.load_state_dict(state["scheduler"])
-        best_epoch, best_score = state["best_epoch"], state["best_score"]
-        best_weights, best_val = state["best_weights"], state["best_val"]
-        first = state["epoch"] + 1
-        log.info("going on after epoch %d of %d", first - 1, settings.epochs)
-    for epoch in range(first, settings.epochs + 1):
-        started = time.perf_counter()
-        if settings.later_rate and epoch >= settings.later_rate[0]:
-            for group in optimizer.param_groups:
-                group["lr"] = settings.later_rate[1]
-        rng = np.random.default_rng([seed, epoch])
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-        problem.train_mode()
-        losses = []
-        order = problem.order(rng, settings.samples_per_epoch, epoch)
-        with closing(problem.loaded(batches(order, settings.batch_size))) as loaded:
-            for batch in loaded:
-                loss = problem.loss(batch, generator)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                if scheduler:
-                    scheduler.step()
-                losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise TrainingError(f"the loss is {mean_loss} in epoch {epoch}; lower the learning rate")
-        trained_s = time.perf_counter() - started
-        train = {"loss": mean_loss, **problem.train_metrics()}
-        val: dict[str, float] = {}
-        if epoch % settings.validate_every == 0 or epoch == settings.epochs:
-            model.eval()
-            val = problem.evaluate("val")
-            if is_better(val[settings.select_by], best_score):
-                best_epoch, best_score = epoch, val[settings.select_by]
-                best_weights, best_val = _snapshot(model), val
-        if checkpoint:
-            save_checkpoint(
-                checkpoint,
-                {
-                    "epoch": epoch,
-                    "model": _snapshot(model),
-                    "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict() if scheduler else None,
-                    "best_epoch": best_epoch,
-                    "best_score": best_score,
-                    "best_weights": best_weights,
-                    "best_val": best_val,
-                },
-            )
-        if on_epoch:
-            on_epoch(
-                EpochReport(
-                    epoch=epoch,
-                    epochs=settings.epochs,
-                    train=train,
-                    val=val,
-                    best_epoch=best_epoch,
-                    best_score=best_score,
-                    samples_per_s=steps * settings.batch_size / trained_s,
-                    seconds_left=(time.perf_counter() - started) * (settings.epochs - epoch),
-                )
-            )
-    if not best_epoch:
-        raise TrainingError(
-            f"no epoch has a validation {settings.select_by}: the validation split lacks one of the two classes"
-        )
-    model.load_state_dict(best_weights)
-    model.eval()
-    return FitResult(best_epoch=best_epoch, best_score=best_score, weights=best_weights, val=best_val)
-
-
-def _optimizer(settings: FitSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    return kinds[settings.optimizer](parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-
-def _scheduler(
-    settings: FitSettings, optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR | None:
-    if settings.schedule == "constant":
-        return None
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.learning_rate, total_steps=steps * settings.epochs
+    return _Fit(problem, settings, seed, fabric or _alone(problem.model), checkpoints, checkpoint_steps).run(
+        on_epoch or _ignore, on_step or _ignore
     )
+
+
+class _Fit:
+    """The state of one training between its steps."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: FitSettings,
+        seed: int,
+        fabric: Fabric,
+        checkpoints: Checkpoints | None,
+        checkpoint_steps: int,
+    ) -> None:
+        self.problem, self.settings, self.seed, self.fabric = problem, settings, seed, fabric
+        self.checkpoints, self.checkpoint_steps = checkpoints, checkpoint_steps
+        self.model = problem.model
+        self.device = next(self.model.parameters()).device
+        if settings.batch_size % fabric.world_size:
+            raise TrainingError(
+                f"a batch of {settings.batch_size} cannot be shared by {fabric.world_size} devices; "
+                f"give a multiple of {fabric.world_size}"
+            )
+        if self.device.type == "cuda":
+            # Equal seeds, equal weights. The backward of 3D max-pooling has no such kernel: PyTorch warns and goes on.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        if fabric.world_size > 1 and self.device.type == "cuda":
+            # Statistics of the whole batch, as one device has them. PyTorch has no such layer on the CPU.
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        optimizer = make_optimizer(settings, self.model)
+        self.scheduler = make_scheduler(settings, optimizer)
+        self.net, self.optimizer = fabric.setup(self.model, optimizer, move_to_device=False)
+        self.average = WeightAverage(self.model, settings.average) if settings.average else None
+        self.generator = torch.Generator(self.device)
+        self.epoch, self.step = 1, 0  # of the step that comes next; steps are counted from 0
+        self.best_epoch, self.best_score, self.best_val = 0, math.nan, dict[str, float]()
+        self.best_weights = _snapshot(self.model)
+        self.history: list[dict[str, Any]] = []
+
+    def run(self, on_epoch: Callable[[EpochReport], None], on_step: Callable[[StepReport], None]) -> FitResult:
+        first, settings = self.fabric.global_rank == 0, self.settings
+        self._resume()
+        if first:
+            for report in self.history:
+                on_epoch(EpochReport(**report))
+        while self.epoch <= settings.epochs:
+            started, from_step = time.perf_counter(), self.step
+            self._train_epoch(on_step if first else _ignore)
+            trained_s = time.perf_counter() - started
+            train = self._train_metrics()
+            val = self._validate()
+            self.history.append(
+                {
+                    "epoch": self.epoch,
+                    "epochs": settings.epochs,
+                    "train": train,
+                    "val": val,
+                    "best_epoch": self.best_epoch,
+                    "best_score": self.best_score,
+                    "samples_per_s": (settings.steps_per_epoch - from_step) * settings.batch_size / trained_s,
+                    "seconds_left": (time.perf_counter() - started) * (settings.epochs - self.epoch),
+                }
+            )
+            self.epoch, self.step = self.epoch + 1, 0
+            self.problem.tally.clear()
+            self._save()
+            if first:
+                on_epoch(EpochReport(**self.history[-1]))
+        if not self.best_epoch:
+            raise TrainingError(
+                f"no epoch has a validation {settings.select_by}: the validation split lacks one of the two classes"
+            )
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        return FitResult(
+            best_epoch=self.best_epoch, best_score=self.best_score, weights=self.best_weights, val=self.best_val
+        )
+
+    def _train_epoch(self, on_step: Callable[[StepReport], None]) -> None:
+        """The steps of this epoch that are left."""
+        settings, world, rank = self.settings, self.fabric.world_size, self.fabric.global_rank
+        if settings.later_rate and self.epoch >= settings.later_rate[0]:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.later_rate[1]
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = self.problem.order(rng, settings.samples_per_epoch, self.epoch)
+        begin = int(rng.integers(2**62)) + rank
+        if not self.step:
+            self.generator.manual_seed(begin)
+        self.problem.train_mode()
+        rows = list(batches(order, settings.batch_size))
+        mine = [batch[rank::world] for batch in rows]
+        unseen: list[torch.Tensor] = []  # losses that were not looked at yet
+        started, told, from_step = time.perf_counter(), time.perf_counter(), self.step
+        look_after = CUDA_CHECK_STEPS if self.device.type == "cuda" else 1
+        with closing(self.problem.loaded(mine[self.step :])) as loaded:
+            for batch in loaded:
+                unseen.append(self._learn_from(batch))
+                self.step += 1
+                due = self.step % self.checkpoint_steps == 0 and self.step < len(rows)
+                if len(unseen) >= look_after or due or self.step == len(rows):
+                    loss = self._look_at(unseen, mine)
+                    unseen = []
+                    if time.perf_counter() - told >= STEP_REPORT_S:
+                        told = time.perf_counter()
+                        on_step(self._step_report(len(rows), loss, (told - started) / (self.step - from_step)))
+                if due:
+                    self._save()
+
+    def _learn_from(self, batch: Batch) -> torch.Tensor:
+        """One step; returns its loss, on the device."""
+        try:
+            loss = self.problem.loss(self.net, batch, self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(loss)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(self._too_large(batch)) from error
+        if self.settings.clip_norm:
+            self.fabric.clip_gradients(self.net, self.optimizer, max_norm=self.settings.clip_norm)
+        self.optimizer.step()
+        if self.scheduler:
+            self.scheduler.step()
+        if self.average:
+            self.average.update()
+        loss = loss.detach()[None]
+        self.problem.tally.note(loss=loss)
+        return loss
+
+    def _look_at(self, losses: list[torch.Tensor], rows: list[npt.NDArray[np.int64]]) -> float:
+        """The last of the losses; stops the training, in all processes, where one is not finite."""
+        values = torch.cat(losses).float()
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
+        found = values.tolist()
+        bad = next((number for number, value in enumerate(found) if not math.isfinite(value)), None)
+        if bad is None:
+            return float(found[-1])
+        step = self.step - len(found) + bad
+        with closing(self.problem.loaded([rows[step]])) as loaded:
+            batch = next(loaded)
+        kept = ""
+        if self.checkpoints and self.fabric.global_rank == 0:
+            arrays = [array.detach().cpu() for array in batch.arrays]
+            about = {"epoch": self.epoch, "step": step, "loss": found[bad], "seed": self.seed}
+            path = self.checkpoints.keep_batch(
+                {**about, "rows": torch.from_numpy(np.asarray(batch.rows)), "arrays": arrays}
+            )
+            kept = f"; its batch is kept in {path}"
+        raise TrainingError(
+            f"the loss is {found[bad]} in epoch {self.epoch}, step {step + 1}{kept}; lower the learning rate"
+        )
+
+    def _too_large(self, batch: Batch) -> str:
+        """Try halves of the batch that did not fit, and say which size does."""
+        size = len(batch.rows)
+        said = f"{self.device}: out of memory at a batch of {self.settings.batch_size}"
+        if self.fabric.world_size > 1:  # the others wait for this one's gradients and would wait for ever
+            return f"{said} on {self.fabric.world_size} devices; give a smaller batch_size"
+        while size > 1:
+            size //= 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            part = Batch(rows=batch.rows[:size], arrays=tuple(array[:size] for array in batch.arrays))
+            try:
+                self.problem.loss(self.net, part, self.generator).backward()
+            except torch.OutOfMemoryError:
+                continue
+            return f"{said}; {size} fits: give it as fit.batch_size"
+        return f"{said}, and at any smaller one; free the device's memory or choose another device"
+
+    def _step_report(self, steps: int, loss: float, seconds_a_step: float) -> StepReport:
+        left = (self.settings.epochs - self.epoch + 1) * steps - self.step
+        return StepReport(
+            epoch=self.epoch,
+            epochs=self.settings.epochs,
+            step=self.step,
+            steps=steps,
+            loss=loss,
+            samples_per_s=self.settings.batch_size / seconds_a_step,
+            seconds_left=left * seconds_a_step,
+        )
+
+    def _train_metrics(self) -> dict[str, float]:
+        seen = joined(self._of_all(self.problem.tally.state()))
+        return {"loss": float(seen["loss"].mean()), **self.problem.train_metrics(seen)}
+
+    def _validate(self) -> dict[str, float]:
+        """This epoch's validation, where it is due, in all processes; keeps the weights where they are the best."""
+        if self.epoch % self.settings.validate_every and self.epoch != self.settings.epochs:
+            return {}
+        with self.average.in_place() if self.average else nullcontext():
+            self.model.eval()
+            val = self.problem.evaluate("val") if self.fabric.global_rank == 0 else {}
+            val = self.fabric.broadcast(val)
+            if is_better(val[self.settings.select_by], self.best_score):
+                self.best_epoch, self.best_score = self.epoch, val[self.settings.select_by]
+                self.best_weights, self.best_val = _snapshot(self.model), val
+                if self.checkpoints and self.fabric.global_rank == 0:
+                    self.checkpoints.save_best(self.epoch, self.best_weights)
+        return val
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        cuda = self.device.type == "cuda"
+        own = {
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "tally": self.problem.tally.state(),
+        }
+        processes = self._of_all(own)
+        if self.fabric.global_rank:
+            return
+        self.checkpoints.save(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "model": _snapshot(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "average": self.average.state_dict() if self.average else None,
+                "processes": processes,
+                "best_epoch": self.best_epoch,
+                "best_score": self.best_score,
+                "best_val": self.best_val,
+                "history": self.history,
+            }
+        )
+
+    def _resume(self) -> None:
+        state = self.checkpoints.load() if self.checkpoints else None
+        if state is None:
+            return
+        assert self.checkpoints is not None
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        own = state["processes"][self.fabric.global_rank]
+        self.generator.set_state(own["generator"])
+        torch.set_rng_state(own["torch"])
+        if own["cuda"] is not None:
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+        self.problem.tally.load({name: value.to(self.device) for name, value in own["tally"].items()})
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best_epoch, self.best_score, self.best_val = state["best_epoch"], state["best_score"], state["best_val"]
+        if self.best_epoch:
+            self.best_weights = self.checkpoints.load_best(self.best_epoch)
+        self.history = state["history"]
+        if self.epoch <= self.settings.epochs:
+            log.info(
+                "going on in epoch %d of %d, after step %d of %d",
+                self.epoch,
+                self.settings.epochs,
+                self.step,
+                self.settings.steps_per_epoch,
+            )
+
+    def _of_all(self, own: Any) -> list[Any]:
+        """What each process has, in their order."""
+        if self.fabric.world_size == 1:
+            return [own]
+        gathered: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(gathered, own)
+        return gathered
+
+
+def _alone(model: nn.Module) -> Fabric:
+    return Hardware(device=str(next(model.parameters()).device)).launch()
+
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
 
 
 def _snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def identity_of(settings: Any, **more: Any) -> dict[str, str]:
+    """A training's settings as flat text, `fit.epochs` and so on, for `Checkpoints` and for whoever logs them.
+
+    Args:
+        settings: a recipe; a dataclass.
+        more: what else makes the training the one it is.
+    """
+    return {**{name: str(value) for name, value in _flat(asdict(settings)).items()}, **{k: str(v) for k, v in more.items()}}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

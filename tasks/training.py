@@ -21,7 +21,9 @@ from lungml.candidates import GroupingSettings, group_candidates
 from lungml.errors import LunaError
 from lungml.files import write_text_atomic
 from lungml.findings import segment
-from lungml.fit import EpochReport, FitSettings, Problem, fit, resolve_device
+from lungml.devices import resolve_device
+from lungml.fit import EpochReport, Problem, fit
+from lungml.fit_settings import FitSettings
 from lungml.geometry import irc_to_xyz
 from lungml.home import Home
 from lungml.metrics import is_better

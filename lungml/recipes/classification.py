@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,13 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from lungml import augment
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
-from lungml.fit import FitSettings, TrainingError
+from lungml.errors import TrainingError
+from lungml.fit_settings import FitSettings
 from lungml.loading import Batch, DeviceBatches
 from lungml.metrics import BinaryCounts, roc_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan, balanced_order, seen_in_epoch
+from lungml.tally import Tally
 
 EVALUATION_BATCH = 8
 LABEL_NAMES = {NON_NODULE: "non-nodule", BENIGN: "benign nodule", MALIGNANT: "malignant nodule"}
@@ -146,7 +148,7 @@ class CropProblem:
             if not len(rows):
                 kinds = " or ".join(LABEL_NAMES[label] for label in group)
                 raise TrainingError(f"the training scans have no {kinds}; add scans that have some")
-        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.tally = Tally()
 
     def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
         """The training rows of one epoch, each group at its share."""
@@ -175,21 +177,20 @@ class CropProblem:
             if own and not any(p.requires_grad for p in own):
                 part.eval()
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def loss(
+        self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
+    ) -> torch.Tensor:
         """Forward one batch of augmented crops; cross-entropy on the logits."""
         crops = augment.augment_crops(batch.arrays[0].float()[:, None], self._augmentation, generator)
         target = torch.from_numpy(np.isin(self._labels[batch.rows], self._positive))
         target = target.to(self._device, non_blocking=True).long()
-        logits = self.model(crops.contiguous(memory_format=torch.channels_last_3d))
-        self._seen.append((target, torch.softmax(logits.detach(), dim=1)[:, 1]))
+        logits = net(crops.contiguous(memory_format=torch.channels_last_3d))
+        self.tally.note(targets=target, probs=torch.softmax(logits.detach(), dim=1)[:, 1])
         return cross_entropy(logits, target)
 
-    def train_metrics(self) -> dict[str, float]:
+    def train_metrics(self, seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Precision, recall, F1 and AUC over the epoch's augmented crops."""
-        targets = torch.cat([t for t, _ in self._seen]).cpu().numpy()
-        probs = torch.cat([p for _, p in self._seen]).cpu().numpy()
-        self._seen = []
-        return binary_metrics(targets, probs)
+        return binary_metrics(seen["targets"].numpy(), seen["probs"].numpy())
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Loss, precision, recall, F1 and AUC over every judged crop of a split, neither balanced nor augmented."""

@@ -28,6 +28,7 @@ class PreparedScan:
         nodules: the scan's annotated nodules.
         excluded: findings that are neither hits nor false positives.
         mined: crops at the segmenter's own candidates, where there are any; they were cut under `digest`.
+        patient: an anonymous mark of the scan's patient; empty where it is not known.
     """
 
     series_uid: str
@@ -40,6 +41,7 @@ class PreparedScan:
     nodules: tuple[Nodule, ...]
     excluded: tuple[Excluded, ...]
     mined: Path | None = None
+    patient: str = ""
 
 
 def of_split(scans: Sequence[PreparedScan], split: Split) -> list[PreparedScan]:

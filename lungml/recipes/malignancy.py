@@ -11,7 +11,7 @@ import torch
 
 from lungml import augment
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
-from lungml.fit import FitSettings
+from lungml.fit_settings import FitSettings
 from lungml.metrics import diameter_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig

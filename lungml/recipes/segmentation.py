@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,14 +13,16 @@ import torch
 from lungml import augment, losses, store
 from lungml.crop_cache import NON_NODULE
 from lungml.crops import CONTEXT_SLICES, clip_hu
-from lungml.fit import FitSettings, TrainingError
+from lungml.errors import TrainingError
+from lungml.fit_settings import FitSettings
 from lungml.loading import Batch, DeviceBatches
 from lungml.masks import MaskRule
-from lungml.metrics import BinaryCounts
+from lungml.metrics import BinaryCounts, precision_recall_f1
 from lungml.models import place
 from lungml.models.unet import UNet, UNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import balanced_order
+from lungml.tally import Tally
 
 WINDOW = 64  # the random in-plane window out of a 96 x 96 slab: offsets 0..31
 
@@ -114,7 +116,7 @@ class SegmentationProblem:
         self._negatives = np.flatnonzero(labels == NON_NODULE)
         if not len(self._positives):
             raise TrainingError("the training scans hold no annotated nodule; add scans that have some")
-        self._counts = BinaryCounts()
+        self.tally = Tally()
 
     def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
         """The training rows of one epoch, cycling over the nodules; all epochs draw from the same rows."""
@@ -129,21 +131,26 @@ class SegmentationProblem:
         """The slabs and their masks at those rows, on the model's device."""
         return self._batches(wanted)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def loss(
+        self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
+    ) -> torch.Tensor:
         """Forward one batch of augmented 64 x 64 windows."""
         slabs, masks = _random_windows(batch.arrays[0], batch.arrays[1][:, None], generator)
         slabs, masks = slabs.float(), masks.float()
         slabs, masks = augment.augment_slabs(slabs, masks, self.recipe.augmentation, generator)
-        logits = self.model(slabs.contiguous(memory_format=torch.channels_last))
-        self._counts.add(logits.detach() > 0, masks > 0.5)
+        logits = net(slabs.contiguous(memory_format=torch.channels_last))
+        flagged, there = logits.detach() > 0, masks > 0.5
+        counts = [(flagged & there).sum(), flagged.sum(), there.sum()]
+        self.tally.note(counts=torch.stack(counts)[None])
         if self.recipe.loss == "report":
             return losses.report_segmentation_loss(logits, masks)
         return losses.bce_batch_dice_loss(logits, masks)
 
-    def train_metrics(self) -> dict[str, float]:
+    def train_metrics(self, seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Pixel precision, recall and F1 over the epoch's windows."""
-        metrics, self._counts = _pixel_metrics(self._counts), BinaryCounts()
-        return metrics
+        hits, flagged, there = seen["counts"].sum(0).tolist()
+        precision, recall, f1 = precision_recall_f1(hits, flagged - hits, there - hits)
+        return {"precision": precision, "recall": recall, "f1": f1}
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lungml.crop_cache import CropCache, CropSite, write_scan_crops
 from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, SLAB_SIDE, clip_hu, cut_boxes, cut_slabs
-from lungml.fit import resolve_device
+from lungml.devices import resolve_device
 from lungml.geometry import Grid, xyz_to_irc
 from lungml.loading import DeviceBatches
 from lungml.luna import Nodule

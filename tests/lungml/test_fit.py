@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lungml.fit import EpochReport, FitSettings, TrainingError, fit, resolve_device
+from lungml.checkpoint import Checkpoints
+from lungml.devices import resolve_device
+from lungml.errors import TrainingError
+from lungml.fit import EpochReport, Net, fit
+from lungml.fit_settings import FitSettings
+from lungml.loading import Batch
+from lungml.tally import Tally
 
 SETTINGS = FitSettings(
     epochs=4, samples_per_epoch=12, batch_size=4, optimizer="adam", learning_rate=0.05, select_by="auc"
@@ -21,12 +27,16 @@ class Line(torch.nn.Module):
         super().__init__()
         self.slope = torch.nn.Parameter(torch.zeros(1))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.slope * x
+
 
 class LineProblem:
     """Learns y = 3 x; validation scores are scripted, one per epoch."""
 
     def __init__(self, scores: list[float] | None = None, die_in_epoch: int = 0) -> None:
         self.model = Line()
+        self.tally = Tally()
         self.scores = scores or [0.1, 0.2, 0.3, 0.4]
         self.die_in_epoch = die_in_epoch
         self.validated: list[float] = []
@@ -38,22 +48,23 @@ class LineProblem:
         self.epochs_seen.append(epoch)
         return rng.permutation(samples)
 
-    def loaded(self, wanted: Iterable[np.ndarray]) -> Generator[np.ndarray, None, None]:
+    def loaded(self, wanted: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
         try:
-            yield from wanted
+            for rows in wanted:
+                yield Batch(rows=rows, arrays=(torch.from_numpy(rows).float(),))
         finally:
             self.epochs_closed += 1
 
     def train_mode(self) -> None:
         self.model.train()
 
-    def loss(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def loss(self, net: Net, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         if self.die_in_epoch and self.epochs_started == self.die_in_epoch:
             raise KeyboardInterrupt
-        x = torch.from_numpy(rows).float() + torch.rand(len(rows), generator=generator)
-        return ((self.model.slope * x - 3 * x) ** 2).mean()
+        x = batch.arrays[0] + torch.rand(len(batch.rows), generator=generator)
+        return ((net(x) - 3 * x) ** 2).mean()
 
-    def train_metrics(self) -> dict[str, float]:
+    def train_metrics(self, seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
         return {}
 
     def evaluate(self, split: str) -> dict[str, float]:
@@ -99,10 +110,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, schedul
     fit(whole, settings, seed=1)
     killed = LineProblem(die_in_epoch=3)
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, settings, seed=1, checkpoint=tmp_path / "state.pt")
+        fit(killed, settings, seed=1, checkpoints=Checkpoints(folder=tmp_path, identity={}))
     assert killed.epochs_closed == 3  # nothing goes on reading for an epoch that broke off
     resumed = LineProblem([0.3, 0.4])
-    result = fit(resumed, settings, seed=1, checkpoint=tmp_path / "state.pt")
+    result = fit(resumed, settings, seed=1, checkpoints=Checkpoints(folder=tmp_path, identity={}))
     assert resumed.epochs_seen == [3, 4]  # what an epoch draws may depend on its number
     assert torch.equal(resumed.model.slope, whole.model.slope)
     assert result.best_epoch == 4

@@ -20,7 +20,7 @@ from prefect.states import Failed
 from lungml import groups, recipes
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
-from lungml.fit import TrainingError
+from lungml.errors import TrainingError
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.home import Home
 from lungml.luna import Excluded

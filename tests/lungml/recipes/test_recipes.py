@@ -7,7 +7,7 @@ import pytest
 
 from lungml import recipes
 from lungml.candidates import GroupingSettings
-from lungml.fit import FitSettings
+from lungml.fit_settings import FitSettings
 from lungml.groups import StoreError
 from lungml.recipes.data import PreparedScan, of_split, open_crops
 from lungml.sampling import NegativePlan

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lungml.fit import TrainingError, fit
+from lungml.errors import TrainingError
+from lungml.fit import fit
 from lungml.recipes import segmentation
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem

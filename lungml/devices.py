@@ -1,0 +1,96 @@
+"""On what does a model learn: which device, how many of them, in which precision?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from lungml.errors import TrainingError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+Precision = Literal["fp32", "bf16"]
+FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What one training runs on.
+
+    Attributes:
+        device: auto (a GPU where there is one), cpu, cuda or cuda:N.
+        count: devices, or processes on the CPU, that share each batch.
+        precision: "fp32", or "bf16" for bfloat16 where autocast thinks it safe; weights and losses stay float32, and
+            no gradient scaler is needed.
+    """
+
+    device: str = "auto"
+    count: int = 1
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise TrainingError(f"{self.count} devices were asked for; give 1 or more")
+        if self.precision not in get_args(Precision):
+            raise TrainingError(f"unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
+
+    def check(self) -> torch.device:
+        """The (first) device.
+
+        Raises:
+            TrainingError: when it, or one of several, is not there.
+        """
+        device = resolve_device(self.device)
+        if device.type == "cuda" and self.count > torch.cuda.device_count():
+            raise TrainingError(
+                f"{self.count} GPUs were asked for, PyTorch sees {torch.cuda.device_count()}; give --devices"
+            )
+        if device.index is not None and self.count > 1:
+            raise TrainingError(f"device {self.device!r} is one, {self.count} were asked for; give --device cuda")
+        return device
+
+    def launch(self) -> Fabric:
+        """Set up the process, and start the others where several share the work: they run this very command again.
+
+        Raises:
+            TrainingError: as `check`.
+        """
+        from lightning.fabric import Fabric  # two seconds, and only a training needs it
+
+        device = self.check()
+        if device.type == "cuda":
+            devices: int | list[int] = [device.index] if device.index is not None else self.count
+        else:
+            devices = self.count
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            strategy="ddp" if self.count > 1 else "auto",
+            precision=FABRIC_PRECISION[self.precision],
+        )
+        fabric.launch()
+        return fabric
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; any other name is PyTorch's own.
+
+    Raises:
+        TrainingError: when the named device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"device {name!r} is not one that PyTorch knows; use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(f"device {name!r} is not one that luna runs on; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TrainingError(f"device {name!r}: PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
