@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,10 @@ from flows import cli_data
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
+from lungml.recipes import RecipeError
+from lungml.recipes.variants import parse_overrides
+
+STAGES = ("segmentation", "classification", "malignancy")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,11 +41,24 @@ def demo(
     _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh)
 
 
+RECIPE_HELP = "best, report (the project report's, constant by constant) or demo (best cut to minutes)"
+BUDGET_HELP = "factor of both samples per epoch and epochs of every model"
+SET_HELP = "change one setting of the recipe, such as segmentation.loss=report; may be given often"
+DEVICES_HELP = "GPUs, or processes on a CPU, that share each batch in training"
+PRECISION_HELP = "of training: fp32 or bf16"
+LIMIT_HELP = "hours that the training of one model may take"
+Budget = Annotated[float, typer.Option(help=BUDGET_HELP)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help=SET_HELP)]
+Devices = Annotated[int, typer.Option(min=1, help=DEVICES_HELP)]
+PrecisionOption = Annotated[str, typer.Option("--precision", help=PRECISION_HELP)]
+TimeLimit = Annotated[float | None, typer.Option("--time-limit", help=LIMIT_HELP)]
+
+
 @app.command()
 def run(
     luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
     tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
-    recipe: Annotated[str, typer.Option(help="report or demo")] = "report",
+    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "best",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -48,6 +66,11 @@ def run(
     lidc: Annotated[Path | None, typer.Option(help=cli_data.LIDC_HELP)] = None,
     more: Annotated[Path | None, typer.Option(help=cli_data.MORE_HELP)] = None,
     masks: Annotated[str | None, typer.Option(help=cli_data.MASKS_HELP)] = None,
+    budget: Budget = 1.0,
+    overrides: Overrides = None,
+    devices: Devices = 1,
+    precision: PrecisionOption = "fp32",
+    time_limit: TimeLimit = None,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
     _run_pipeline(
@@ -61,7 +84,62 @@ def run(
         lidc=str(lidc.absolute()) if lidc else None,
         more=str(more.absolute()) if more else None,
         masks=cli_data.mask_rule(masks),
+        budget=budget,
+        overrides=parse_overrides(overrides or []),
+        devices=devices,
+        precision=precision,
+        time_limit_h=time_limit,
     )
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="segmentation, classification or malignancy")],
+    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
+    tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
+    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "best",
+    budget: Budget = 1.0,
+    overrides: Overrides = None,
+    segmentation: Annotated[str | None, typer.Option(help="U-Net whose candidates classification learns from")] = None,
+    nodule: Annotated[str | None, typer.Option(help="nodule classifier that malignancy is fine-tuned from")] = None,
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    devices: Devices = 1,
+    precision: PrecisionOption = "fp32",
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
+    time_limit: TimeLimit = None,
+) -> None:
+    """One of the three models, from given ones where it needs any; prints its URI and its metrics."""
+    if stage not in STAGES:
+        raise RecipeError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
+    parameters: dict[str, Any] = {
+        "recipe": recipe,
+        "budget": budget,
+        "overrides": parse_overrides(overrides or []),
+        "device": device,
+        "devices": devices,
+        "precision": precision,
+    }
+    home = start()
+    from flows.show import show_models
+    from flows.train import train_stage
+
+    tell_the_story()
+    check_training(**parameters)
+    trained = train_stage(
+        stage=stage,
+        luna_dir=str(luna_dir.absolute()),
+        tables_dir=str(tables.absolute()) if tables else None,
+        val_stride=val_stride,
+        seed=seed,
+        segmentation=segmentation,
+        nodule=nodule,
+        fresh=fresh,
+        time_limit_h=time_limit,
+        **parameters,
+    )
+    show_models(trained.models, trained.origin, home, out)
 
 
 @app.command()
@@ -156,18 +234,31 @@ def _in_words(error: LunaError | OSError) -> str:
     return str(error)
 
 
+def check_training(
+    recipe: str,
+    budget: float = 1.0,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "fp32",
+) -> None:
+    """Refuse what a person can get wrong before anything starts."""
+    from lungml.devices import Hardware
+    from lungml.recipes.variants import recipe_of
+
+    recipe_of(recipe, budget=budget, overrides=overrides)
+    Hardware(device=device, count=devices, precision=precision).check()  # type: ignore[arg-type]
+
+
 def _run_pipeline(**parameters: Any) -> None:
     home = start()
     from flows.end_to_end import end_to_end
     from flows.show import show_summary
-    from lungml.devices import resolve_device
-    from lungml.recipes import by_name
     from tasks.truth import read_truths
 
     tell_the_story()
-    # What a person can get wrong is said before anything starts.
-    by_name(parameters["recipe"])
-    resolve_device(parameters.get("device", "auto"))
+    names = ("recipe", "budget", "overrides", "device", "devices", "precision")
+    check_training(**{name: parameters[name] for name in names if name in parameters})
     if parameters.get("luna_dir") and not parameters.get("lidc"):  # else a table may still have to be made
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -11,11 +12,13 @@ from prefect.runtime import flow_run
 from flows.evaluate import evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
+from lungml.devices import Precision
 from lungml.home import Home
 from lungml.masks import MaskRule
+from lungml.recipes.variants import recipe_of
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore, publish_summary
-from tasks.training import Pipeline
+from tasks.pipeline import Pipeline
 
 LUNA16_STRIDE = 10  # the report's split: 80/10/10
 DEMO_STRIDE = 5  # of some 36 scans a tenth would be too few to tell anything
@@ -34,7 +37,7 @@ class Summary:
 def end_to_end(
     luna_dir: str | None = None,
     tables_dir: str | None = None,
-    recipe: Literal["demo", "report"] = "demo",
+    recipe: Literal["demo", "best", "report"] = "demo",
     val_stride: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -43,13 +46,18 @@ def end_to_end(
     lidc: str | None = None,
     more: str | None = None,
     masks: MaskRule | None = None,
+    budget: float = 1.0,
+    overrides: Mapping[str, Any] | None = None,
+    devices: int = 1,
+    precision: Precision = "fp32",
+    time_limit_h: float | None = None,
 ) -> Summary:
     """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
 
     Args:
         luna_dir: holds `**/<series_uid>.mhd`; None draws synthetic scans first.
         tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
-        recipe: "report" reproduces the report; "demo" is cut to minutes.
+        recipe: "best" is the one to use, "report" reproduces the report, "demo" is "best" cut to minutes.
         val_stride: every n-th series validates, the one after it tests; when not given, 10 for a folder of scans
             and 5 for synthetic ones.
         seed: of everything random.
@@ -59,12 +67,26 @@ def end_to_end(
         lidc: LIDC-IDRI's XML files, as of `prepare`.
         more: LIDC-IDRI's DICOM series, to train on those outside LUNA16, as of `prepare`.
         masks: another rule for the masks than the recipe's, as of `prepare`.
+        budget: factor of both samples per epoch and epochs of every model.
+        overrides: single settings of the recipe to change, such as {"segmentation.fit.batch_size": 8}.
+        devices: GPUs, or processes on a CPU, that share each batch in training.
+        precision: of training: fp32, or bf16 where autocast thinks it safe.
+        time_limit_h: hours that the training of one model may take; none when not given.
     """
-    home = Home.from_env()
+    home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
     stride = val_stride or (LUNA16_STRIDE if luna_dir else DEMO_STRIDE)
     prepared = prepare(
-        str(folder), tables_dir, recipe, stride, seed, for_training=True, lidc=lidc, more=more, masks=masks
+        str(folder),
+        tables_dir,
+        recipe,
+        stride,
+        seed,
+        for_training=True,
+        lidc=lidc,
+        more=more,
+        masks=masks,
+        overrides=overrides,
     )
     pipeline = Pipeline(
         home=home,
@@ -72,9 +94,12 @@ def end_to_end(
         origin=prepared.origin,
         seed=seed,
         device=device,
+        devices=devices,
+        precision=precision,
         fresh=fresh,
+        time_limit_h=time_limit_h,
     )
-    trained = train(prepared.scans, recipe, pipeline)
+    trained = train(prepared.scans, settings, pipeline)
     models = (trained.segmentation, trained.nodule, trained.malignancy)
     scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, models, pipeline)
     publish_summary(scores, (*models, *trained.others), pipeline)

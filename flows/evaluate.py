@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
-from prefect import flow, unmapped
+from prefect import flow, get_run_logger, unmapped
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import gather
+from flows.runners import mapped_runner
+from lungml import compare
+from lungml.home import Home
 from lungml.recipes.data import PreparedScan, of_split
+from tasks.comparison import (
+    EvaluatedScan,
+    Evaluation,
+    check_unseen,
+    judge_annotated,
+    log_evaluation,
+    read_tree,
+    score_bundle,
+)
+from tasks.data import convert_scan, publish_quarantine
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
-from tasks.training import Pipeline, TrainedModel
+from tasks.pipeline import Pipeline, TrainedModel
 from tasks.truth import ScanTruth
 
 
@@ -38,3 +54,62 @@ def evaluate(
         scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
     log_end_to_end(scores, bundle_uri, models, pipeline)
     return tuple(scores)
+
+
+@flow(name="luna", flow_run_name="convert", task_runner=mapped_runner(), validate_parameters=False)
+def convert(truths: Sequence[ScanTruth]) -> tuple[EvaluatedScan, ...]:
+    """The stores of some scans, whatever of them is not done yet: no masks, no crops, no scan that cannot be read."""
+    home = Home.from_env()
+    converted = gather(convert_scan.map(truths, home=unmapped(home)), "converting")
+    publish_quarantine(truths, home)
+    return tuple(EvaluatedScan.of(stored) for stored in converted if stored)
+
+
+# One scan at a time: the segmenter already uses every core.
+@flow(name="luna", flow_run_name="evaluate on {split}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+def evaluate_bundles(
+    bundles: list[str],
+    luna_dir: str,
+    tables_dir: str | None = None,
+    split: Literal["all", "val", "test", "train"] = "all",
+    device: str = "auto",
+    seed: int = 0,
+    out: str | None = None,
+) -> tuple[Evaluation, Path]:
+    """Judge one bundle or several on a tree of scans, and each against the first, on the same resamples of the scans.
+
+    Args:
+        bundles: `models:/luna/N` or an alias each.
+        luna_dir: holds `**/<series_uid>.mhd`; its series do not become training data by it.
+        tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
+        split: which of the scans: all of them, which no bundle may have learned from, or one side of the home's split.
+        device: auto, cpu or cuda.
+        seed: of the resamples.
+        out: folder of `evaluation.json`; under the home when not given.
+
+    Returns:
+        what came out, and where it was written.
+    """
+    home, log = Home.from_env(), get_run_logger()
+    notes, tree = read_tree(Path(luna_dir), Path(tables_dir) if tables_dir else None, split, home)
+    for bundle_uri in bundles:
+        notes += check_unseen(tree, bundle_uri, home)
+    for note in notes:
+        log.warning(note)
+    scans = convert(tree.truths)
+    pipeline = Pipeline(home=home, pipeline_id=str(flow_run.id), origin=tree.origin, seed=seed, device=device)
+    scores = []
+    for bundle_uri in bundles:
+        finding = find_nodules.map(scans, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline))
+        found = gather(finding, f"finding nodules with {bundle_uri}")
+        judged = judge_annotated(scans, bundle_uri, pipeline)
+        scores.append(score_bundle(tree, scans, found, judged, bundle_uri, pipeline))
+    read = {scan.series_uid for scan in scans}
+    evaluation = Evaluation(
+        tree=tree,
+        bundles=tuple(scores),
+        differences=tuple(compare.paired_differences(scores[0].samples, other.samples) for other in scores[1:]),
+        seed=seed,
+        set_aside=tuple(truth.series_uid for truth in tree.truths if truth.series_uid not in read),
+    )
+    return evaluation, log_evaluation(evaluation, Path(out) if out else None, pipeline)

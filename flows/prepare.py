@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger, unmapped
 
@@ -18,8 +18,8 @@ from lungml.home import Home
 from lungml.lidc_xml import LidcError
 from lungml.luna_archives import LIDC_XML, parse_subsets
 from lungml.masks import MaskRule
-from lungml.recipes import by_name
 from lungml.recipes.data import PreparedScan
+from lungml.recipes.variants import recipe_of
 from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine
 from tasks.download import download as fetch_luna
 from tasks.truth import ScanTruth, data_origin, rate_nodules, read_tables
@@ -54,6 +54,7 @@ def prepare(
     lidc: str | None = None,
     more: str | None = None,
     masks: MaskRule | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -72,8 +73,9 @@ def prepare(
         more: LIDC-IDRI's DICOM series; those outside LUNA16 join the training scans.
         masks: draw the nodules by this rule instead of the recipe's: report, bounded or consensus (of the readers'
             contours; bounded where there is none).
+        overrides: single settings of the recipe to change, as of `end_to_end`.
     """
-    home, settings = Home.from_env(), by_name(recipe)
+    home, settings = Home.from_env(), recipe_of(recipe, overrides=overrides)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
     if download:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.end_to_end import Summary
-from flows.train import Trained
 from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
+from tasks.pipeline import TrainedModel
 from tasks.tracking import tracking_uri
 
 METRICS = ("precision", "recall", "f1", "auc", "diameter_auc")
@@ -27,12 +27,27 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
     """Print the models' metrics, the end-to-end tables, and where to look next."""
     data = "synthetic scans" if summary.origin == "phantom" else "real scans"
     console.print()
-    console.print(_models(summary.trained, data))
+    trained = summary.trained
+    models = (trained.segmentation, trained.nodule, trained.malignancy, *trained.others)
+    console.print(_models(models, data, "; of the two malignancy models the first is kept"))
     for score in summary.scores:
         console.print(_end_to_end(score, data))
         console.print(_sentence(score))
         console.print()
     console.print(f"bundle     {summary.trained.bundle_uri}")
+    _where_next(home, console)
+
+
+def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console: Console) -> None:
+    """Print trained models' metrics and URIs, and where to look next."""
+    console.print()
+    console.print(_models(models, "synthetic scans" if origin == "phantom" else "real scans"))
+    for model in models:
+        console.print(f"{model.name}  {model.uri}", soft_wrap=True)
+    _where_next(home, console)
+
+
+def _where_next(home: Home, console: Console) -> None:
     console.print(f"artifacts  {home.root}", soft_wrap=True)
     console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {tracking_uri(home)}", soft_wrap=True)
     console.print(f"           and open {MLFLOW_UI}", soft_wrap=True)
@@ -45,10 +60,10 @@ def _beside_python(command: str) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _models(trained: Trained, data: str) -> Table:
+def _models(models: Sequence[TrainedModel], data: str, more: str = "") -> Table:
     table = Table(
         title=f"The models ({data})",
-        caption="diam. auc: by the diameter alone; of the two malignancy models the first is kept",
+        caption=f"diam. auc: by the diameter alone{more}",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -59,7 +74,7 @@ def _models(trained: Trained, data: str) -> Table:
     for column in ("epoch", *METRICS):
         header = column.replace("diameter_", "diam.\n")  # in two lines: 80 columns are enough
         table.add_column(header, justify="right", no_wrap=True)
-    for model in (trained.segmentation, trained.nodule, trained.malignancy, *trained.others):
+    for model in models:
         table.add_row(model.name.partition("-")[2], "val", str(model.best_epoch), *_cells(model.val))
         table.add_row("", "test", "", *_cells(model.test))
     return table

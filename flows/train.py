@@ -1,26 +1,37 @@
-"""From prepared scans to three models and the bundle that holds them together."""
+"""From prepared scans to three models and the bundle that holds them together; or to one of the models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from prefect import flow, unmapped
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.prepare import prepare
 from flows.progress import gather
-from lungml.recipes import by_name
+from lungml.devices import Precision
+from lungml.home import Home
+from lungml.job import Stage
+from lungml.recipes import Recipe, RecipeError
 from lungml.recipes.data import PreparedScan, of_split
+from lungml.recipes.variants import recipe_of
+from tasks.child import children_ended
+from tasks.pipeline import Pipeline, TrainedModel
 from tasks.training import (
-    Pipeline,
-    TrainedModel,
     assemble_bundle,
+    check_data,
     choose_malignancy,
     mine_candidates,
     train_classification,
     train_malignancy,
     train_segmentation,
 )
+
+# One scan at a time: the segmenter already uses every core.
+ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +45,124 @@ class Trained:
     bundle_uri: str
 
 
-# One scan at a time: the segmenter already uses every core.
-@flow(
-    name="luna",
-    flow_run_name="train",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),
-    validate_parameters=False,
-)
-def train(scans: Sequence[PreparedScan], recipe: str, pipeline: Pipeline) -> Trained:
+@flow(name="luna", flow_run_name="train", task_runner=ONE_AT_A_TIME, validate_parameters=False)
+def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> Trained:
     """Segmentation -> the segmenter's own candidates -> nodule classifier -> malignancy, two ways -> bundle."""
-    settings = by_name(recipe)
-    segmentation = train_segmentation.submit(scans, settings, pipeline).result()
-    if settings.classification.mined:
-        mining = mine_candidates.map(
-            of_split(scans, "train"),
-            segmentation_uri=unmapped(segmentation.uri),
-            grouping=unmapped(settings.grouping),
-            pipeline=unmapped(pipeline),
+    with children_ended():
+        check_data(scans)
+        segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
+        scans = mine(scans, recipe, pipeline, segmentation.uri)
+        check_data(scans)
+        nodule = train_classification.submit(scans, recipe, pipeline, segmentation.uri).result()
+        ways = [
+            train_malignancy.submit(scans, recipe.name, way, pipeline, nodule.uri).result()
+            for way in (recipe.finetuned, recipe.scratch)
+        ]
+        malignancy = choose_malignancy(ways)
+        return Trained(
+            segmentation=segmentation,
+            nodule=nodule,
+            malignancy=malignancy,
+            others=tuple(model for model in ways if model.uri != malignancy.uri),
+            bundle_uri=assemble_bundle(segmentation, nodule, malignancy, recipe, pipeline),
         )
-        scans = [*gather(mining, "mining candidates"), *of_split(scans, "val"), *of_split(scans, "test")]
-    nodule = train_classification.submit(scans, settings, pipeline, segmentation.uri).result()
-    ways = [
-        train_malignancy.submit(scans, settings.name, way, pipeline, nodule.uri).result()
-        for way in (settings.finetuned, settings.scratch)
-    ]
-    malignancy = choose_malignancy(ways)
-    return Trained(
-        segmentation=segmentation,
-        nodule=nodule,
-        malignancy=malignancy,
-        others=tuple(model for model in ways if model.uri != malignancy.uri),
-        bundle_uri=assemble_bundle(segmentation, nodule, malignancy, settings, pipeline),
+
+
+def mine(
+    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, segmentation_uri: str
+) -> Sequence[PreparedScan]:
+    """The scans, those to learn from with crops at the segmenter's own candidates, where the recipe wants them."""
+    if not recipe.classification.mined:
+        return scans
+    mining = mine_candidates.map(
+        of_split(scans, "train"),
+        segmentation_uri=unmapped(segmentation_uri),
+        grouping=unmapped(recipe.grouping),
+        pipeline=unmapped(pipeline),
     )
+    return [*gather(mining, "mining candidates"), *of_split(scans, "val"), *of_split(scans, "test")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """What training one stage left, and on what kind of scans."""
+
+    models: tuple[TrainedModel, ...]
+    origin: Literal["real", "phantom"]
+
+
+@flow(name="luna", flow_run_name="train {stage} {recipe}", task_runner=ONE_AT_A_TIME)
+def train_stage(
+    stage: Stage,
+    luna_dir: str,
+    tables_dir: str | None = None,
+    recipe: str = "best",
+    budget: float = 1.0,
+    overrides: Mapping[str, Any] | None = None,
+    val_stride: int = 10,
+    seed: int = 0,
+    segmentation: str | None = None,
+    nodule: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    precision: Precision = "fp32",
+    fresh: bool = False,
+    time_limit_h: float | None = None,
+) -> Models:
+    """Train one of the three models on a LUNA16 tree, from given models where it needs any.
+
+    Args:
+        stage: which of the three.
+        luna_dir, tables_dir, recipe, budget, overrides, val_stride, seed, device, devices, precision, fresh,
+            time_limit_h: as of `end_to_end`.
+        segmentation: URI of the U-Net whose candidates the nodule classifier also learns from.
+        nodule: URI of the nodule classifier that malignancy is fine-tuned from; without it only the way from scratch
+            is trained.
+
+    Raises:
+        RecipeError: when a model that the recipe needs is not given.
+    """
+    settings = recipe_of(recipe, budget=budget, overrides=overrides)
+    if stage == "classification" and settings.classification.mined and not segmentation:
+        raise RecipeError(
+            f"recipe {recipe!r} learns from a U-Net's own candidates; give the U-Net with --segmentation models:/..., "
+            "or do without: --set classification.mined=False"
+        )
+    home = Home.from_env()
+    prepared = prepare(luna_dir, tables_dir, recipe, val_stride, seed, for_training=True, overrides=overrides)
+    pipeline = Pipeline(
+        home=home,
+        pipeline_id=str(flow_run.id),
+        origin=prepared.origin,
+        seed=seed,
+        device=device,
+        devices=devices,
+        precision=precision,
+        fresh=fresh,
+        time_limit_h=time_limit_h,
+    )
+    with children_ended():
+        models = _train_stage(stage, prepared.scans, settings, pipeline, segmentation, nodule)
+    return Models(models=models, origin=prepared.origin)
+
+
+def _train_stage(
+    stage: Stage,
+    scans: Sequence[PreparedScan],
+    recipe: Recipe,
+    pipeline: Pipeline,
+    segmentation: str | None,
+    nodule: str | None,
+) -> tuple[TrainedModel, ...]:
+    check_data(scans)
+    if stage == "segmentation":
+        return (train_segmentation.submit(scans, recipe, pipeline).result(),)
+    if stage == "classification":
+        if segmentation:
+            scans = mine(scans, recipe, pipeline, segmentation)
+            check_data(scans)
+        return (train_classification.submit(scans, recipe, pipeline, segmentation or "").result(),)
+    ways = [way for way in (recipe.finetuned, recipe.scratch) if nodule or way.start == "scratch"]
+    if not ways:
+        raise RecipeError("both ways start from a nodule classifier; give it with --nodule models:/...")
+    return tuple(train_malignancy.submit(scans, recipe.name, way, pipeline, nodule or "").result() for way in ways)

@@ -1,13 +1,17 @@
-"""What else could this nodule have looked like, flipped, shifted, scaled, turned and with other noise?"""
+"""What else could this nodule have looked like: flipped, shifted, scaled, turned, bent, with other noise?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 NOISE_HU = 25.0  # the report's sigma
+KNOT_VOX = 12  # between the control points of an elastic field: a nodule of 10 mm is bent, not only shifted
+MAX_ELASTIC_VOX = KNOT_VOX / 4  # the field's slope then has a sigma of 0.3; below -1 the picture folds over
+AIR_HU = -1000.0  # no attenuation: what a wrong contrast leaves as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,9 @@ class Augmentation:
         scale: each axis is scaled by a factor from 1 - scale to 1 + scale.
         rotate: turn in plane, by any angle.
         noise_hu: sigma of the Gaussian noise added to every voxel of the image, HU.
+        elastic_vox: sigma of smooth random displacements along each axis, voxels; at most `MAX_ELASTIC_VOX`.
+        scale_hu: contrast: a picture's distance from air is scaled by a factor from 1 - scale_hu to 1 + scale_hu.
+        shift_hu: brightness: a picture is shifted by -shift_hu to shift_hu, HU.
     """
 
     flip: bool = False
@@ -27,15 +34,22 @@ class Augmentation:
     scale: float = 0.0
     rotate: bool = False
     noise_hu: float = 0.0
+    elastic_vox: float = 0.0
+    scale_hu: float = 0.0
+    shift_hu: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 1 or not 0 <= self.scale < 1 or not 0 <= self.noise_hu < float("inf"):
             raise ValueError(f"no augmentation has {self.shift=}, {self.scale=}, {self.noise_hu=}")
+        if not 0 <= self.elastic_vox <= MAX_ELASTIC_VOX:
+            raise ValueError(f"no augmentation has {self.elastic_vox=}; the most is {MAX_ELASTIC_VOX:g} voxels")
+        if not 0 <= self.scale_hu < 1 or not 0 <= self.shift_hu < float("inf"):
+            raise ValueError(f"no augmentation has {self.scale_hu=}, {self.shift_hu=}")
 
     @property
     def moves(self) -> bool:
         """Whether pictures are resampled at all."""
-        return self.flip or self.rotate or self.shift > 0 or self.scale > 0
+        return self.flip or self.rotate or self.shift > 0 or self.scale > 0 or self.elastic_vox > 0
 
 
 def report_segmentation() -> Augmentation:
@@ -55,22 +69,26 @@ def augment_slabs(
     """Change each slab in its own way in plane, and its mask with it.
 
     The arguments are not written to; what the settings leave alone comes back as the same tensor. Nothing is
-    clipped, and the work is done on the batch's device.
+    clipped, and the work is done on the batch's device, in its own dtype under autocast too.
 
     Args:
         slabs: (B, C, H, W) float, HU; the context slices are channels and move together.
         masks: (B, 1, H, W) float, 0 or 1; resampled like the image, then 1 where above 0.5.
         settings: how far.
-        generator: see `draw_affines` and `add_noise`.
+        generator: draws matrices, noise, displacements and contrast in this order, each kind only where it is used,
+            so that switching on a later one leaves the earlier ones as they were. See `draw_affines`, `draw_noise`.
 
     Returns:
-        slabs and masks of the same shapes and dtypes, noise on the slabs only.
+        slabs and masks of the same shapes and dtypes; noise, contrast and brightness on the slabs only.
     """
-    if settings.moves:
-        matrices = draw_affines(settings, len(slabs), 2, generator).to(slabs.device)
-        both = resample_in_plane(torch.cat([slabs, masks.to(slabs.dtype)], dim=1), matrices)
+    batch, device, plane = len(slabs), slabs.device, slabs.shape[2:]
+    matrices = draw_affines(settings, batch, 2, generator).to(device) if settings.moves else None
+    noise = draw_noise(slabs, settings.noise_hu, generator)
+    if matrices is not None:
+        bend = draw_displacements(settings.elastic_vox, batch, plane, 2, generator, device)
+        both = resample_in_plane(torch.cat([slabs, masks.to(slabs.dtype)], dim=1), matrices, bend)
         slabs, masks = both[:, :-1], (both[:, -1:] > 0.5).to(masks.dtype)
-    return add_noise(slabs, settings.noise_hu, generator), masks
+    return _with_noise(_with_contrast(slabs, settings, generator), noise), masks
 
 
 @torch.no_grad()
@@ -78,19 +96,26 @@ def augment_crops(crops: torch.Tensor, settings: Augmentation, generator: torch.
     """Change each crop in its own way: in plane and along the index axis, rotated in plane only.
 
     The argument is not written to; settings that change nothing give the same tensor back. Nothing is
-    clipped, and the work is done on the batch's device.
+    clipped, and the work is done on the batch's device, in its own dtype under autocast too. Elastic displacements
+    in plane are the same in all slices of a crop, those along the index axis the same in all of a slice: so both
+    resamplings stay apart, and fast.
 
     Args:
         crops: (B, 1, D, H, W) float, HU.
         settings: how far.
-        generator: see `draw_affines` and `add_noise`.
+        generator: as for `augment_slabs`.
 
     Returns:
         (B, 1, D, H, W), the same dtype.
     """
-    if settings.moves:
-        crops = resample_crops(crops, draw_affines(settings, len(crops), 3, generator).to(crops.device))
-    return add_noise(crops, settings.noise_hu, generator)
+    batch, device, (depth, *plane) = len(crops), crops.device, crops.shape[2:]
+    matrices = draw_affines(settings, batch, 3, generator).to(device) if settings.moves else None
+    noise = draw_noise(crops, settings.noise_hu, generator)
+    if matrices is not None:
+        bend = draw_displacements(settings.elastic_vox, batch, plane, 2, generator, device)
+        along = draw_displacements(settings.elastic_vox, batch, [depth], 1, generator, device)
+        crops = resample_crops(crops, matrices, bend, along)
+    return _with_noise(_with_contrast(crops, settings, generator), noise)
 
 
 def draw_affines(settings: Augmentation, batch: int, axes: int, generator: torch.Generator) -> torch.Tensor:
@@ -124,21 +149,81 @@ def draw_affines(settings: Augmentation, batch: int, axes: int, generator: torch
     return torch.cat([factors[:, :, None] * rotation, settings.shift * shifts[:, :, None]], dim=2)
 
 
-def resample_in_plane(pictures: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def draw_displacements(
+    sigma_vox: float,
+    batch: int,
+    sizes: Sequence[int],
+    directions: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Smooth random displacements, drawn anew for every sample; None, and nothing drawn, for sigma 0.
+
+    Gaussian numbers on a control grid of `KNOT_VOX` become a field by cubic B-splines, so that it has a continuous
+    curvature. The weights of each voxel are scaled to unit length: independent numbers then give every voxel the
+    same sigma, wherever it lies between the control points.
+
+    Args:
+        sigma_vox: standard deviation of a displacement along one axis, voxels.
+        batch: samples.
+        sizes: of the field along each of its axes, voxels.
+        directions: displacements of one place, independent of each other.
+        generator: draws the control points on its own device; a CPU generator gives equal fields on every device.
+        device: where the field is wanted.
+
+    Returns:
+        (batch, directions, *sizes) float32, voxels.
+    """
+    if not sigma_vox:
+        return None
+    splines = [_spline_weights(size) for size in sizes]
+    knots = [spline.shape[1] for spline in splines]
+    control = torch.randn((batch, directions, *knots), generator=generator, device=generator.device)
+    field = (sigma_vox * control).to(device)
+    with torch.autocast(device.type, enabled=False):
+        for spline in splines:  # the axis in front is replaced and goes to the back: after all of them, the old order
+            field = field.movedim(2, -1) @ spline.T.to(device)
+    return field
+
+
+def _spline_weights(size: int) -> torch.Tensor:
+    """Cubic B-spline weights of the control points at each voxel, (size, knots) float32, rows of unit length."""
+    knots = (size - 1) // KNOT_VOX + 4
+    position = torch.arange(size, dtype=torch.float64)[:, None] / KNOT_VOX + 1  # the first knot lies outside
+    away = (position - torch.arange(knots)).abs()
+    near = 2 / 3 - away**2 + away**3 / 2
+    weights = torch.where(away < 1, near, (2 - away).clamp(min=0) ** 3 / 6)
+    return (weights / weights.norm(dim=1, keepdim=True)).float()
+
+
+def resample_in_plane(pictures: torch.Tensor, matrices: torch.Tensor, bend: torch.Tensor | None = None) -> torch.Tensor:
     """Resample each picture bilinearly; what lies outside repeats the border.
 
     Args:
         pictures: (B, C, H, W) float; a sample's channels move together. H = W, or a rotation also shears.
         matrices: (B, 2, 3) float32, as `draw_affines` makes them, on the same device.
+        bend: (B, 2, H, W) float, voxels along (col, row), on the same device: each output pixel shows what lies
+            so much further on in the input than its matrix says.
 
     Returns:
         (B, C, H, W), a new tensor.
     """
-    grid = affine_grid(matrices.to(pictures.dtype), list(pictures.shape), align_corners=False)
-    return grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Autocast would make the matrices bfloat16: eight bits tell positions half a voxel apart from each other.
+    with torch.autocast(pictures.device.type, enabled=False):
+        grid = affine_grid(matrices.to(pictures.dtype), list(pictures.shape), align_corners=False)
+        if bend is not None:
+            height, width = pictures.shape[2:]
+            half_sides = torch.tensor([width / 2, height / 2], dtype=grid.dtype, device=grid.device)
+            grid = grid + bend.movedim(1, -1).to(grid.dtype) / half_sides
+        return grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def resample_crops(crops: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def resample_crops(
+    crops: torch.Tensor,
+    matrices: torch.Tensor,
+    bend: torch.Tensor | None = None,
+    along: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Resample each crop trilinearly, plane and index axis apart; what lies outside repeats the border.
 
     The matrices must not mix z with x and y; those of `draw_affines` never do. Then a trilinear weight is the
@@ -148,15 +233,20 @@ def resample_crops(crops: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     Args:
         crops: (B, 1, D, H, W) float. H = W, or a rotation also shears.
         matrices: (B, 3, 4) float32, as `draw_affines` makes them, on the same device.
+        bend: (B, 2, H, W) float, voxels along (col, row), the same in all slices: see `resample_in_plane`.
+        along: (B, 1, D) float, voxels along the index axis, the same in all of a slice.
 
     Returns:
         (B, 1, D, H, W), a new tensor.
     """
-    planes = resample_in_plane(crops[:, 0], matrices[:, :2, [0, 1, 3]])
+    planes = resample_in_plane(crops[:, 0], matrices[:, :2, [0, 1, 3]], bend)
     depth = planes.shape[1]
     out = (2 * torch.arange(depth, device=crops.device) + 1) / depth - 1  # voxel centres in half sides
     source = matrices[:, 2, 2:3] * out + matrices[:, 2, 3:4]
-    index = (((source + 1) * depth - 1) / 2).clamp(0, depth - 1)  # (B, D) fractional slices
+    index = ((source + 1) * depth - 1) / 2  # (B, D) fractional slices
+    if along is not None:
+        index = index + along[:, 0]
+    index = index.clamp(0, depth - 1)
     lower = index.long()
     upper = (lower + 1).clamp(max=depth - 1)
     sample = torch.arange(len(planes), device=crops.device)[:, None]
@@ -164,21 +254,36 @@ def resample_crops(crops: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     return torch.lerp(planes[sample, lower], planes[sample, upper], weight)[:, None]
 
 
-def add_noise(images: torch.Tensor, sigma_hu: float, generator: torch.Generator) -> torch.Tensor:
-    """Add Gaussian noise to every voxel; sigma 0 gives the same tensor back.
+def draw_noise(images: torch.Tensor, sigma_hu: float, generator: torch.Generator) -> torch.Tensor | None:
+    """Gaussian noise for every voxel; None, and nothing drawn, for sigma 0.
 
     The noise is drawn on the images' device. A generator of another device gives one number, the seed of a
     generator there; so the noise of a CPU and of a GPU differ.
 
     Args:
-        images: any shape, float, HU.
-        sigma_hu: standard deviation.
+        images: any shape, float; only their shape, dtype and device count.
+        sigma_hu: standard deviation, HU.
         generator: on any device.
     """
     if not sigma_hu:
-        return images
+        return None
     if generator.device.type != images.device.type:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         generator = torch.Generator(images.device).manual_seed(seed)
     noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-    return images + sigma_hu * noise
+    return noise.mul_(sigma_hu)
+
+
+def _with_noise(images: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    """The images with the noise, in the noise's memory."""
+    return images if noise is None else noise.add_(images)
+
+
+def _with_contrast(images: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Scale each image's distance from air, then shift it, by numbers drawn for each sample; see `Augmentation`."""
+    if not settings.scale_hu and not settings.shift_hu:
+        return images
+    uniform = torch.rand((2, len(images)), generator=generator, device=generator.device).to(images.device, images.dtype)
+    scales, shifts = (2 * uniform - 1).view(2, -1, *[1] * (images.ndim - 1))
+    gain = settings.scale_hu * scales
+    return torch.addcmul(settings.shift_hu * shifts - AIR_HU * gain, images, 1 + gain)

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs
+from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs, place_in_boxes
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.groups import StoreError, key_digest, map_array, read_attributes, write_group
 
-CROP_FORMAT_VERSION = 2
+CROP_FORMAT_VERSION = 3
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
 PIECE_BYTES = 2**26  # of an array on its way to a device
 
@@ -48,8 +48,9 @@ def write_scan_crops(
     """Cut everything that training needs from one scan, in one pass over it, and write it whole or not at all.
 
     Writes uncompressed arrays that `groups.map_array` maps: `crops` int16 (n, 32, 48, 48) clipped HU, `labels` uint8
-    (n,), `diameters_mm` float64 (n,), `centers_xyz` float64 (n, 3), `rating_counts` uint8 (n, 5): how many
-    radiologists rated the malignancy 1..5, for soft labels; and for the sites listed in `slab_sites`
+    (n,), `diameters_mm` float64 (n,), `centers_xyz` float64 (n, 3), `places_irc` float64 (n, 3): where in
+    its crop the site lies, voxels, `spacings_mm` float64 (n, 3): the scan's, (index, row, col), `rating_counts` uint8
+    (n, 5): how many radiologists rated the malignancy 1..5, for soft labels; and for the sites listed in `slab_sites`
     `slabs` int16 (m, 7, 96, 96) clipped HU, `slab_masks` uint8 (m, 96, 96) and `slab_labels` uint8 (m,).
 
     Args:
@@ -73,6 +74,8 @@ def write_scan_crops(
         "labels": labels,
         "diameters_mm": np.array([site.diameter_mm for site in sites], dtype=np.float64),
         "centers_xyz": irc_to_xyz(centers, grid),
+        "places_irc": place_in_boxes(hu.shape, centers, CROP_SHAPE),
+        "spacings_mm": np.tile(grid.spacing_irc, (len(sites), 1)),
         "rating_counts": _rating_counts(sites),
         "slabs": slabs,
         "slab_masks": cut_slabs(mask, centers[slabbed], 0, SLAB_SIDE)[:, 0],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 HU_MIN, HU_MAX = -1000, 1000  # air .. dense bone
 CROP_SHAPE = (32, 48, 48)  # (index, row, col) voxels seen by the classifiers
@@ -61,17 +62,104 @@ def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[in
     return np.array(_view_box(volume, center_irc, shape))
 
 
-def _view_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
-    """The box of `cut_box`, a view of the volume where nothing has to be repeated."""
+def cut_box_mm(
+    volume: npt.NDArray[Any],
+    center_irc: npt.ArrayLike,
+    shape: tuple[int, int, int],
+    spacing_irc_mm: npt.ArrayLike,
+    out_spacing_irc_mm: tuple[float, float, float],
+) -> npt.NDArray[np.float32]:
+    """Copy a box of a fixed size in mm around a point: `cut_box` of `CROP_SHAPE`, resampled by `resample_mm`.
+
+    The crop cache keeps voxels, so this sees no more than those: training and inference get equal boxes, and what lies
+    further out than `CROP_SHAPE` voxels is repeated from its edge. Values are not clipped.
+
+    Args:
+        volume: (index, row, col).
+        center_irc: (3,) fractional voxels; it comes to lie at `shape // 2`, unless the box was shifted inward.
+        shape: of the box.
+        spacing_irc_mm: (3,) of the volume.
+        out_spacing_irc_mm: of the box.
+
+    Returns:
+        a new float32 array of exactly `shape`.
+    """
+    box = torch.from_numpy(cut_box(volume, center_irc, CROP_SHAPE)).float()[None, None]
+    place = place_in_boxes(volume.shape, center_irc, CROP_SHAPE)
+    spacing = np.asarray(spacing_irc_mm, dtype=np.float64).reshape(1, 3)
+    return resample_mm(box, torch.from_numpy(place), torch.from_numpy(spacing), shape, out_spacing_irc_mm)[0, 0].numpy()
+
+
+def resample_mm(
+    crops: torch.Tensor,
+    places_irc: torch.Tensor,
+    spacings_irc_mm: torch.Tensor,
+    shape: tuple[int, int, int],
+    out_spacing_irc_mm: tuple[float, float, float],
+) -> torch.Tensor:
+    """Resample each crop trilinearly to a grid in mm around a place in it, shifted inward at the crop's borders.
+
+    Where the crop is too small for the grid, the grid lies in its middle and its edges are repeated.
+
+    Args:
+        crops: (B, 1, D, H, W) float.
+        places_irc: (B, 3) fractional voxels of the crop: what comes to lie at `shape // 2`.
+        spacings_irc_mm: (B, 3) of the crops.
+        shape: of the result.
+        out_spacing_irc_mm: of the result.
+
+    Returns:
+        (B, 1, *shape), a new tensor of the same dtype; the work is done on its device, under autocast too.
+    """
+    with torch.autocast(crops.device.type, enabled=False):
+        boxes = crops[:, 0]
+        # Trilinear weights are products of one weight an axis. The axis in front is replaced and goes to the back.
+        for axis, (size, step_mm) in enumerate(zip(shape, out_spacing_irc_mm)):
+            there = crops.shape[2 + axis]
+            steps = (torch.arange(size, device=crops.device) - size // 2) * (step_mm / spacings_irc_mm[:, axis, None])
+            source = places_irc[:, axis, None] + steps  # (B, size) float64
+            inward = (-source[:, :1]).clamp(min=0) - (source[:, -1:] - (there - 1)).clamp(min=0)
+            central = (there - 1 - source[:, :1] - source[:, -1:]) / 2
+            fits = source[:, -1:] - source[:, :1] <= there - 1
+            source = (source + torch.where(fits, inward, central)).clamp(0, there - 1)
+            away = (source[:, :, None] - torch.arange(there, device=crops.device)).abs()
+            weights = (1 - away).clamp(min=0).to(crops.dtype)  # (B, size, there)
+            boxes = (weights @ boxes.flatten(2)).unflatten(2, boxes.shape[2:]).movedim(1, -1)
+        return boxes[:, None].contiguous()
+
+
+def place_in_boxes(
+    volume_shape: tuple[int, ...], centers_irc: npt.ArrayLike, shape: tuple[int, int, int]
+) -> npt.NDArray[np.float64]:
+    """Where in the boxes of `cut_boxes` do their centres lie?
+
+    Returns:
+        (n, 3) fractional voxels of the box; `shape // 2` or less than a voxel off, unless the box was shifted.
+    """
+    centers = np.asarray(centers_irc, dtype=np.float64).reshape(-1, 3)
+    starts = [[start - before for start, _, before, _ in _spans(volume_shape, c, shape)] for c in centers]
+    return centers - np.array(starts, dtype=np.float64).reshape(-1, 3)
+
+
+def _spans(
+    volume_shape: tuple[int, ...], center_irc: npt.ArrayLike, shape: tuple[int, int, int]
+) -> list[tuple[int, int, int, int]]:
+    """Of each axis of a box: first voxel, past the last, and how many are repeated before and after them."""
     # np.rint rounds halves to even: 2.5 and 3.5 would then be 2 voxels apart.
     center = np.floor(np.asarray(center_irc, dtype=np.float64) + 0.5).astype(int)
-    parts, missing = [], []
-    for middle, wanted, there in zip(center.tolist(), shape, volume.shape):
+    spans = []
+    for middle, wanted, there in zip(center.tolist(), shape, volume_shape):
         size = min(wanted, there)
         start = min(max(middle - wanted // 2, 0), there - size)
-        parts.append(slice(start, start + size))
-        missing.append(((wanted - size) // 2, wanted - size - (wanted - size) // 2))
-    box = volume[tuple(parts)]
+        spans.append((start, start + size, (wanted - size) // 2, wanted - size - (wanted - size) // 2))
+    return spans
+
+
+def _view_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """The box of `cut_box`, a view of the volume where nothing has to be repeated."""
+    spans = _spans(volume.shape, center_irc, shape)
+    missing = [(before, after) for _, _, before, after in spans]
+    box = volume[tuple(slice(start, end) for start, end, _, _ in spans)]
     if any(sum(pair) for pair in missing):
         return np.pad(box, missing, mode="edge")
     return box

@@ -439,7 +439,7 @@ def identity_of(settings: Any, **more: Any) -> dict[str, str]:
         settings: a recipe; a dataclass.
         more: what else makes the training the one it is.
     """
-    return {**{name: str(value) for name, value in _flat(asdict(settings)).items()}, **{k: str(v) for k, v in more.items()}}
+    return {name: str(value) for name, value in {**_flat(asdict(settings)), **more}.items()}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -20,10 +20,12 @@ import pandas as pd
 from lungml.ct import ScanError, find_scans
 from lungml.errors import LunaError, one_line
 from lungml.files import locked, write_csv_atomic
+from lungml.patients import HELD_OUT_FIRST, PATIENTS_CSV, is_mark, patient_mark, read_patients
 from lungml.tables import SERIES_COLUMN, TableError, check_uid, read_table, refuse_where
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+PATIENT_COLUMN = "patient"  # of split.csv
 MIN_VAL_STRIDE = 3  # below it no series is left for training
 
 EXCLUDED_DIAMETER_MM = 10.0  # LUNA16's evaluation script: what a negative diameter means
@@ -82,6 +84,7 @@ class LunaData:
         excluded: neither hits nor false positives.
         annotated: every annotated nodule, for staying away from them.
         notes: what a person should be told once, with counts.
+        patients: series_uid -> anonymous mark of its patient, of all series that patients.csv names.
     """
 
     series_uids: tuple[str, ...]
@@ -91,6 +94,7 @@ class LunaData:
     excluded: tuple[Excluded, ...]
     annotated: tuple[Annotation, ...]
     notes: tuple[str, ...]
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 class _OfSeries(Protocol):
@@ -170,6 +174,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
             f"{len(absent)} of {len(absent) + len(scans)} series in the tables are not on disk "
             f"({lost} of {len(nodules)} nodules); the {len(scans)} scans that are there are used"
         )
+    patients = _read_patients(tables / PATIENTS_CSV, listed, notes)
     return LunaData(
         series_uids=listed,
         scans=scans,
@@ -178,29 +183,46 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
         excluded=excluded,
         annotated=annotated,
         notes=tuple(one_line(note) for note in notes),
+        patients=patients,
     )
 
 
-def split_series(series_uids: Iterable[str], val_stride: int) -> dict[str, Split]:
+def split_series(
+    series_uids: Iterable[str], val_stride: int, patients: Mapping[str, str] | None = None
+) -> dict[str, Split]:
     """Split series by their place in the sorted list: [0::n] validation, [1::n] test, the rest training.
+
+    A patient goes where its first series goes: its later ones follow, and keep their places in the count.
+
+    Args:
+        series_uids: of the data set.
+        val_stride: n.
+        patients: series_uid -> mark, of the series whose patient is known.
 
     Raises:
         SplitError: a stride below 3 leaves nothing for training.
     """
-    return {uid: _split_at(place, val_stride) for place, uid in enumerate(sorted(set(series_uids)))}
+    split, home_of, marks = dict[str, Split](), dict[str, Split](), patients or {}
+    for place, uid in enumerate(sorted(set(series_uids))):
+        split[uid] = _follow(marks.get(uid, ""), _split_at(place, val_stride), home_of)
+    return split
 
 
-def freeze_split(series_uids: Iterable[str], val_stride: int, split_csv: Path) -> dict[str, Split]:
+def freeze_split(
+    series_uids: Iterable[str], val_stride: int, split_csv: Path, patients: Mapping[str, str] | None = None
+) -> dict[str, Split]:
     """The split of every given series, as first written to `split_csv`: a series once assigned never moves.
 
     Series that are not there yet are appended, sorted, and continue the stride behind those of the given list
-    that are; a list of which none is there gets exactly `split_series`. The file may hold other data sets'
+    that are; a list of which none is there gets exactly `split_series`. A patient with a series there already keeps
+    its split: the most held-out one, where older series stand on several sides. The file may hold other data sets'
     series, and further columns, which stay. Safe with several processes at once; unchanged when nothing is new.
 
     Args:
         series_uids: all series of the data set, on disk or not.
         val_stride: applies to the new ones only.
-        split_csv: columns series_uid, split (train, val or test).
+        split_csv: columns series_uid, split (train, val or test), and, once a patient is known, patient (its mark).
+        patients: series_uid -> mark, of the given series whose patient is known; written to the file.
 
     Returns:
         series_uid -> split of the given series, sorted by series_uid.
@@ -210,18 +232,58 @@ def freeze_split(series_uids: Iterable[str], val_stride: int, split_csv: Path) -
         OSError: split.csv cannot be written; it is then as before.
     """
     given = sorted(set(series_uids))
+    known_marks = {uid: mark for uid in given if (mark := (patients or {}).get(uid, ""))}
     _split_at(0, val_stride)
     with locked(split_csv):
         header, rows = _read_split(split_csv)
+        before = [header, *map(list, rows)]
+        if known_marks and PATIENT_COLUMN not in header:
+            header, rows = [*header, PATIENT_COLUMN], [[*row, ""] for row in rows]
+        column = header.index(PATIENT_COLUMN) if PATIENT_COLUMN in header else None
         frozen = {row[0]: row[1] for row in rows}
         new = [uid for uid in given if uid not in frozen]
+        rows += [[uid, "", *[""] * (len(header) - 2)] for uid in new]
+        marks = {**_marks(header, rows), **known_marks}
+        if column is not None and known_marks:
+            for row in rows:
+                row[column] = marks[row[0]]
+        home_of: dict[str, Split] = {}
+        for name in HELD_OUT_FIRST:
+            for uid, mark in marks.items():
+                if mark and frozen.get(uid) == name:
+                    home_of.setdefault(mark, name)
         known = len(given) - len(new)
         for place, uid in enumerate(new, start=known):
-            frozen[uid] = _split_at(place, val_stride)
-            rows.append([uid, frozen[uid], *[""] * (len(header) - 2)])
-        if new:
+            frozen[uid] = _follow(marks.get(uid, ""), _split_at(place, val_stride), home_of)
+        for row in rows:
+            row[1] = frozen[row[0]]
+        if [header, *rows] != before:
             write_csv_atomic(split_csv, header, rows)
     return {uid: frozen[uid] for uid in given}  # type: ignore[misc]  # _read_split checked the names
+
+
+def frozen_patients(split_csv: Path) -> tuple[dict[str, Split], dict[str, str]]:
+    """What split.csv says: series_uid -> split of every series in it, and -> mark of those whose patient is known.
+
+    Raises:
+        SplitError: it is damaged.
+    """
+    header, rows = _read_split(split_csv)
+    marks = _marks(header, rows)
+    return {row[0]: row[1] for row in rows}, {uid: mark for uid, mark in marks.items() if mark}  # type: ignore[misc]
+
+
+def _follow(mark: str, own: Split, home_of: dict[str, Split]) -> Split:
+    """Where a series goes: to its patient's other series, or to its own place, which later ones will follow."""
+    return home_of.setdefault(mark, own) if mark else own
+
+
+def _marks(header: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The marks in a split table; what a person wrote there by hand counts as the mark that it would get."""
+    if PATIENT_COLUMN not in header:
+        return {}
+    column = header.index(PATIENT_COLUMN)
+    return {row[0]: row[column] if is_mark(row[column]) else patient_mark(row[column]) for row in rows}
 
 
 def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> None:
@@ -417,6 +479,20 @@ def _read_series(path: Path) -> tuple[str, ...] | None:
             raise TableError(path, f"line {number} names {series_uid} a second time", "delete one of the two lines")
         seen.add(series_uid)
     return tuple(sorted(seen))
+
+
+def _read_patients(path: Path, listed: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """series_uid -> mark of every series that patients.csv names; there need not be such a file."""
+    if not path.exists():
+        return {}
+    patients = read_patients(path)
+    named = sum(uid in patients for uid in listed)
+    if named < len(listed):
+        notes.append(
+            f"{path} names the patients of {named} of {len(listed)} series: for the others it cannot be seen "
+            "whether a patient stands in two splits"
+        )
+    return patients
 
 
 def _findings(table: pd.DataFrame) -> Iterable[tuple[str, float, float, float, float]]:

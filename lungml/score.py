@@ -199,7 +199,7 @@ def score_table(
             raise ValueError(f"{series_uid}: a finding above the nodule threshold has no malignancy probability")
         stage = np.where(prob_malignant >= malignant_threshold, PREDICTED_MALIGNANT, PREDICTED_BENIGN)
         stage[~flagged] = FILTERED
-        hits = _hits(nodules, findings, reach, series_uid)
+        hits = find_hits(nodules, findings, reach, series_uid)
         decides = stage if match == "report" else prob_nodule
         for nodule, on_it in zip(nodules, hits):
             place = np.flatnonzero(on_it)
@@ -207,7 +207,7 @@ def score_table(
             counts[2 if nodule.malignant else 1, end] += 1
         excluded = (excluded_per_scan or {}).get(series_uid, ())
         elsewhere = ~hits.any(axis=0)
-        on_excluded = elsewhere & _hits(excluded, findings, OFFICIAL_REACH, series_uid).any(axis=0)
+        on_excluded = elsewhere & find_hits(excluded, findings, OFFICIAL_REACH, series_uid).any(axis=0)
         ignored += int(on_excluded.sum())
         counts[0] += np.bincount(stage[elsewhere & ~on_excluded], minlength=4)
     return Table(
@@ -296,9 +296,64 @@ def froc(
         ValueError: on no or repeated series, a NaN probability, a centre that is not finite, or bootstraps
             without a generator.
     """
+    marks = count_marks(findings, nodules, excluded, series_uids)
+    curve = marks.curve
+    fps, sensitivity = curve.points(np.ones(len(series_uids), dtype=np.int64))
+    shown = curve.corners()
+    at = np.interp(FPS_PER_SCAN, fps, sensitivity)
+    band_low, band_high, cpm_band = _bootstrap_band(curve, len(series_uids), bootstraps, generator)
+    return FrocResult(
+        fps_per_scan=tuple(fps[shown].tolist()),
+        sensitivity=tuple(sensitivity[shown].tolist()),
+        thresholds=tuple(curve.thresholds[shown].tolist()),
+        sensitivity_at=tuple(at.tolist()),
+        cpm=float(at.mean()),
+        band_low=band_low,
+        band_high=band_high,
+        cpm_band=cpm_band,
+        scans=len(series_uids),
+        nodules=marks.nodules,
+        marks=marks.marks,
+        true_positives=marks.true_positives,
+        misses=marks.nodules - marks.true_positives,
+        false_positives=marks.false_positives,
+        ignored_on_excluded=marks.ignored_on_excluded,
+        ignored_double_hits=marks.ignored_double_hits,
+        ignored_beyond_limit=marks.ignored_beyond_limit,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedMarks:
+    """What LUNA16's rules leave of some scans' marks.
+
+    Attributes:
+        curve: of the marks that count: the best one of each nodule, and the false positives.
+        nodules: included nodules in all.
+        marks: of them the most probable 100 of each scan.
+        true_positives, false_positives: those that count.
+        ignored_on_excluded, ignored_double_hits, ignored_beyond_limit: those that do not, see `FrocResult`.
+    """
+
+    curve: Curve
+    nodules: int
+    marks: int
+    true_positives: int
+    false_positives: int
+    ignored_on_excluded: int
+    ignored_double_hits: int
+    ignored_beyond_limit: int
+
+
+def count_marks(
+    findings: Mapping[str, Sequence[Mark]],
+    nodules: Mapping[str, Sequence[Place]],
+    excluded: Mapping[str, Sequence[Place]],
+    series_uids: Sequence[str],
+) -> CountedMarks:
+    """Choose the marks that count by LUNA16's rules; arguments and errors as of `froc`."""
     if not series_uids or len(set(series_uids)) != len(series_uids):
         raise ValueError("the list of scans is empty or names a scan twice")
-    # Of the marks that make the curve: the best one of each nodule, and the false positives.
     probs: list[float] = []
     is_nodule: list[bool] = []
     scan_of: list[int] = []
@@ -308,9 +363,9 @@ def froc(
         listed = findings.get(series_uid, ())
         best_first = np.argsort(-_probabilities(listed, series_uid), kind="stable")[:MARKS_PER_SCAN]
         kept = [listed[i] for i in best_first]
-        hits = _hits(nodules.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid)
+        hits = find_hits(nodules.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid)
         elsewhere = ~hits.any(axis=0)
-        near_excluded = _hits(excluded.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid).any(axis=0)
+        near_excluded = find_hits(excluded.get(series_uid, ()), kept, OFFICIAL_REACH, series_uid).any(axis=0)
         on_excluded = elsewhere & near_excluded
         false = np.flatnonzero(elsewhere & ~on_excluded).tolist()
         found = hits[hits.any(axis=1)]
@@ -323,35 +378,19 @@ def froc(
         beyond += len(listed) - len(kept)
         on_excluded_total += int(on_excluded.sum())
         double_hits += int(found.sum()) - len(found)
-    curve = _Curve(np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan)
-    once = np.ones(len(series_uids), dtype=np.int64)
-    fps, sensitivity = curve.points(once)
-    shown = curve.corners()
-    at = np.interp(FPS_PER_SCAN, fps, sensitivity)
-    band_low, band_high, cpm_band = _bootstrap_band(curve, len(series_uids), bootstraps, generator)
-    true_positives = int(sum(is_nodule))
-    return FrocResult(
-        fps_per_scan=tuple(fps[shown].tolist()),
-        sensitivity=tuple(sensitivity[shown].tolist()),
-        thresholds=tuple(curve.thresholds[shown].tolist()),
-        sensitivity_at=tuple(at.tolist()),
-        cpm=float(at.mean()),
-        band_low=band_low,
-        band_high=band_high,
-        cpm_band=cpm_band,
-        scans=len(series_uids),
+    return CountedMarks(
+        curve=Curve(np.array(probs), np.array(is_nodule, dtype=bool), np.array(scan_of, dtype=int), nodules_in_scan),
         nodules=int(nodules_in_scan.sum()),
         marks=marks,
-        true_positives=true_positives,
-        misses=int(nodules_in_scan.sum()) - true_positives,
-        false_positives=len(is_nodule) - true_positives,
+        true_positives=sum(is_nodule),
+        false_positives=len(is_nodule) - sum(is_nodule),
         ignored_on_excluded=on_excluded_total,
         ignored_double_hits=double_hits,
         ignored_beyond_limit=beyond,
     )
 
 
-class _Curve:
+class Curve:
     """The marks that count, most probable first; a bootstrap only changes how often each scan counts."""
 
     def __init__(
@@ -382,6 +421,14 @@ class _Curve:
         sensitivity = true / nodules if nodules else np.full(len(true), np.nan)
         return false / times.sum(), sensitivity
 
+    def sensitivity_at(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Sensitivity at each of `FPS_PER_SCAN`, linearly interpolated; (7,), NaN without a nodule.
+
+        Args:
+            times: (scans,) how often each scan counts.
+        """
+        return np.interp(FPS_PER_SCAN, *self.points(times))
+
     def corners(self) -> npt.NDArray[np.int64]:
         """The points that `sklearn.metrics.roc_curve(drop_intermediate=True)` keeps, and the origin."""
         false, true = (counts[1:] for counts in self._counts(np.ones_like(self._nodules_in_scan)))
@@ -392,7 +439,7 @@ class _Curve:
 
 
 def _bootstrap_band(
-    curve: _Curve, scans: int, bootstraps: int, generator: np.random.Generator | None
+    curve: Curve, scans: int, bootstraps: int, generator: np.random.Generator | None
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """95 % band of the sensitivities and of the CPM; resamples without a nodule are left out."""
     if not bootstraps:
@@ -402,7 +449,7 @@ def _bootstrap_band(
     at = np.empty((bootstraps, len(FPS_PER_SCAN)))
     for row in at:
         times = np.bincount(generator.integers(scans, size=scans), minlength=scans)
-        row[:] = np.interp(FPS_PER_SCAN, *curve.points(times))
+        row[:] = curve.sensitivity_at(times)
     defined = at[~np.isnan(at[:, 0])]
     if not len(defined):
         nans = (math.nan,) * len(FPS_PER_SCAN)
@@ -412,8 +459,15 @@ def _bootstrap_band(
     return tuple(low.tolist()), tuple(high.tolist()), (float(cpm_low), float(cpm_high))
 
 
-def _hits(places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str) -> npt.NDArray[np.bool_]:
-    """(places, marks): which mark lies nearer to which place than `reach` diameters."""
+def find_hits(places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str) -> npt.NDArray[np.bool_]:
+    """Which mark lies nearer to which place than `reach` diameters.
+
+    Returns:
+        (places, marks) bool; a mark exactly on the sphere lies outside it.
+
+    Raises:
+        ValueError: a centre or diameter is not finite.
+    """
     centers = np.array([p.center_xyz for p in places], dtype=np.float64).reshape(-1, 3)
     points = np.array([m.center_xyz for m in marks], dtype=np.float64).reshape(-1, 3)
     diameters = np.array([p.diameter_mm for p in places], dtype=np.float64)

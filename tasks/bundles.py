@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import nn
 
 from lungml.candidates import GroupingSettings
 from lungml.crops import CROP_SHAPE
+from lungml.devices import resolve_device
 from lungml.errors import LunaError
 from lungml.findings import Bundle
-from lungml.fit import resolve_device
 from lungml.home import Home
 from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
@@ -29,7 +30,7 @@ class WeightsError(LunaError):
 
 
 def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
-    """Rebuild a bundle's three models once per process, on one device, without pickle."""
+    """Rebuild a bundle's models once per process, on one device, without pickle."""
     # By content, not by URI: an alias moves on.
     return _build_bundle(home, json.dumps(tracking.read_bundle(home, uri), sort_keys=True), device)
 
@@ -38,30 +39,43 @@ def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
 def _build_bundle(home: Home, bundle_json: str, device: str) -> Bundle:
     fields = json.loads(bundle_json)
     target = resolve_device(device)
+
+    def nets(member: str) -> tuple[NoduleNet, ...]:
+        stage = tracking.BUNDLE_MEMBERS[member]
+        return tuple(load_nodule_net(home, uri, target, stage) for uri in tracking.member_uris(fields, member))
+
     return Bundle(
-        segmentation=load_unet(home, fields["segmentation"], target),
-        nodule=load_nodule_net(home, fields["nodule"], target, "classification"),
-        malignancy=load_nodule_net(home, fields["malignancy"], target, "malignancy"),
+        segmentation=tuple(load_unet(home, uri, target) for uri in tracking.member_uris(fields, "segmentation")),
+        nodule=nets("nodule"),
+        malignancy=nets("malignancy"),
         grouping=GroupingSettings(**fields["grouping"]),
         nodule_threshold=fields["nodule_threshold"],
         malignant_threshold=fields["malignant_threshold"],
+        flips=tuple(fields.get("test_time_flips", ())),
     )
 
 
 def load_unet(home: Home, uri: str, device: torch.device) -> UNet:
     """Rebuild a logged U-Net, in eval mode on a device."""
     arch, weights = tracking.load_model(home, uri, expect_stage="segmentation")
-    model = UNet(UNetConfig(**arch["config"]))
-    model.load_state_dict(weights)
+    model = build_model("segmentation", arch["config"], weights)
+    assert isinstance(model, UNet)
     return place(model, device).eval()
 
 
 def load_nodule_net(home: Home, uri: str, device: torch.device, stage: str) -> NoduleNet:
     """Rebuild a logged 3D classifier, in eval mode on a device."""
     arch, weights = tracking.load_model(home, uri, expect_stage=stage)
-    model = NoduleNet(NoduleNetConfig(**arch["config"]))
-    model.load_state_dict(weights)
+    model = build_model(stage, arch["config"], weights)
+    assert isinstance(model, NoduleNet)
     return place(model, device).eval()
+
+
+def build_model(stage: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> UNet | NoduleNet:
+    """A stage's network from the fields of its configuration and its weights, on the CPU."""
+    model = UNet(UNetConfig(**config)) if stage == "segmentation" else NoduleNet(NoduleNetConfig(**config))
+    model.load_state_dict(weights)
+    return model
 
 
 def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: Path) -> str:

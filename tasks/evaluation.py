@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from prefect import get_run_logger, task
@@ -15,17 +15,37 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from lungml import findings as finding
-from lungml import store
+from lungml import luna, store
 from lungml.files import write_text_atomic
-from lungml.recipes.data import PreparedScan
+from lungml.groups import read_attributes
+from lungml.home import Home
+from lungml.remote import Location
 from lungml.score import COLUMNS, FPS_PER_SCAN, FrocResult, Table, froc, score_table
 from tasks import tracking
 from tasks.bundles import load_bundle
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
-from tasks.training import Pipeline, TrainedModel
-from tasks.truth import ScanTruth
+from tasks.pipeline import Pipeline, TrainedModel
 
 BOOTSTRAPS = 1000  # the official score's
+Chosen = Literal["all", "train", "val", "test"]
+
+
+class Known(Protocol):
+    """A scan whose nodules are known."""
+
+    @property
+    def series_uid(self) -> str: ...
+    @property
+    def nodules(self) -> tuple[luna.Nodule, ...]: ...
+    @property
+    def excluded(self) -> tuple[luna.Excluded, ...]: ...
+
+
+class Readable(Known, Protocol):
+    """One that lies in a store as well: `PreparedScan` does."""
+
+    @property
+    def store(self) -> Location: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +58,20 @@ class SplitScore:
         candidates: places the segmenter offered, in all scans together.
     """
 
-    split: Literal["val", "test"]
+    split: Chosen
     table: Table
     froc: FrocResult
     candidates: int
 
 
 @task(name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
-def find_nodules(scan: PreparedScan, bundle_uri: str, pipeline: Pipeline) -> State | Path:
+def find_nodules(scan: Readable, bundle_uri: str, pipeline: Pipeline) -> State | Path:
     """Write one scan's `findings.csv`; returns its path."""
     home = pipeline.home
-    # Members, thresholds and grouping, not the version's number or commit: equal bundles give equal findings.
-    members = {name: value for name, value in tracking.read_bundle(home, bundle_uri).items() if name != "code"}
-    key = digest([scan.digest, members, code_digest(INFERENCE_MODULES)])
-    file = home.reports / "findings" / digest(members) / scan.series_uid / "findings.csv"
+    members = bundle_content(home, bundle_uri)
+    # The voxels' own key: how crops for training are cut from them changes no finding.
+    key = digest([read_attributes(scan.store)["key"], members, code_digest(INFERENCE_MODULES)])
+    file = findings_folder(home, members, scan.series_uid) / "findings.csv"
     stamp = file.with_name("findings.key")
     if file.exists() and stamp.exists() and stamp.read_text() == key:
         return kept(file)
@@ -70,17 +90,22 @@ def find_nodules(scan: PreparedScan, bundle_uri: str, pipeline: Pipeline) -> Sta
 
 @task(name="score_findings", task_run_name="score {split}", cache_policy=NO_CACHE)
 def score_findings(
-    split: Literal["val", "test"],
-    scans: Sequence[PreparedScan],
+    split: Chosen,
+    scans: Sequence[Known],
     files: Sequence[Path],
-    set_aside: Sequence[ScanTruth],
+    set_aside: Sequence[Known],
     bundle_uri: str,
     pipeline: Pipeline,
+    *,
+    bootstraps: int | None = None,
 ) -> SplitScore:
-    """Score one split; the nodules of scans that were set aside count as missed."""
+    """Score one split; the nodules of scans that were set aside count as missed.
+
+    `bootstraps` are those of the official score's band: 0 for none, `BOOTSTRAPS` when not given.
+    """
     fields = tracking.read_bundle(pipeline.home, bundle_uri)
     found = {scan.series_uid: finding.read_findings(file) for scan, file in zip(scans, files, strict=True)}
-    known: list[PreparedScan | ScanTruth] = [*scans, *set_aside]
+    known = [*scans, *set_aside]
     nodules = {scan.series_uid: scan.nodules for scan in known}
     excluded = {scan.series_uid: scan.excluded for scan in known}
     table = score_table(
@@ -94,7 +119,7 @@ def score_findings(
         nodules,
         excluded,
         list(nodules),
-        bootstraps=BOOTSTRAPS,
+        bootstraps=BOOTSTRAPS if bootstraps is None else bootstraps,
         generator=np.random.default_rng(pipeline.seed),
     )
     candidates = sum(len(findings) for findings in found.values())
@@ -120,7 +145,7 @@ def log_end_to_end(
         tags={"luna.origin": pipeline.origin},
     ) as run:
         for score in scores:
-            run.log_metrics({f"{score.split}/{name}": value for name, value in _metrics(score).items()})
+            run.log_metrics({f"{score.split}/{name}": value for name, value in end_to_end_metrics(score).items()})
             run.log_text(json.dumps(score.table.as_dict(), indent=1), f"{score.split}/table.json")
             run.log_text(json.dumps(score.froc.as_dict(), indent=1), f"{score.split}/froc.json")
             run.log_text(score.table.to_text(), f"{score.split}/table.txt")
@@ -144,7 +169,16 @@ def publish_summary(scores: Sequence[SplitScore], models: Sequence[TrainedModel]
     create_markdown_artifact("\n".join(lines), key="luna-summary", description="Models and end-to-end tables")
 
 
-def _metrics(score: SplitScore) -> dict[str, float]:
+def bundle_content(home: Home, bundle_uri: str) -> dict[str, Any]:
+    """Models, thresholds and grouping, not the version's number or commit: equal bundles give equal findings."""
+    return {name: value for name, value in tracking.read_bundle(home, bundle_uri).items() if name != "code"}
+
+
+def findings_folder(home: Home, members: Mapping[str, Any], series_uid: str) -> Path:
+    return home.reports / "findings" / digest(members) / series_uid
+
+
+def end_to_end_metrics(score: SplitScore) -> dict[str, float]:
     table, result = score.table, score.froc
     by_fps = {f"sensitivity_at_{fps:g}_fps": value for fps, value in zip(FPS_PER_SCAN, result.sensitivity_at)}
     return {

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from lungml.home import Home
 # `luna` command and must get the same answers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for every file of a model
 
 import mlflow
 import mlflow.pytorch
@@ -50,16 +51,24 @@ from mlflow.entities import (
     Metric,
     Param,
     RunStatus,
+    RunTag,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from tasks import machine
+
+log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("segmentation", "classification", "malignancy", "end-to-end")
 BUNDLE_NAME = "luna"
 BUNDLE_MEMBERS = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
 BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", "nodule_threshold", "malignant_threshold", "recipe", "origin")
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
+MAX_TAG_CHARACTERS = 8000  # MLflow refuses longer ones
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for what data are for
 
 
 class TrackingError(LunaError):
@@ -90,15 +99,53 @@ class Run:
         """Keep a text as a file of the run."""
         self.client.log_text(self.run_id, text, name)
 
+    def log_files(self, folder: Path, under: str = "") -> None:
+        """Keep all files of a folder as files of the run, below `under`."""
+        self.client.log_artifacts(self.run_id, str(folder), under or None)
+
+    def log_figures(self, folder: Path) -> None:
+        """Keep a folder of figures, where the run's page shows them as pictures."""
+        self.log_files(folder, "figures")
+
+    def log_tag(self, name: str, value: str) -> None:
+        """Set a tag; unlike a parameter it may be set again."""
+        self.client.set_tag(self.run_id, name, value[:MAX_TAG_CHARACTERS])
+
+    def logged_epochs(self, metric: str = "train/loss") -> set[int]:
+        """The epochs that a metric was logged for, by whichever process: a resumed training logs each only once."""
+        return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
+
     def log_dataset(self, name: str, digest: str, parents: Mapping[str, str] | None = None) -> None:
         """Record what the run learned from: a data set's digest and the URIs of the models it started from."""
-        data = MlflowDataset(name=name, digest=digest[:36], source_type="luna", source=json.dumps({"digest": digest}))
-        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in (parents or {}).values()]
-        self.client.log_inputs(
-            self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])], models=models
-        )
-        for stage, uri in (parents or {}).items():
-            self.client.set_tag(self.run_id, f"luna.parent.{stage}", uri)
+        self._log_inputs([_dataset(name, digest, "training", {})], parents or {})
+
+    def log_datasets(
+        self,
+        name: str,
+        digests: Mapping[str, str],
+        *,
+        sizes: Mapping[str, Mapping[str, int]] | None = None,
+        parents: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record what the run learned from and was judged on, and the models it started from.
+
+        Args:
+            name: of the data; each split is a data set `<name>-<split>` of its own.
+            digests: split (train, val, test) -> digest of its data.
+            sizes: split -> what is counted (scans, nodules) -> how many.
+            parents: stage -> `models:/m-...` URI.
+        """
+        data = [
+            _dataset(f"{name}-{split}", digest, CONTEXTS[split], (sizes or {}).get(split, {}))
+            for split, digest in digests.items()
+        ]
+        self._log_inputs(data, parents or {})
+
+    def _log_inputs(self, data: Sequence[DatasetInput], parents: Mapping[str, str]) -> None:
+        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in parents.values()]
+        self.client.log_inputs(self.run_id, list(data), models=models)
+        for stage, uri in parents.items():
+            self.log_tag(f"luna.parent.{stage}", uri)
 
 
 def tracking_uri(home: Home) -> str:
@@ -115,8 +162,13 @@ def open_run(
     pipeline_id: str = "",
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+    sample_every_s: float | None = 10.0,
 ) -> Iterator[Run]:
     """Open a flat run in a stage's experiment; it ends FINISHED, FAILED on an error, KILLED when stopped from outside.
+
+    What it runs on is kept as tags `env.*` and as `environment/requirements.txt`; how busy the machine is, as metrics
+    `system/*` under the names that MLflow's own page of system metrics knows.
 
     Args:
         home: where MLflow's database lies.
@@ -125,19 +177,27 @@ def open_run(
         pipeline_id: the flow run that ties the runs of one pipeline together.
         params: settings; any value, kept as text.
         tags: further tags.
+        run_id: of the run that a killed training left; it goes on in that one. When it was deleted or belongs to
+            another stage, a new run is opened, and said.
+        sample_every_s: seconds between samples of the machine; None takes none.
     """
     client = _client(home)
     experiment_id = _experiment_id(home, stage)
     all_tags = {"luna.pipeline": pipeline_id, "luna.stage": stage, **(tags or {})}
-    commit = _git_commit()
+    commit = git_commit()
     if commit:
         all_tags["luna.commit"] = commit
-    run_id = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
+    all_tags |= {f"env.{key}": value for key, value in machine.environment().items()}
+    all_params = {key: str(value)[:MAX_PARAM_CHARACTERS] for key, value in (params or {}).items()}
+    reopened = run_id is not None and _reopen(client, run_id, experiment_id)
+    if run_id is None or not reopened:
+        run_id = client.create_run(experiment_id, run_name=name).info.run_id
     run = Run(client, home, stage, experiment_id, run_id)
     try:
-        logged = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in (params or {}).items()]
-        client.log_batch(run_id, params=logged)
-        yield run
+        _log_settings(run, all_params, all_tags, again=reopened)
+        run.log_text(machine.requirements(), "environment/requirements.txt")
+        with _sampled(run, sample_every_s):
+            yield run
     except BaseException as error:
         killed = not isinstance(error, Exception)  # Ctrl-C, exit, or Prefect's cancelling signal
         client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED if killed else RunStatus.FAILED))
@@ -145,7 +205,73 @@ def open_run(
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
 
 
-def log_model(run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], example: np.ndarray, name: str) -> str:
+def _reopen(client: MlflowClient, run_id: str, experiment_id: str) -> bool:
+    """Set a run that ended or was killed back to RUNNING; False, and said, when it cannot go on."""
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        log.warning("the MLflow run %s is gone: training goes on in a new one", run_id)
+        return False
+    if info.lifecycle_stage != LifecycleStage.ACTIVE:
+        log.warning("the MLflow run %s was deleted: training goes on in a new one", run_id)
+        return False
+    if info.experiment_id != experiment_id:
+        log.warning("the MLflow run %s belongs to another stage: training goes on in a new one", run_id)
+        return False
+    client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    return True
+
+
+def _log_settings(run: Run, params: Mapping[str, str], tags: Mapping[str, str], *, again: bool) -> None:
+    """Log parameters and tags in one request; of a run that goes on, only what it does not hold yet."""
+    new_params, new_tags = dict(params), dict(tags)
+    if again:
+        held = run.client.get_run(run.run_id).data
+        # A parameter is set once and for all; what it is now is told beside it.
+        changed = {key: value for key, value in params.items() if held.params.get(key, value) != value}
+        new_params = {key: value for key, value in params.items() if key not in held.params}
+        new_tags |= {f"luna.changed.{key}": value for key, value in changed.items()}
+        new_tags["luna.resumed"] = str(int(held.tags.get("luna.resumed", "0")) + 1)
+        new_tags = {key: value for key, value in new_tags.items() if held.tags.get(key) != value}
+        if changed:
+            log.warning("the MLflow run %s goes on with another %s", run.run_id, ", ".join(changed))
+    run.client.log_batch(
+        run.run_id,
+        params=[Param(key, value) for key, value in new_params.items()],
+        tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in new_tags.items()],
+    )
+
+
+def _sampled(run: Run, every_s: float | None) -> AbstractContextManager[Any]:
+    """Samples of the machine into a run; MLflow's own monitor leaves none in a run shorter than its interval."""
+    if every_s is None:
+        return nullcontext()
+
+    def log_sample(sample: Mapping[str, float], number: int) -> None:
+        run.log_epoch({f"system/{name}": value for name, value in sample.items()}, number)
+
+    before = run.logged_epochs("system/cpu_utilization_percentage")
+    return machine.Sampler(log_sample, disk=run.home.root, first=max(before, default=-1) + 1, every_s=every_s)
+
+
+def _dataset(name: str, digest: str, context: str, sizes: Mapping[str, int]) -> DatasetInput:
+    source = json.dumps({"digest": digest})  # MLflow's own digest holds 36 characters
+    profile = json.dumps(dict(sizes)) if sizes else None
+    data = MlflowDataset(name=name, digest=digest[:36], source_type="luna", source=source, profile=profile)
+    return DatasetInput(data, [InputTag("mlflow.data.context", context)])
+
+
+def log_model(
+    run: Run,
+    model: torch.nn.Module,
+    *,
+    arch: Mapping[str, Any],
+    example: np.ndarray,
+    name: str,
+    card: str | None = None,
+) -> str:
     """Keep a model as pt2 + safetensors + architecture; returns its `models:/m-...` URI.
 
     Args:
@@ -154,6 +280,8 @@ def log_model(run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], exam
         arch: JSON; `stage` and what rebuilds the module.
         example: float32 input of batch 2 or more; every axis but the second may differ later.
         name: shown in the UI.
+        card: Markdown that says what the model is and is not for; kept as README.md beside the model and with the
+            run, whose page shows it as its description.
     """
     still = copy.deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     logged = run.client.create_logged_model(
@@ -170,6 +298,8 @@ def log_model(run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], exam
             weights = {key: value.contiguous() for key, value in still.state_dict().items()}
             save_file(weights, beside / "weights.safetensors")
             (beside / "arch.json").write_text(json.dumps(dict(arch)))
+            if card is not None:
+                (beside / "README.md").write_text(card, encoding="utf-8")
             mlflow.pytorch.save_model(
                 still,
                 str(Path(folder) / "model"),
@@ -177,10 +307,13 @@ def log_model(run: Run, model: torch.nn.Module, *, arch: Mapping[str, Any], exam
                 signature=_signature(still, example),
                 input_example=example,
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "numpy"],
-                extra_files=[str(beside / "weights.safetensors"), str(beside / "arch.json")],
+                extra_files=[str(path) for path in sorted(beside.iterdir())],
                 serialization_format="pt2",
             )
             run.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        if card is not None:
+            run.log_text(card, "README.md")
+            run.log_tag(MLFLOW_RUN_NOTE, card)
         run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except BaseException:
         run.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
@@ -239,7 +372,7 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
     check_bundle(bundle)
     if bundle["origin"] == "phantom" and set(aliases) - {"demo"}:
         raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
-    whole = {**bundle, "code": _git_commit()}
+    whole = {**_plain(bundle), "code": git_commit()}
     client = _client(home)
     newest = _newest_version(client, BUNDLE_NAME)
     if newest and _holds(home, f"models:/{BUNDLE_NAME}/{newest}", whole):
@@ -247,7 +380,8 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
             client.set_registered_model_alias(BUNDLE_NAME, alias, newest)
         return f"models:/{BUNDLE_NAME}/{newest}"
     for member, stage in BUNDLE_MEMBERS.items():
-        _register(client, f"luna-{stage}", bundle[member])
+        for uri in member_uris(bundle, member):
+            _register(client, f"luna-{stage}", uri)
     logged = client.create_logged_model(
         _experiment_id(home, "end-to-end"),
         name="luna-bundle",
@@ -287,7 +421,10 @@ def read_bundle(home: Home, uri: str) -> dict[str, Any]:
 
 
 def check_bundle(bundle: Mapping[str, Any]) -> None:
-    """See that a bundle is whole: three member URIs, grouping, two thresholds, recipe, origin.
+    """See that a bundle is whole: three members, grouping, two thresholds, recipe, origin.
+
+    A member is the URI of a model, or a list of them whose probabilities are averaged. `test_time_flips` may list
+    the members whose answers are averaged over mirror images too; without it there are none.
 
     Raises:
         TrackingError: naming what is wrong.
@@ -298,11 +435,39 @@ def check_bundle(bundle: Mapping[str, Any]) -> None:
     if bundle["origin"] not in ("real", "phantom"):
         raise TrackingError(f"the bundle's origin is {bundle['origin']!r}, not 'real' or 'phantom'")
     for member in BUNDLE_MEMBERS:
-        if not str(bundle[member]).startswith("models:/m-"):
-            raise TrackingError(f"the bundle's {member} is {bundle[member]!r}, not a models:/m-... URI")
+        uris = member_uris(bundle, member)
+        wrong = [uri for uri in uris if not str(uri).startswith("models:/m-")]
+        if wrong:
+            raise TrackingError(f"the bundle's {member} is {wrong[0]!r}, not a models:/m-... URI")
+        if not uris:
+            raise TrackingError(f"the bundle's {member} is an empty list; give the URI of a model, or several")
+        if len(set(uris)) < len(uris):
+            raise TrackingError(f"the bundle's {member} names a model twice; give each once")
+    flips = bundle.get("test_time_flips", ())
+    if not isinstance(flips, list | tuple) or not all(str(name) in BUNDLE_MEMBERS for name in flips):
+        raise TrackingError(
+            f"the bundle's test_time_flips is {flips!r}; give a list of some of {', '.join(BUNDLE_MEMBERS)}"
+        )
     for threshold in ("nodule_threshold", "malignant_threshold"):
         if not 0.0 <= bundle[threshold] <= 1.0:
             raise TrackingError(f"the bundle's {threshold} is {bundle[threshold]!r}, not a probability")
+
+
+def member_uris(bundle: Mapping[str, Any], member: str) -> tuple[str, ...]:
+    """The URIs of a bundle's member, however many models it has."""
+    given = bundle[member]
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked bundle in its one form, so that equal ones are equal: a lone URI is a text, no flips are no entry."""
+    plain = dict(bundle)
+    for member in BUNDLE_MEMBERS:
+        uris = member_uris(bundle, member)
+        plain[member] = uris[0] if len(uris) == 1 else list(uris)
+    if not plain.get("test_time_flips", True):
+        del plain["test_time_flips"]
+    return plain
 
 
 def _register(client: MlflowClient, name: str, uri: str) -> str:
@@ -396,7 +561,7 @@ def _experiment_id(home: Home, stage: str) -> str:
 
 
 @cache
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit this code is at, `-dirty` behind it when files differ; empty for an installed copy or without git."""
     project = Path(__file__).resolve().parents[1]
     if not (project / ".git").exists():  # git itself would answer for any repository around it

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings, group_candidates
-from lungml.errors import LunaError
-from lungml.files import write_text_atomic
-from lungml.findings import segment
 from lungml.devices import resolve_device
-from lungml.fit import EpochReport, Problem, fit
-from lungml.fit_settings import FitSettings
+from lungml.errors import LunaError
+from lungml.findings import segment
 from lungml.geometry import irc_to_xyz
-from lungml.home import Home
-from lungml.metrics import is_better
+from lungml.leaks import check_splits
 from lungml.recipes import Recipe
-from lungml.recipes.classification import classification_problem
 from lungml.recipes.data import PreparedScan
-from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline, malignancy_problem
-from lungml.recipes.segmentation import SegmentationProblem
+from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
 from tasks import tracking
-from tasks.bundles import load_unet, stage_example
-from tasks.caching import INFERENCE_MODULES, TRAINING_MODULES, code_digest, digest, kept
+from tasks.bundles import load_unet
+from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
+from tasks.fitting import better_of, train_model
+from tasks.pipeline import Pipeline, TrainedModel
 
-Stage = Literal["segmentation", "classification", "malignancy"]
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
 
 
@@ -55,45 +47,17 @@ ONCE_MORE: Any = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """What all stages of one pipeline run share."""
-
-    home: Home
-    pipeline_id: str
-    origin: Literal["real", "phantom"]
-    seed: int
-    device: str = "auto"
-    fresh: bool = False  # train again even where an equal model is finished
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedModel:
-    """A finished model: its URI and how its best epoch did; metric names are bare."""
-
-    stage: Stage
-    name: str
-    uri: str
-    best_epoch: int
-    val: Mapping[str, float]
-    test: Mapping[str, float]
+@task(name="check_data", cache_policy=NO_CACHE)
+def check_data(scans: Sequence[PreparedScan]) -> None:
+    """Stop the run where anything stands on two sides of the split."""
+    check_splits(scans)
 
 
 @task(name="train_segmentation", **ONCE_MORE)
 def train_segmentation(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> State | TrainedModel:
     """Train the U-Net and log its best epoch."""
-    settings = recipe.segmentation
-
-    def problem(device: torch.device, generator: torch.Generator) -> SegmentationProblem:
-        return SegmentationProblem(settings, scans, device=device, generator=generator)
-
-    return _train(
-        "segmentation",
-        f"{recipe.name}-unet",
-        settings,
-        scans,
-        pipeline,
-        problem,
+    return train_model(
+        "segmentation", f"{recipe.name}-unet", recipe.segmentation, scans, pipeline, recipe_name=recipe.name
     )
 
 
@@ -155,17 +119,13 @@ def train_classification(
 ) -> State | TrainedModel:
     """Train the nodule classifier and log its best epoch."""
     settings = recipe.classification
-
-    def problem(device: torch.device, generator: torch.Generator) -> Problem:
-        return classification_problem(settings, scans, device=device, generator=generator)
-
-    return _train(
+    return train_model(
         "classification",
         f"{recipe.name}-nodule",
         settings,
         scans,
         pipeline,
-        problem,
+        recipe_name=recipe.name,
         parents={"segmentation": segmentation_uri} if settings.mined else {},
     )
 
@@ -180,19 +140,19 @@ def train_malignancy(
 ) -> State | TrainedModel:
     """Train one malignancy classifier, fine-tuned or from scratch, and log its best epoch beside the diameter's AUC."""
 
-    def problem(device: torch.device, generator: torch.Generator) -> Problem:
-        _, weights = tracking.load_model(pipeline.home, nodule_uri, expect_stage="classification")
-        return malignancy_problem(settings, scans, nodule_weights=weights, device=device, generator=generator)
+    def nodule_weights() -> Mapping[str, torch.Tensor]:
+        return tracking.load_model(pipeline.home, nodule_uri, expect_stage="classification")[1]
 
-    way = "finetuned" if settings.start == "nodule" else "scratch"
-    return _train(
+    finetuned = settings.start == "nodule"
+    return train_model(
         "malignancy",
-        f"{recipe_name}-malignancy-{way}",
+        f"{recipe_name}-malignancy-{'finetuned' if finetuned else 'scratch'}",
         settings,
         scans,
         pipeline,
-        problem,
-        parents={"classification": nodule_uri} if settings.start == "nodule" else {},
+        recipe_name=recipe_name,
+        parents={"classification": nodule_uri} if finetuned else {},
+        parent_weights=nodule_weights if finetuned else None,
         extra={
             "val": {"diameter_auc": diameter_baseline(scans, "val")},
             "test": {"diameter_auc": diameter_baseline(scans, "test")},
@@ -203,10 +163,7 @@ def train_malignancy(
 @task(name="choose_malignancy", cache_policy=NO_CACHE)
 def choose_malignancy(models: Sequence[TrainedModel]) -> TrainedModel:
     """The model with the higher validation AUC; the first wins a tie, and no AUC never wins."""
-    best = models[0]
-    for model in models[1:]:
-        if is_better(model.val["auc"], best.val["auc"]):
-            best = model
+    best = better_of(models, "auc")
     get_run_logger().info("kept %s: validation AUC %.4f", best.name, best.val["auc"])
     return best
 
@@ -232,128 +189,3 @@ def assemble_bundle(
     }
     aliases = ("demo",) if pipeline.origin == "phantom" else ()
     return tracking.register_bundle(pipeline.home, bundle, aliases=aliases)
-
-
-def _train(
-    stage: Stage,
-    name: str,
-    settings: Any,
-    scans: Sequence[PreparedScan],
-    pipeline: Pipeline,
-    make_problem: Callable[[torch.device, torch.Generator], Problem],
-    *,
-    parents: Mapping[str, str] | None = None,
-    extra: Mapping[str, Mapping[str, float]] | None = None,
-) -> State | TrainedModel:
-    """Train one model, or return the finished one of an equal key.
-
-    Args:
-        stage: which of the three.
-        name: of the run.
-        settings: the stage's recipe; its `fit` drives the loop.
-        scans: of all splits.
-        pipeline: what the stages share.
-        make_problem: builds model, data and loss on a device with a generator of initial weights.
-        parents: URIs of the models it starts from.
-        extra: further metrics to log per split, baselines for example.
-    """
-    log = get_run_logger()
-    home, fit_settings = pipeline.home, settings.fit
-    key = digest(
-        {
-            "settings": asdict(settings),
-            "scans": [scan.digest for scan in scans],
-            "parents": dict(parents or {}),
-            "seed": pipeline.seed,
-            "code": code_digest(TRAINING_MODULES),
-            "fresh": pipeline.pipeline_id if pipeline.fresh else None,
-        }
-    )
-    folder = home.checkpoints / stage / key
-    finished = _read_finished(folder)
-    if finished and tracking.model_exists(home, finished.uri):
-        log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
-        return kept(finished)
-    device = resolve_device(pipeline.device)
-    with tracking.open_run(
-        home,
-        stage,
-        name=name,
-        pipeline_id=pipeline.pipeline_id,
-        params={
-            **_flat(asdict(settings)),
-            "seed": pipeline.seed,
-            "device": str(device),
-            "origin": pipeline.origin,
-        },
-        tags={"luna.origin": pipeline.origin},
-    ) as run:
-        run.log_dataset("scans", digest([scan.digest for scan in scans]), parents=dict(parents or {}))
-        problem = make_problem(device, torch.Generator().manual_seed(pipeline.seed))
-        progress = _Progress(name, fit_settings, log.info)
-
-        def on_epoch(report: EpochReport) -> None:
-            run.log_epoch(
-                {
-                    **{f"train/{metric}": value for metric, value in report.train.items()},
-                    **{f"val/{metric}": value for metric, value in report.val.items()},
-                },
-                report.epoch,
-            )
-            progress.show(report)
-
-        result = fit(problem, fit_settings, seed=pipeline.seed, checkpoint=folder / "state.pt", on_epoch=on_epoch)
-        val = {**result.val, **(extra or {}).get("val", {})}
-        test = {**problem.evaluate("test"), **(extra or {}).get("test", {})}
-        run.log_metrics(
-            {
-                **{f"val/best_{metric}": value for metric, value in val.items()},
-                **{f"test/{metric}": value for metric, value in test.items()},
-                "best_epoch": result.best_epoch,
-            }
-        )
-        arch = {"stage": stage, "config": asdict(problem.model.config)}  # type: ignore[call-overload]
-        uri = tracking.log_model(run, problem.model, arch=arch, example=stage_example(stage), name=name)
-    model = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
-    write_text_atomic(folder / "finished.json", json.dumps(asdict(model), indent=1))
-    (folder / "state.pt").unlink(missing_ok=True)  # a finished checkpoint is closed and never reused
-    return model
-
-
-def _read_finished(folder: Path) -> TrainedModel | None:
-    path = folder / "finished.json"
-    try:
-        return TrainedModel(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # none, or a damaged one: train
-        return None
-
-
-class _Progress:
-    """One line per epoch in the log, and a Prefect progress artifact."""
-
-    def __init__(self, name: str, settings: FitSettings, say: Callable[..., None]) -> None:
-        self._name, self._say, self._select_by = name, say, settings.select_by
-        self._artifact: Any = create_progress_artifact(0.0, description=f"{name}: training")
-
-    def show(self, report: EpochReport) -> None:
-        shown = [f"loss {report.train['loss']:.4f}"]
-        if report.val:
-            shown += [f"val {m} {report.val[m]:.3f}" for m in ("precision", "recall", "f1", "auc") if m in report.val]
-        if report.best_epoch:
-            shown.append(f"best {self._select_by} {report.best_score:.3f} (epoch {report.best_epoch})")
-        shown.append(f"{report.samples_per_s:.0f} samples/s")
-        if report.seconds_left >= 1:
-            shown.append(f"{report.seconds_left:.0f} s left")
-        self._say("%s %d/%d: %s", self._name, report.epoch, report.epochs, ", ".join(shown))
-        update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `fit.epochs`-style names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

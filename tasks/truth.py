@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from lungml.lidc_report import RATED_CSV, convert_lidc
 from lungml.lidc_truth import scan_truth
 from lungml.lidc_xml import LidcError, LidcScan
 from lungml.luna_archives import LIDC_XML
+from lungml.patients import divided
 from lungml.phantom import is_phantom_uid
 from lungml.recipes.data import Split
 from tasks.caching import CONTOUR_MODULES, code_digest, digest, file_digest, kept
@@ -40,6 +41,7 @@ class ScanTruth:
         negatives_xyz: (N, 3) mm: known non-nodules; None where the data set has no table of them.
         findings_xyz: (N, 3) mm: annotated and excluded; drawn negatives stay away from them.
         readings: LIDC's nodules with their contours, where LIDC's XML was given.
+        patient: an anonymous mark of the patient; empty where it is not known.
     """
 
     series_uid: str
@@ -50,6 +52,7 @@ class ScanTruth:
     excluded: tuple[luna.Excluded, ...]
     findings_xyz: npt.NDArray[np.float64]
     readings: tuple[LidcNodule, ...] = ()
+    patient: str = ""
 
 
 @task(name="rate_nodules", cache_policy=NO_CACHE)
@@ -147,16 +150,19 @@ def read_truths(
     if more and not lidc:
         raise LidcError(str(more), "without LIDC's XML nothing is known of these series", "give it with --lidc")
     data = luna.read_luna(luna_dir, tables_dir)
-    split = luna.freeze_split(data.series_uids, val_stride, home.split_csv)
+    series = find_dicom_series(more) if more else {}
+    # Where both know a patient, the table has the last word.
+    patients = {**_patients_of(series.keys() & set(data.series_uids), series), **data.patients}
+    split = luna.freeze_split(data.series_uids, val_stride, home.split_csv, patients)
+    everywhere, frozen = luna.frozen_patients(home.split_csv)
+    patients |= frozen
+    twice = {uid: side for uid, side in divided(everywhere, patients).items() if uid in split}
+    data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid not in twice})
     if for_training:
         luna.check_split(split, data, val_stride)
         luna.check_nodules(split, data)
-    notes = list(data.notes)
-    if split != luna.split_series(data.series_uids, val_stride):
-        notes.append(
-            f"{home.split_csv} was frozen before and is kept; --val-stride {val_stride} is for new series only"
-        )
-    truths = _truths(data, split)
+    notes = [*data.notes, *_split_notes(split, data, val_stride, home, patients, twice)]
+    truths = _truths(data, split, patients)
     listed = sum(item.series_uid in data.scans for item in data.excluded)
     unrated = sum(len(truth.excluded) for truth in truths) - listed
     if unrated:
@@ -174,32 +180,67 @@ def read_truths(
             for truth in truths
         ]
         if more:
-            joined, left_out = more_truths(find_dicom_series(more), split, files.scans)
+            joined, left_out = more_truths(series, split, files.scans, patients)
             truths, notes = [*truths, *joined], [*notes, *left_out]
     return tuple(notes), truths
 
 
+def _split_notes(
+    split: Mapping[str, Split],
+    data: luna.LunaData,
+    val_stride: int,
+    home: Home,
+    patients: Mapping[str, str],
+    twice: Mapping[str, str],
+) -> list[str]:
+    """What should be said of the split: that it is an older one, and what the patients changed."""
+    notes = []
+    by_stride = luna.split_series(data.series_uids, val_stride)
+    by_patient = luna.split_series(data.series_uids, val_stride, patients)
+    moved = sum(by_patient[uid] != name for uid, name in by_stride.items())
+    if split != by_patient:
+        notes.append(
+            f"{home.split_csv} was frozen before and is kept; --val-stride {val_stride} is for new series only"
+        )
+    elif moved:
+        notes.append(f"{moved} series stand in the split of their patient's first series, not in that of their place")
+    if twice:
+        sides = ", ".join(f"{uid} ({split[uid]}, the other in {side})" for uid, side in list(twice.items())[:3])
+        notes.append(
+            f"{len(twice)} series are left out: another series of their patients tests or validates, and the split was "
+            f"frozen before that was known; such as {sides}"
+        )
+    return notes
+
+
 def more_truths(
-    series: Mapping[str, Path], split: Mapping[str, Split], readings: Mapping[str, LidcScan]
+    series: Mapping[str, Path],
+    split: Mapping[str, Split],
+    readings: Mapping[str, LidcScan],
+    patients: Mapping[str, str] | None = None,
 ) -> tuple[list[ScanTruth], list[str]]:
     """The truth of LIDC's series outside LUNA16, all of them training scans, and what is said of those left out.
 
     A patient may have two series. One whose other series validates or tests is left out, as far as that other series
-    lies in the same tree: LUNA16's tables know no patients.
+    lies in the same tree or its patient is known: LUNA16's own tables know no patients.
 
     Args:
         series: series_uid -> DICOM folder or zip; LUNA16's among them tell whose patients must stay out.
         split: of LUNA16's series, on disk or not.
         readings: of LIDC's XML, by series_uid.
+        patients: series_uid -> mark, of the series whose patient is known from elsewhere.
     """
-    held_out = {uid for uid, name in split.items() if name != "train"}
-    guarded = {_patient(series[uid]) for uid in held_out & series.keys()} - {""}
+    held_out, known = {uid for uid, name in split.items() if name != "train"}, patients or {}
+    # Both marks count: a table may name the patients in other words than the headers.
+    guarded = {*_patients_of(held_out & series.keys(), series).values(), *(known.get(uid, "") for uid in held_out)}
+    guarded.discard("")
+    unseen = held_out - series.keys() - known.keys()
     truths: list[ScanTruth] = []
     notes: list[str] = []
-    if not held_out <= series.keys():
+    if unseen:
         notes.append(
-            f"{len(held_out - series.keys())} of {len(held_out)} validation and test series do not lie among the DICOM "
-            "series: that none of their patients is trained on cannot be seen for these"
+            f"{len(unseen)} of {len(held_out)} validation and test series do not lie among the DICOM series, and no "
+            "table names their patients: that none of these is trained on cannot be seen"
         )
     unread, of_guarded = 0, 0
     for series_uid, path in series.items():
@@ -208,8 +249,8 @@ def more_truths(
         if series_uid not in readings:
             unread += 1
             continue
-        patient = _patient(path)
-        if not patient or patient in guarded:  # one who is not known may be one of them
+        marks = {known.get(series_uid, ""), _patient(path)} - {""}
+        if not marks or marks & guarded:  # one who is not known may be one of them
             of_guarded += 1
             continue
         scan, found = readings[series_uid], lidc_nodules(readings[series_uid])
@@ -231,6 +272,7 @@ def more_truths(
                 excluded=excluded,
                 findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
                 readings=found,
+                patient=known.get(series_uid) or min(marks),
             )
         )
     notes.append(f"{len(truths)} LIDC series outside LUNA16 join the training scans")
@@ -239,6 +281,11 @@ def more_truths(
     if of_guarded:
         notes.append(f"{of_guarded} are left out: another series of their patients validates or tests, or may")
     return truths, notes
+
+
+def _patients_of(series_uids: Iterable[str], series: Mapping[str, Path]) -> dict[str, str]:
+    """series_uid -> mark of those DICOM series whose headers name a patient."""
+    return {uid: mark for uid in sorted(series_uids) if (mark := _patient(series[uid]))}
 
 
 def _patient(path: Path) -> str:
@@ -254,7 +301,7 @@ def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
     return "phantom" if any(is_phantom_uid(truth.series_uid) for truth in truths) else "real"
 
 
-def _truths(data: luna.LunaData, split: Mapping[str, Split]) -> list[ScanTruth]:
+def _truths(data: luna.LunaData, split: Mapping[str, Split], patients: Mapping[str, str]) -> list[ScanTruth]:
     """What LUNA16's tables say of every scan on disk."""
     nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
     excluded = luna.by_series(data.excluded)
@@ -277,6 +324,7 @@ def _truths(data: luna.LunaData, split: Mapping[str, Split]) -> list[ScanTruth]:
                 negatives_xyz=data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None,
                 excluded=(*excluded.get(series_uid, ()), *unrated),
                 findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
+                patient=patients.get(series_uid, ""),
             )
         )
     return truths

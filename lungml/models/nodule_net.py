@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from lungml.models import rename_published
+
+
+VOXEL_MM = (1.25, 0.7, 0.7)  # taken for the size of a voxel where it is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +23,36 @@ class NoduleNetConfig:
         crop_shape: (index, row, col) voxels, each a multiple of 2**depth.
         depth: blocks; each halves the crop.
         width: channels of the first block; they double at each next one.
+        spacing_mm: (index, row, col) of the crops, which are then resampled to it; None takes voxels as they are.
+        norm: "batch" normalises after every convolution, "none" nowhere but at the input.
+        head: "flatten" gives the last block's voxels to the linear layer, "pool" each channel's mean and maximum.
+        dropout: probability of leaving out a feature before the linear layer.
+        shells: concentric shells around the crop's centre whose mean and standard deviation of HU join the features.
+
+    Raises:
+        ValueError: when no network can have this shape.
     """
 
     crop_shape: tuple[int, int, int] = (32, 48, 48)
     depth: int = 4
     width: int = 8
+    spacing_mm: tuple[float, float, float] | None = None
+    norm: Literal["none", "batch"] = "none"
+    head: Literal["flatten", "pool"] = "flatten"
+    dropout: float = 0.0
+    shells: int = 0
 
     def __post_init__(self) -> None:
         index, row, col = self.crop_shape
         object.__setattr__(self, "crop_shape", (index, row, col))  # JSON gives a list back
+        if self.spacing_mm is not None:
+            object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
+            if len(self.spacing_mm) != 3 or not all(0 < step < float("inf") for step in self.spacing_mm):
+                raise ValueError(f"spacing_mm {self.spacing_mm} is not three positive numbers")
+        if self.norm not in ("none", "batch") or self.head not in ("flatten", "pool"):
+            raise ValueError(f"no network has {self.norm=}, {self.head=}")
+        if not 0 <= self.dropout < 1 or self.shells < 0:
+            raise ValueError(f"no network has {self.dropout=}, {self.shells=}")
         if self.depth < 1 or self.width < 1:
             raise ValueError(f"no network has {self.depth=}, {self.width=}")
         if any(size < 1 or size % 2**self.depth for size in self.crop_shape):
@@ -49,14 +74,22 @@ class NoduleNet(nn.Module):
         self.config = config or NoduleNetConfig()
         widths = [self.config.width * 2**level for level in range(self.config.depth)]
         self.input_norm = nn.BatchNorm3d(1)
-        self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip([1, *widths], widths)))
+        self.blocks = nn.Sequential(*(_block(a, b, self.config.norm) for a, b in zip([1, *widths], widths)))
         index, row, col = (size // 2**self.config.depth for size in self.config.crop_shape)
-        self.head = nn.Linear(widths[-1] * index * row * col, 2)
+        features = widths[-1] * (index * row * col if self.config.head == "flatten" else 2)
+        self.shells = Shells(self.config) if self.config.shells else None
+        if self.shells:
+            features += self.shells.features
+        self.dropout = nn.Dropout(self.config.dropout)
+        self.head = nn.Linear(features, 2)
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+        if self.config.norm != "none" or self.config.head != "flatten" or self.config.shells:
+            # The report's way gives logits of 10 and more to begin with; small steps take long to undo them.
+            nn.init.normal_(self.head.weight, std=0.01, generator=generator)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """Logits of the two classes.
@@ -73,17 +106,58 @@ class NoduleNet(nn.Module):
         if not torch.compiler.is_compiling() and crops.shape[1:] != (1, *self.config.crop_shape):
             wanted = ", ".join(str(size) for size in self.config.crop_shape)
             raise ValueError(f"crops have shape {tuple(crops.shape)}, not (B, 1, {wanted})")
-        return self.head(self.blocks(self.input_norm(crops)).flatten(1))
+        seen = self.blocks(self.input_norm(crops))
+        features = seen.flatten(1) if self.config.head == "flatten" else _pooled(seen)
+        if self.shells:
+            features = torch.cat([features, self.shells(crops)], dim=1)
+        return self.head(self.dropout(features))
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.Conv3d(outputs, outputs, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool3d(2),
-    )
+class Shells(nn.Module):
+    """How bright and how even is what lies this far from the centre? It tells size, density and a ragged edge.
+
+    Args:
+        config: `shells` of them, equally thick, out to half the crop's shortest side.
+    """
+
+    weights: torch.Tensor  # (voxels, shells) float, each column a mean over a shell
+    hidden = 32
+
+    def __init__(self, config: NoduleNetConfig) -> None:
+        super().__init__()
+        spacing = config.spacing_mm or VOXEL_MM
+        offsets = [(torch.arange(n) - n // 2) * mm for n, mm in zip(config.crop_shape, spacing)]
+        index, row, col = torch.meshgrid(*offsets, indexing="ij")
+        radius = (index**2 + row**2 + col**2).sqrt().flatten()
+        reach = min(n * mm for n, mm in zip(config.crop_shape, spacing)) / 2
+        shell = (radius / reach * config.shells).long()
+        inside = torch.nn.functional.one_hot(shell.clamp(max=config.shells), config.shells + 1)[:, :-1].float()
+        # Derived from the configuration, so no part of the weights.
+        self.register_buffer("weights", inside / inside.sum(0).clamp(min=1), persistent=False)
+        self.norm = nn.BatchNorm1d(2 * config.shells)
+        self.mix = nn.Linear(2 * config.shells, self.hidden)
+        self.features = self.hidden
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(B, 1, D, H, W) float HU to (B, features) float."""
+        lit = crops.flatten(1) / 1000
+        mean = lit @ self.weights
+        spread = ((lit**2) @ self.weights - mean**2).clamp(min=1e-6).sqrt()
+        return torch.relu(self.mix(self.norm(torch.cat([mean, spread], dim=1))))
+
+
+def _pooled(seen: torch.Tensor) -> torch.Tensor:
+    return torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
+
+
+def _block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers.append(nn.Conv3d(channels, outputs, kernel_size=3, padding=1))
+        if norm == "batch":
+            layers.append(nn.BatchNorm3d(outputs))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.MaxPool3d(2))
 
 
 def load_published(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,18 +12,21 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lungml import augment
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
+from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.crops import resample_mm
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
 from lungml.loading import Batch, DeviceBatches
 from lungml.metrics import BinaryCounts, roc_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.ratings import Target, rating_loss
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan, balanced_order, seen_in_epoch
 from lungml.tally import Tally
 
 EVALUATION_BATCH = 8
+COLUMNS = ["labels", "rating_counts", "places_irc", "spacings_mm"]
 LABEL_NAMES = {NON_NODULE: "non-nodule", BENIGN: "benign nodule", MALIGNANT: "malignant nodule"}
 
 
@@ -37,6 +40,7 @@ class ClassificationRecipe:
         augmentation: of the training crops.
         negatives: which non-nodules of the training scans are cut, and which of them an epoch draws from.
         mined: whether the segmenter's own candidates of the training scans join the training crops.
+        label_smoothing: share of each label that is spread over both classes.
     """
 
     fit: FitSettings
@@ -44,6 +48,7 @@ class ClassificationRecipe:
     augmentation: augment.Augmentation = field(default_factory=augment.report_classification)
     negatives: NegativePlan = field(default_factory=NegativePlan)
     mined: bool = False
+    label_smoothing: float = 0.0
 
 
 def report() -> ClassificationRecipe:
@@ -113,6 +118,8 @@ class CropProblem:
         judged: crop labels that validation and test count.
         negatives: which of the kept non-nodules an epoch draws from.
         mined: whether mined crops of the training scans are used; every epoch draws from all of them.
+        target: what a crop's answer is held to, see `rating_loss`.
+        label_smoothing: share of each label that is spread over both classes, with the target "votes".
 
     Raises:
         TrainingError: when a group with a share has no training crop.
@@ -130,16 +137,21 @@ class CropProblem:
         judged: tuple[int, ...],
         negatives: NegativePlan,
         mined: bool = False,
+        target: Target = "votes",
+        label_smoothing: float = 0.0,
     ) -> None:
         self.model = model
         self._device = next(model.parameters()).device
         self._augmentation = augmentation
         self._scans = scans
-        self._positive, self._judged = positive, judged
+        self._positive, self.judged = positive, judged
         train = of_split(scans, "train")
-        cache = open_crops(train, ["crops", "labels"], mined=mined)
+        cache = open_crops(train, ["crops", *COLUMNS], mined=mined)
         self._batches = DeviceBatches(cache, ["crops"], self._device)
         self._labels = cache.column("labels")
+        self._ratings = torch.from_numpy(cache.column("rating_counts"))
+        self._view = _View(model, cache)
+        self._target, self._smoothing = target, label_smoothing
         self._folder_of = cache.scan_of(np.arange(len(cache)))
         self._negatives, self._mined_from = negatives, len(train)
         self._groups = [np.flatnonzero(np.isin(self._labels, group)) for group in groups]
@@ -181,12 +193,15 @@ class CropProblem:
         self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
     ) -> torch.Tensor:
         """Forward one batch of augmented crops; cross-entropy on the logits."""
-        crops = augment.augment_crops(batch.arrays[0].float()[:, None], self._augmentation, generator)
+        crops = augment.augment_crops(self._view(batch), self._augmentation, generator)
         target = torch.from_numpy(np.isin(self._labels[batch.rows], self._positive))
         target = target.to(self._device, non_blocking=True).long()
         logits = net(crops.contiguous(memory_format=torch.channels_last_3d))
         self.tally.note(targets=target, probs=torch.softmax(logits.detach(), dim=1)[:, 1])
-        return cross_entropy(logits, target)
+        if self._target == "votes":
+            return cross_entropy(logits, target, label_smoothing=self._smoothing)
+        ratings = self._ratings[torch.from_numpy(batch.rows)].to(self._device, non_blocking=True)
+        return rating_loss(logits, target, ratings, self._target, generator)
 
     def train_metrics(self, seen: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Precision, recall, F1 and AUC over the epoch's augmented crops."""
@@ -204,18 +219,36 @@ class CropProblem:
     def predict(self, split: Split) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Class (n,) and probability of class 1 (n,) of every judged crop of a split."""
         self.model.eval()
-        cache = open_crops(of_split(self._scans, split), ["crops", "labels"])
-        labels = cache.column("labels")
-        rows = np.flatnonzero(np.isin(labels, self._judged))
+        cache = open_crops(of_split(self._scans, split), ["crops", *COLUMNS])
+        labels, view = cache.column("labels"), _View(self.model, cache)
+        rows = np.flatnonzero(np.isin(labels, self.judged))
         probs = np.empty(len(rows))
         parts = (rows[start : start + EVALUATION_BATCH] for start in range(0, len(rows), EVALUATION_BATCH))
         done = 0
         for batch in DeviceBatches(cache, ["crops"], self._device, budget_bytes=0)(parts):
-            crops = batch.arrays[0].float()[:, None]
+            crops = view(batch)
             logits = self.model(crops.contiguous(memory_format=torch.channels_last_3d))
             probs[done : done + len(crops)] = torch.softmax(logits.double(), dim=1)[:, 1].cpu().numpy()
             done += len(crops)
         return np.isin(labels[rows], self._positive).astype(np.int64), probs
+
+
+class _View:
+    """What the model sees of cached crops: their voxels, or these resampled to its spacing."""
+
+    def __init__(self, model: NoduleNet, cache: CropCache) -> None:
+        self._config = model.config
+        self._places = torch.from_numpy(cache.column("places_irc"))
+        self._spacings = torch.from_numpy(cache.column("spacings_mm"))
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """(B, 1, D, H, W) float HU on the batch's device."""
+        crops, shape = batch.arrays[0].float()[:, None], self._config.crop_shape
+        if self._config.spacing_mm is None:
+            return crops
+        rows = torch.from_numpy(batch.rows)
+        places, spacings = (column[rows].to(crops.device, non_blocking=True) for column in (self._places, self._spacings))
+        return resample_mm(crops, places, spacings, shape, self._config.spacing_mm)
 
 
 def binary_metrics(targets: npt.NDArray[np.int64], probs: npt.NDArray[np.floating]) -> dict[str, float]:
@@ -254,4 +287,5 @@ def classification_problem(
         judged=(NON_NODULE, *nodules),
         negatives=recipe.negatives,
         mined=recipe.mined,
+        label_smoothing=recipe.label_smoothing,
     )

@@ -15,6 +15,7 @@ from lungml.fit_settings import FitSettings
 from lungml.metrics import diameter_auc
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.ratings import Target
 from lungml.recipes.classification import CropProblem, demo_negatives, report_negatives
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan
@@ -31,6 +32,9 @@ class MalignancyRecipe:
         augmentation: of the training crops.
         shares: of an epoch: malignant, benign, non-nodule (labelled benign).
         negatives: which non-nodules of the training scans are cut, and which of them an epoch draws from.
+        target: what a nodule's answer is held to: the readers' "votes" (malignant or not), their mean "ratings" as a
+            soft label, one "reading" drawn each time, or the five "levels"; see `rating_loss`.
+        label_smoothing: share of each label that is spread over both classes, with the target "votes".
     """
 
     fit: FitSettings
@@ -40,6 +44,8 @@ class MalignancyRecipe:
     augmentation: augment.Augmentation = field(default_factory=augment.report_classification)
     shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
     negatives: NegativePlan = field(default_factory=NegativePlan)
+    target: Target = "votes"
+    label_smoothing: float = 0.0
 
 
 def report_finetuned() -> MalignancyRecipe:
@@ -132,6 +138,8 @@ def malignancy_problem(
         positive=(MALIGNANT,),
         judged=(BENIGN, MALIGNANT),
         negatives=recipe.negatives,
+        target=recipe.target,
+        label_smoothing=recipe.label_smoothing,
     )
 
 

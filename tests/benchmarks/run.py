@@ -24,7 +24,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import crop_path, data_path, networks
+    from tests.benchmarks import crop_path, data_path, networks, training
 
     return {
         "read": data_path.read,
@@ -33,6 +33,8 @@ def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
         "crop": crop_path.crops,
         "batch": crop_path.batch,
         "augment": data_path.augment,
+        "train-classifier": training.train_classifier,
+        "train-unet": training.train_u_net,
         "grouping": networks.grouping,
         "unet": networks.u_net_slices,
         "classify": networks.classify_crops,
@@ -148,7 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row.disagreement for row in rows))
 
 
-ROW_NAMES = ("read", "convert", "mask", "crop", "batch", "augment", "grouping", "unet", "classify", "scan")
+ROW_NAMES = (
+    "read", "convert", "mask", "crop", "batch", "augment", "train-classifier", "train-unet", "grouping", "unet",
+    "classify", "scan",
+)  # fmt: skip
 
 
 def _time(seconds: float | None) -> str:

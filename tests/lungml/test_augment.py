@@ -1,19 +1,25 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from lungml.augment import (
+    KNOT_VOX,
     Augmentation,
     augment_crops,
     augment_slabs,
     draw_affines,
+    draw_displacements,
     report_classification,
     report_segmentation,
     resample_crops,
     resample_in_plane,
 )
+
+IMPOSSIBLE: list[dict] = [{"elastic_vox": -1}, {"elastic_vox": 3.1}, {"scale_hu": 1.0}, {"shift_hu": math.inf}]
+GOLDEN = [300.71, 62.63, 285.75, 86.94]  # HU, with noise
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -170,7 +176,145 @@ def test_the_mask_moves_with_its_image_and_stays_binary() -> None:
     assert ((moved_masks.sum((1, 2, 3)) - 80).abs() <= 8).all()
 
 
-@pytest.mark.parametrize("fields", [{"shift": -0.1}, {"scale": 1.0}, {"noise_hu": -1}, {"shift": math.nan}])
+def test_displacements_have_their_sigma_at_every_voxel_and_are_smooth() -> None:
+    field = draw_displacements(2.0, 4000, [48, 40], 2, seeded(), torch.device("cpu"))
+    assert field is not None
+    assert field.shape == (4000, 2, 48, 40)
+    # The sigma of 4000 numbers is known to 1.1 %; the worst of 3840 voxels lies within 4.5 times that.
+    assert ((field.std(0) / 2 - 1).abs() < 0.05).all()
+    assert field.mean(0).abs().max() < 0.2
+    # Neighbours go together, what is two control points away only by the splines' overlap, and x apart from y.
+    flat = field[:, 0, 20, 20], field[:, 0, 20, 21], field[:, 0, 20, 20 - 3 * KNOT_VOX // 2], field[:, 1, 20, 20]
+    near, far, other = torch.corrcoef(torch.stack(flat))[0, 1:]
+    assert near > 0.99
+    assert far < 0.5
+    assert abs(other) < 0.06
+    # The slope of such splines is about 1.2 sigma / KNOT_VOX; below -1, at 5 sigma here, a picture folds over.
+    slope = field.diff(dim=3)
+    assert slope.std().item() == pytest.approx(1.2 * 2 / KNOT_VOX, rel=0.05)
+    assert (slope < -1).float().mean() < 1e-6
+
+
+def test_displacements_of_sigma_0_are_not_drawn() -> None:
+    generator = seeded()
+    assert draw_displacements(0.0, 4, [48, 48], 2, generator, torch.device("cpu")) is None
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_constant_displacement_is_a_shift(axis: int) -> None:
+    picture = smooth(20, 24)[None, None]
+    bend = torch.zeros(1, 2, 20, 24)
+    bend[:, axis] = 3
+    half_sides = 2 * 3 / (24, 20)[axis]
+    shifted = resample_in_plane(picture, translation(2, axis, half_sides))
+    torch.testing.assert_close(resample_in_plane(picture, translation(2, axis, 0), bend), shifted, atol=1e-2, rtol=0)
+
+
+def test_a_constant_displacement_along_the_index_axis_is_a_shift() -> None:
+    crop = smooth(12, 20, 20)[None, None]
+    moved = resample_crops(crop, torch.eye(3, 4)[None], along=torch.full((1, 1, 12), 2.0))
+    torch.testing.assert_close(moved[:, :, :10], crop[:, :, 2:], atol=1e-2, rtol=0)
+
+
+def test_a_bent_crop_is_resampled_once_as_the_3d_resampling_would() -> None:
+    crops = torch.rand(3, 1, 32, 48, 48, generator=seeded(1)) * 2000 - 1000
+    settings = replace(report_classification(), elastic_vox=2.0, noise_hu=0)
+    generator = seeded(2)
+    matrices = draw_affines(settings, 3, 3, generator)
+    bend = draw_displacements(2.0, 3, [48, 48], 2, generator, torch.device("cpu"))
+    along = draw_displacements(2.0, 3, [32], 1, generator, torch.device("cpu"))
+    assert bend is not None
+    assert along is not None
+    grid = affine_grid(matrices, list(crops.shape), align_corners=False)
+    grid[..., :2] += bend.movedim(1, -1)[:, None] / 24
+    grid[..., 2] += along[:, 0, :, None, None] / 16
+    whole = grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    torch.testing.assert_close(augment_crops(crops, settings, seeded(2)), whole, atol=0.02, rtol=0)
+
+
+def test_a_bent_mask_moves_with_its_image() -> None:
+    rows = torch.arange(64.0)
+    blob = (rows[:, None] - 31.5) ** 2 + (rows - 31.5) ** 2 <= 10**2
+    masks = blob.float().expand(16, 1, 64, 64)
+    image = (masks * 1000).expand(-1, 7, -1, -1)
+    moved, moved_masks = augment_slabs(image, masks, Augmentation(elastic_vox=2), seeded())
+    assert torch.equal(moved_masks[:, 0] > 0, moved[:, 3] > 500)
+    assert torch.equal(moved[:, 0], moved[:, 6])  # the context slices go together
+
+    def centers(pictures: torch.Tensor) -> torch.Tensor:
+        total = pictures.sum((1, 2))
+        return torch.stack([(pictures.sum(other) * rows).sum(1) / total for other in (1, 2)], dim=1)
+
+    found = centers(moved_masks[:, 0])
+    torch.testing.assert_close(found, centers(moved[:, 3]), atol=0.2, rtol=0)  # the mask's edge is whole pixels
+    away = found - 31.5
+    assert 1 < away.std() < 3  # each blob by another way, about sigma
+    assert len(torch.unique(moved_masks, dim=0)) == 16
+    # Bent, not only shifted: some blobs are stretched or squeezed.
+    assert (moved_masks.sum((1, 2, 3)) / masks.sum((1, 2, 3)) - 1).abs().max() > 0.1
+
+
+def test_bending_comes_last_and_leaves_the_other_draws_as_they_were() -> None:
+    slabs, masks = torch.zeros(4, 7, 32, 32), torch.zeros(4, 1, 32, 32)
+    crops = torch.zeros(4, 1, 16, 16, 16)
+    plain = report_segmentation()
+    for more in (replace(plain, elastic_vox=2.0), replace(plain, elastic_vox=2.0, scale_hu=0.1, shift_hu=5.0)):
+        noise = augment_slabs(slabs, masks, plain, seeded())[0]
+        changed = augment_slabs(slabs, masks, more, seeded())[0] - noise
+        # Nothing but noise was there: what is left is one contrast and brightness a sample.
+        torch.testing.assert_close(changed, changed[:, :1, :1, :1].expand_as(changed), atol=1e-3, rtol=0)
+        changed = augment_crops(crops, more, seeded()) - augment_crops(crops, plain, seeded())
+        torch.testing.assert_close(changed, changed[:, :, :1, :1, :1].expand_as(changed), atol=1e-3, rtol=0)
+
+
+def test_equal_generators_bend_equally_and_every_sample_in_its_own_way() -> None:
+    crops = smooth(16, 24, 24).repeat(4, 1, 1, 1, 1)
+    settings = Augmentation(elastic_vox=1.0)
+    one, two, other = (augment_crops(crops, settings, seeded(s)) for s in (5, 5, 6))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert len(torch.unique(one, dim=0)) == 4
+
+
+def test_the_default_settings_draw_what_they_always_drew() -> None:
+    # Frozen from the first version: a change here is a change of every seeded training run.
+    generator = seeded(7)
+    crops = augment_crops(smooth(16, 16, 16).repeat(2, 1, 1, 1, 1), report_classification(), generator)
+    expected = torch.tensor(GOLDEN)
+    torch.testing.assert_close(crops[:, 0, 7, 7, 7:9].flatten(), expected, atol=0.05, rtol=0)
+
+
+def test_contrast_leaves_air_and_brightness_moves_everything() -> None:
+    air, water = torch.full((200, 1, 4, 4, 4), -1000.0), torch.zeros(200, 1, 4, 4, 4)
+    torch.testing.assert_close(augment_crops(air, Augmentation(scale_hu=0.2), seeded()), air)
+    scaled = augment_crops(water, Augmentation(scale_hu=0.2), seeded())[:, 0, 0, 0, 0]
+    assert scaled.abs().max() <= 200
+    assert scaled.std().item() == pytest.approx(200 / 3**0.5, rel=0.15)
+    for picture in (air, water):
+        shift = augment_crops(picture, Augmentation(shift_hu=30), seeded()) - picture
+        assert shift.abs().max() <= 30
+        assert shift[:, 0, 0, 0, 0].std().item() == pytest.approx(30 / 3**0.5, rel=0.15)
+        assert torch.equal(shift, shift[:, :, :1, :1, :1].expand_as(shift))
+
+
+def test_contrast_changes_no_mask() -> None:
+    slabs, masks = slabs_and_masks()
+    changed, same = augment_slabs(slabs, masks, Augmentation(scale_hu=0.1, shift_hu=20), seeded())
+    assert same is masks
+    assert not torch.equal(changed, slabs)
+
+
+def test_autocast_does_not_coarsen_positions() -> None:
+    crops, settings = smooth(16, 24, 24).repeat(2, 1, 1, 1, 1), replace(report_classification(), elastic_vox=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = augment_crops(crops, settings, seeded())
+    assert torch.equal(under_autocast, augment_crops(crops, settings, seeded()))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"shift": -0.1}, {"scale": 1.0}, {"noise_hu": -1}, {"shift": math.nan}, *IMPOSSIBLE]
+)
 def test_impossible_settings_are_refused(fields: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         Augmentation(**fields)

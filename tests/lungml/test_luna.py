@@ -20,10 +20,13 @@ from lungml.luna import (
     check_nodules,
     check_split,
     freeze_split,
+    frozen_patients,
     read_luna,
     split_series,
 )
+from lungml.patients import patient_mark
 
+MARK = "00112233445566ff"
 MALIGNANCY = """\
 seriesuid,coordX,coordY,coordZ,diameter_mm,mal_bool,mal_details,bboxLowX
 s2,-128.6994211,-175.5,-298.25,5.651470635,True,"[4, 2, 4, 2]",-131.8
@@ -301,6 +304,59 @@ def test_further_columns_stay(tmp_path: Path) -> None:
     path.write_text("series_uid,split,patient\r\na,train,P1\r\n")
     assert freeze_split(["a", "b"], 3, path) == {"a": "train", "b": "test"}
     assert path.read_text() == "series_uid,split,patient\na,train,P1\nb,test,\n"
+
+
+def test_a_patient_goes_where_the_first_series_goes(tmp_path: Path) -> None:
+    uids = [f"s{n}" for n in range(10)]  # stride 5: s0 and s5 validate, s1 and s6 test
+    marks = {"s0": MARK, "s2": MARK, "s6": MARK, "s3": "b" * 16, "s5": "b" * 16}
+    split = freeze_split(uids, 5, tmp_path / "split.csv", marks)
+    assert split == split_series(uids, 5, marks)
+    plain = split_series(uids, 5)
+    assert {uid: name for uid, name in split.items() if name != plain[uid]} == {
+        "s2": "val", "s6": "val", "s5": "train",
+    }  # fmt: skip
+    lines = (tmp_path / "split.csv").read_text().splitlines()
+    assert lines[:4] == ["series_uid,split,patient", f"s0,val,{MARK}", "s1,test,", f"s2,val,{MARK}"]
+    assert frozen_patients(tmp_path / "split.csv") == (split, marks)
+    # Without the table the marks stay, and so does everybody.
+    before = (tmp_path / "split.csv").read_bytes()
+    assert freeze_split(uids, 5, tmp_path / "split.csv") == split
+    assert (tmp_path / "split.csv").read_bytes() == before
+
+
+def test_patients_that_are_known_later_move_nobody_but_draw_new_series(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    first = freeze_split(["a", "b", "c"], 3, path)
+    assert first == {"a": "val", "b": "test", "c": "train"}
+    assert path.read_text() == "series_uid,split\na,val\nb,test\nc,train\n"
+    marks = {"a": MARK, "c": MARK, "d": MARK, "e": ""}
+    # d would validate by its place, and does by its patient, who stands on two sides: the more held-out one counts.
+    assert freeze_split(["a", "b", "c", "d", "e"], 3, path, marks) == {**first, "d": "val", "e": "test"}
+    assert path.read_text() == (
+        f"series_uid,split,patient\na,val,{MARK}\nb,test,\nc,train,{MARK}\nd,val,{MARK}\ne,test,\n"
+    )
+    # Another data set with a series of the same patient, and of one who tests.
+    freeze_split(["b"], 3, path, {"b": "b" * 16})
+    assert freeze_split(["x", "y", "z"], 3, path, {"y": MARK, "z": "b" * 16}) == {"x": "val", "y": "val", "z": "test"}
+
+
+def test_a_name_written_by_hand_becomes_a_mark_once_patients_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("series_uid,split,patient\na,test,DOE^JANE\n")
+    assert freeze_split(["b"], 3, path, {"b": patient_mark("DOE^JANE")}) == {"b": "test"}
+    assert "DOE" not in path.read_text()
+
+
+def test_the_patients_table_is_optional(tmp_path: Path) -> None:
+    assert read_luna(tree(tmp_path)).patients == {}
+    data = read_luna(tree(tmp_path, patients="series_uid,patient\ns1,P1\ns9,P1\ns2,P2\ns7,P2\n"))
+    assert data.patients == {
+        "s1": patient_mark("P1"), "s9": patient_mark("P1"), "s2": patient_mark("P2"), "s7": patient_mark("P2"),
+    }  # fmt: skip
+    assert any("names the patients of 3 of 4 series" in note for note in data.notes)
+    assert not any("P1" in note or "P2" in note for note in data.notes)
+    everybody = "series_uid,patient\n" + "".join(f"{uid},P\n" for uid in SERIES.split())
+    assert not any("patients" in note for note in read_luna(tree(tmp_path, patients=everybody)).notes)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import nn
 
 from lungml.candidates import GroupingSettings
@@ -91,7 +92,7 @@ def assert_equal_weights(found: nn.Module, expected: nn.Module) -> None:
 def test_a_bundle_comes_back_exactly(full_home: Home, fields: dict[str, Any], models: dict[str, nn.Module]) -> None:
     bundle = load_bundle(full_home, tracking.register_bundle(full_home, fields), "cpu")
     for member, model in models.items():
-        found = getattr(bundle, member)
+        (found,) = getattr(bundle, member)
         assert_equal_weights(found, model)
         assert not found.training
         assert found.config == model.config
@@ -100,7 +101,8 @@ def test_a_bundle_comes_back_exactly(full_home: Home, fields: dict[str, Any], mo
     assert bundle.grouping == GroupingSettings(rule="union", threshold=0.25, min_voxels=9)
     slab = torch.randn(1, 7, 16, 24, generator=seeded(0))
     # Channels-last adds up in another order.
-    torch.testing.assert_close(bundle.segmentation(slab), models["segmentation"](slab), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(bundle.segmentation[0](slab), models["segmentation"](slab), rtol=1e-4, atol=1e-3)
+    assert bundle.flips == ()
 
 
 def test_a_bundle_is_built_once(full_home: Home, fields: dict[str, Any]) -> None:
@@ -144,6 +146,81 @@ def test_a_stages_example_fits_its_network(stage: str, model: nn.Module) -> None
     assert example.dtype == np.float32
     assert len(model.eval()(torch.from_numpy(example))) == len(example) == 2
     assert stage == "segmentation" or example.shape[2:] == CROP_SHAPE
+
+
+# Several models for one question
+
+
+@pytest.fixture(scope="module")
+def second(full_home: Home) -> dict[str, str]:
+    """Models of another seed."""
+    return {
+        "segmentation": log(full_home, "segmentation", UNet(generator=seeded(4))),
+        "nodule": log(full_home, "classification", NoduleNet(generator=seeded(5))),
+    }
+
+
+def test_an_ensemble_comes_back_exactly(
+    full_home: Home, fields: dict[str, Any], second: dict[str, str], models: dict[str, nn.Module]
+) -> None:
+    pairs = {member: [fields[member], uri] for member, uri in second.items()}
+    uri = tracking.register_bundle(full_home, {**fields, **pairs, "test_time_flips": ["nodule"]})
+    stored = tracking.read_bundle(full_home, uri)
+    assert {member: stored[member] for member in tracking.BUNDLE_MEMBERS} == {
+        **pairs,
+        "malignancy": fields["malignancy"],
+    }
+    bundle = load_bundle(full_home, uri, "cpu")
+    assert load_bundle(full_home, uri, "cpu") is bundle
+    assert [len(bundle.segmentation), len(bundle.nodule), len(bundle.malignancy)] == [2, 2, 1]
+    assert_equal_weights(bundle.nodule[0], models["nodule"])
+    assert_equal_weights(bundle.nodule[1], NoduleNet(generator=seeded(5)))
+    assert_equal_weights(bundle.segmentation[1], UNet(generator=seeded(4)))
+    assert bundle.flips == ("nodule",)
+    # Every model is a version of its stage's registered model.
+    client = MlflowClient(tracking_uri=tracking.tracking_uri(full_home))
+    sources = {version.source for version in client.search_model_versions("name = 'luna-classification'")}
+    assert set(pairs["nodule"]) <= sources
+
+
+def test_one_model_in_a_list_and_no_flips_are_what_they_were_before(full_home: Home, fields: dict[str, Any]) -> None:
+    uri = tracking.register_bundle(full_home, fields)
+    listed = {member: [fields[member]] for member in tracking.BUNDLE_MEMBERS}
+    assert tracking.register_bundle(full_home, {**fields, **listed, "test_time_flips": []}) == uri
+    assert tracking.read_bundle(full_home, uri).keys() - fields.keys() == {"code"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodule": []}, "the bundle's nodule is an empty list"),
+        ({"nodule": ["models:/m-1", "models:/luna/2"]}, "the bundle's nodule is 'models:/luna/2', not a models:/m-"),
+        ({"malignancy": ["models:/m-1", "models:/m-1"]}, "the bundle's malignancy names a model twice"),
+        ({"segmentation": [["models:/m-1"]]}, r"the bundle's segmentation is \['models:/m-1'\], not a models:/m-"),
+        ({"test_time_flips": ["unet"]}, r"test_time_flips is \['unet'\]; give a list of some of segmentation, nodule"),
+        ({"test_time_flips": True}, "test_time_flips is True; give a list"),
+        ({"test_time_flips": "nodule"}, "test_time_flips is 'nodule'; give a list"),
+        ({"test_time_flips": [["nodule"]]}, "give a list"),
+        ({"nodule_threshold": float("nan")}, "nodule_threshold is nan, not a probability"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_averaged_is_refused(
+    full_home: Home, fields: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrackingError, match=message) as caught:
+        tracking.register_bundle(full_home, {**fields, **change})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_member_that_is_gone_costs_the_ensemble(full_home: Home, fields: dict[str, Any]) -> None:
+    with pytest.raises(TrackingError, match="models:/m-gone: no such model"):
+        tracking.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], "models:/m-gone"]})
+
+
+def test_members_of_an_ensemble_are_of_one_stage(full_home: Home, fields: dict[str, Any]) -> None:
+    uri = tracking.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], fields["malignancy"]]})
+    with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
+        load_bundle(full_home, uri, "cpu")
 
 
 # Published weights
@@ -240,11 +317,12 @@ def test_the_published_weights_become_a_real_bundle(home: Home, published: Path)
     assert fields["grouping"]["rule"] == "report"
     assert (fields["nodule_threshold"], fields["malignant_threshold"]) == (0.5, 0.5)
     bundle = load_bundle(home, uri, "cpu")
-    assert bundle.segmentation.config == UNetConfig(pooling="avg")
-    assert bundle.nodule.config == bundle.malignancy.config == NoduleNetConfig()
+    (segmentation,), (nodule,), (malignancy,) = bundle.segmentation, bundle.nodule, bundle.malignancy
+    assert segmentation.config == UNetConfig(pooling="avg")
+    assert nodule.config == malignancy.config == NoduleNetConfig()
     theirs = torch.load(files[0], weights_only=True, map_location="cpu")["model_state"]
-    assert torch.equal(bundle.segmentation.input_norm.weight, theirs["input_batchnorm.weight"])
-    assert not torch.equal(bundle.nodule.head.weight, bundle.malignancy.head.weight)
+    assert torch.equal(segmentation.input_norm.weight, theirs["input_batchnorm.weight"])
+    assert not torch.equal(nodule.head.weight, malignancy.head.weight)
 
 
 @pytest.mark.real

@@ -14,6 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from lungml import findings as finding
+from lungml import store
 from lungml.candidates import GroupingSettings
 from lungml.findings import Finding, read_findings, write_findings
 from lungml.home import Home
@@ -25,7 +26,7 @@ from tasks import evaluation, tracking
 from tasks.bundles import stage_example
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
-from tasks.training import Pipeline, TrainedModel
+from tasks.pipeline import Pipeline, TrainedModel
 from tasks.truth import ScanTruth
 from tests.tasks.outcomes import done, kept
 
@@ -127,7 +128,10 @@ def test_newer_code_or_data_finds_again(
 ) -> None:
     pipeline = pipeline_in(home)
     find_nodules.fn(scan, bundle_uri, pipeline)
-    changed = replace(scan, digest="other")
+    kept(find_nodules.fn(replace(scan, digest="other"), bundle_uri, pipeline))  # crops for training change no finding
+    other = home.scans / "other.zarr"
+    store.write_scan(other, store.read_volume(scan.store), store.read_grid(scan.store), key=store.scan_key("other"))
+    changed = replace(scan, store=other)
     done(find_nodules.fn(changed, bundle_uri, pipeline))
     kept(find_nodules.fn(changed, bundle_uri, pipeline))
     monkeypatch.setattr(evaluation, "code_digest", lambda modules: "newer")

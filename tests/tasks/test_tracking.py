@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,8 @@ def test_a_run_holds_what_was_logged(home: Home, client: MlflowClient) -> None:
     assert kept.data.tags["luna.pipeline"] == "p1"
     assert kept.data.tags["luna.stage"] == "segmentation"
     assert kept.data.tags["a"] == "b"
-    assert kept.data.metrics == {"train/loss": 1.0, "val/auc": 0.75, "test/recall": 0.5}
+    logged = {name: value for name, value in kept.data.metrics.items() if not name.startswith("system/")}
+    assert logged == {"train/loss": 1.0, "val/auc": 0.75, "test/recall": 0.5}
     assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "train/loss")] == [(1, 2.0), (2, 1.0)]
     assert client.list_artifacts(run.run_id, "val")[0].path == "val/table.txt"
 
@@ -138,6 +141,105 @@ def test_inputs_name_the_data_and_the_parent_models(home: Home, client: MlflowCl
     assert json.loads(data.dataset.source) == {"digest": "d" * 64}
     assert [m.model_id for m in kept.inputs.model_inputs] == [parent.removeprefix("models:/")]
     assert kept.data.tags["luna.parent.segmentation"] == parent
+
+
+def test_each_split_is_an_input_of_its_own(home: Home, client: MlflowClient) -> None:
+    digests = {"train": "a" * 64, "val": "b" * 64, "test": "b" * 64}  # equal data are still two inputs
+    with tracking.open_run(home, "classification", name="nodule") as run:
+        run.log_datasets("scans", digests, sizes={"train": {"scans": 21, "nodules": 97}})
+        run.log_datasets("scans", digests)  # as a resumed training does
+    inputs = client.get_run(run.run_id).inputs.dataset_inputs
+    found = {i.dataset.name: ([t.value for t in i.tags], i.dataset.digest, i.dataset.profile) for i in inputs}
+    assert found == {
+        "scans-train": (["training"], "a" * 36, '{"scans": 21, "nodules": 97}'),
+        "scans-val": (["validation"], "b" * 36, None),
+        "scans-test": (["testing"], "b" * 36, None),
+    }
+
+
+def test_a_folder_of_figures_becomes_files_of_the_run(home: Home, client: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "drawn" / "val").mkdir(parents=True)
+    (tmp_path / "drawn" / "roc.png").write_bytes(b"1")
+    (tmp_path / "drawn" / "val" / "worst.png").write_bytes(b"2")
+    with tracking.open_run(home, "segmentation", name="x") as run:
+        run.log_figures(tmp_path / "drawn")
+        run.log_files(tmp_path / "drawn" / "val")
+        run.log_tag("luna.note", "x" * 9000)
+    assert [f.path for f in client.list_artifacts(run.run_id, "figures")] == ["figures/roc.png", "figures/val"]
+    assert [f.path for f in client.list_artifacts(run.run_id)] == ["environment", "figures", "worst.png"]
+    assert len(client.get_run(run.run_id).data.tags["luna.note"]) == 8000
+
+
+def test_a_run_tells_what_it_ran_on(home: Home, client: MlflowClient) -> None:
+    with tracking.open_run(home, "segmentation", name="x") as run:
+        pass
+    tags = client.get_run(run.run_id).data.tags
+    assert tags["env.torch"] == version("torch")
+    assert tags["env.threads"] == str(torch.get_num_threads())
+    text = Path(client.download_artifacts(run.run_id, "environment/requirements.txt")).read_text()
+    assert f"\nmlflow=={version('mlflow')}\n" in text
+
+
+# Runs that go on
+
+
+def _stopped(home: Home, stage: str = "segmentation", **settings: Any) -> str:
+    """A run whose training was stopped after its second epoch."""
+    with suppress(Stopped), tracking.open_run(home, stage, name="a run", **settings) as run:
+        run.log_epoch({"train/loss": 3.0}, 1)
+        run.log_epoch({"train/loss": 2.0}, 2)
+        raise Stopped
+    return run.run_id
+
+
+def test_a_stopped_run_goes_on_in_the_same_run(home: Home, client: MlflowClient) -> None:
+    run_id = _stopped(home, params={"width": 16, "device": "cpu"}, tags={"a": "b"}, pipeline_id="p1")
+    settings: dict[str, Any] = {"params": {"width": 16, "device": "cuda", "new": 1}, "pipeline_id": "p2"}
+    with tracking.open_run(home, "segmentation", name="a run", run_id=run_id, **settings) as run:
+        assert run.run_id == run_id
+        assert client.get_run(run_id).info.status == "RUNNING"
+        assert run.logged_epochs() == {1, 2}
+        assert run.logged_epochs("val/loss") == set()
+        run.log_epoch({"train/loss": 1.0}, 3)
+    kept = client.get_run(run_id)
+    assert kept.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3]
+    # A parameter stays what it was at first; what it is now stands in a tag.
+    assert kept.data.params == {"width": "16", "device": "cpu", "new": "1"}
+    expected = {"luna.changed.device": "cuda", "luna.pipeline": "p2", "luna.resumed": "1", "a": "b"}
+    assert kept.data.tags | expected == kept.data.tags
+    with tracking.open_run(home, "segmentation", name="a run", run_id=run_id):
+        pass
+    assert client.get_run(run_id).data.tags["luna.resumed"] == "2"
+
+
+def test_samples_of_the_machine_are_counted_on(home: Home, client: MlflowClient) -> None:
+    run_id = _stopped(home)  # a stopped run has its last sample too
+    with tracking.open_run(home, "segmentation", name="a run", run_id=run_id):
+        pass
+    with tracking.open_run(home, "segmentation", name="a run", run_id=run_id, sample_every_s=None):
+        pass
+    for name in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        history = client.get_metric_history(run_id, f"system/{name}")
+        assert [point.step for point in history] == [0, 1]
+        assert all(point.value > 0 for point in history)
+
+
+@pytest.mark.parametrize("gone", ["deleted", "unknown", "of another stage"])
+def test_a_run_that_cannot_go_on_is_replaced_and_said(
+    gone: str, home: Home, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = "0" * 32 if gone == "unknown" else _stopped(home, "malignancy" if gone != "deleted" else "segmentation")
+    if gone == "deleted":
+        client.delete_run(run_id)
+    with tracking.open_run(home, "segmentation", name="anew", params={"width": 2}, run_id=run_id) as run:
+        pass
+    assert run.run_id != run_id
+    assert client.get_run(run.run_id).info.run_name == "anew"
+    assert client.get_run(run.run_id).data.params == {"width": "2"}
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "tasks.tracking"]
+    assert line.startswith(f"the MLflow run {run_id} ")
+    assert line.endswith(": training goes on in a new one")
 
 
 def test_stages_keep_to_their_experiments_at_once(home: Home, client: MlflowClient) -> None:
@@ -217,11 +319,11 @@ def test_processes_that_start_at_once_share_one_database(tmp_path: Path, monkeyp
 
 def test_no_git_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    tracking._git_commit.cache_clear()
+    tracking.git_commit.cache_clear()
     try:
-        assert tracking._git_commit() == ""
+        assert tracking.git_commit() == ""
     finally:
-        tracking._git_commit.cache_clear()
+        tracking.git_commit.cache_clear()
 
 
 # Models
@@ -284,6 +386,15 @@ def test_a_model_shows_with_its_run(home: Home, client: MlflowClient) -> None:
     assert (model.status, model.model_type, model.params) == ("READY", "segmentation", {"width": "2"})
     assert model.source_run_id is not None
     assert [m.model_id for m in client.get_run(model.source_run_id).outputs.model_outputs] == [model.model_id]
+
+
+def test_a_card_lies_beside_the_model_and_describes_its_run(home: Home, client: MlflowClient) -> None:
+    with tracking.open_run(home, "segmentation", name="x") as run:
+        uri = tracking.log_model(run, Pixelwise(), arch=ARCH, example=EXAMPLE, name="tiny", card="# Größe\n")
+    cards = [path.read_text(encoding="utf-8") for path in home.mlruns.rglob("README.md")]
+    assert cards == ["# Größe\n"] * 2  # of the model and of the run
+    assert client.get_run(run.run_id).data.tags["mlflow.note.content"] == "# Größe\n"
+    assert tracking.load_model(home, uri)[0] == ARCH
 
 
 def test_a_model_that_cannot_be_kept_is_marked_failed(

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from lungml import groups, luna, store
 from lungml.home import Home
 from lungml.lidc_xml import LidcError
+from lungml.patients import patient_mark
 from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
@@ -179,10 +180,12 @@ def test_series_outside_luna16_train_and_a_patient_never_does_both(
         content = lidc_xml(nodule(rois, 5), nodule(rois, 4), nodule(rois, 1), series_uid=uid)
         (xml / f"{uid}.xml").write_bytes(content)
     notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
-    split = dict(line.split(",") for line in home.split_csv.read_text().splitlines()[1:])
+    split, marks = luna.frozen_patients(home.split_csv)
     assert split == {UID: "val", OTHER: "test", "1.2.5": "train"}  # 7.1 is not of the list and moves nothing
+    assert marks == {UID: patient_mark("B"), OTHER: patient_mark("D")}
     (joined,) = [truth for truth in truths if truth.series_uid not in split]
     assert (joined.series_uid, joined.split, joined.negatives_xyz) == ("7.1", "train", None)
+    assert {truth.series_uid: truth.patient for truth in truths} == {**marks, "7.1": patient_mark("A")}
     assert joined.path == more / "A" / "7.1"
     (found,) = joined.nodules
     assert (found.ratings, found.malignant) == ((5, 4, 1), True)
@@ -198,3 +201,65 @@ def test_more_scans_need_the_xml(luna_dir: Path, home: Home, tmp_path: Path, xml
     rate_nodules.fn(luna_dir, None, xml)
     with pytest.raises(LidcError, match="without LIDC's XML nothing is known of these series; give it with --lidc"):
         read_truths(luna_dir, None, 3, home, for_training=False, more=tmp_path)
+
+
+def patients(luna_dir: Path, *rows: tuple[str, str]) -> None:
+    text = "".join(f"{uid},{patient}\n" for uid, patient in rows)
+    (luna_dir / "patients.csv").write_text(f"series_uid,patient\n{text}")
+
+
+def test_series_of_one_patient_are_first_frozen_on_one_side(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    patients(luna_dir, (UID, "JANE"), (OTHER, "JANE"), ("1.2.5", "JOHN"))
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False)
+    mark = patient_mark("JANE")
+    assert [(t.series_uid, t.split, t.patient) for t in truths] == [(UID, "val", mark), (OTHER, "val", mark)]
+    said = "\n".join(notes)
+    assert "1 series stand in the split of their patient's first series" in said
+    for text in (said, home.split_csv.read_text()):
+        assert "JANE" not in text
+        assert "JOHN" not in text
+    assert read_truths(luna_dir, None, 3, home, for_training=False)[0] == notes
+
+
+def test_of_a_patient_on_two_sides_the_less_held_out_scan_is_left_out(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    read_truths(luna_dir, None, 3, home, for_training=False)
+    assert home.split_csv.read_text() == f"series_uid,split\n{UID},val\n{OTHER},test\n1.2.5,train\n"
+    patients(luna_dir, (UID, "JANE"), (OTHER, "JANE"), ("1.2.5", "JOHN"))
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False)
+    assert [(t.series_uid, t.split) for t in truths] == [(OTHER, "test")]  # a test set stays what it was
+    (note,) = [note for note in notes if "left out" in note]
+    assert note == (
+        "1 series are left out: another series of their patients tests or validates, and the split was frozen before "
+        f"that was known; such as {UID} (val, the other in test)"
+    )
+    # Once the marks are frozen, it stays so without the table.
+    (luna_dir / "patients.csv").unlink()
+    assert [t.series_uid for t in read_truths(luna_dir, None, 3, home, for_training=False)[1]] == [OTHER]
+
+
+def test_a_training_scan_stays_out_though_the_other_scan_is_not_on_disk(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    (luna_dir / "seriesuids.csv").write_text(f"1.0\n1.1\n{UID}\n{OTHER}\n")
+    read_truths(luna_dir, None, 4, home, for_training=False)
+    patients(luna_dir, ("1.1", "JANE"), (OTHER, "JANE"))
+    truths = read_truths(luna_dir, None, 4, home, for_training=False)[1]
+    assert [(t.series_uid, t.split) for t in truths] == [(UID, "train")]
+
+
+def test_a_table_of_patients_guards_what_joins_from_dicom(
+    luna_dir: Path, xml: Path, home: Home, tmp_path: Path
+) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    more = tmp_path / "LIDC-IDRI"
+    rois = "".join(roi(z, square(0, 1, 5)) for z in (-337.75, -335.25))
+    for uid, patient in (("7.1", "A"), ("7.2", "B"), ("7.3", "")):
+        series(more / uid, SeriesInstanceUID=uid, PatientID=patient)
+        (xml / f"{uid}.xml").write_bytes(lidc_xml(nodule(rois, 5), series_uid=uid))
+    # The validation and test scans lie nowhere as DICOM; 7.3's header names nobody, the table does.
+    patients(luna_dir, (UID, "B"), (OTHER, "E"), ("1.2.5", "F"), ("7.3", "C"))
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
+    joined = {t.series_uid: t.patient for t in truths if t.series_uid.startswith("7")}
+    assert joined == {"7.1": patient_mark("A"), "7.3": patient_mark("C")}
+    assert not any("cannot be seen" in note for note in notes)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lungml import store
 from lungml.errors import TrainingError
 from lungml.fit import fit
 from lungml.recipes import segmentation
@@ -22,14 +23,66 @@ def test_the_report_only_sees_nodules_and_the_demo_half(toy_scans: list[Prepared
     assert (labels[problem(toy_scans, segmentation.demo()).order(rng, 40, 1)] > 0).sum() == 20
 
 
+def test_judging_slices_looks_at_those_with_a_nodule_and_judging_scans_at_all(toy_scans: list[PreparedScan]) -> None:
+    recipe = replace(segmentation.report(), fit=replace(segmentation.report().fit, select_by="f1"))
+    by_slices = problem(toy_scans, recipe)
+    with torch.no_grad():  # a network that flags every pixel
+        by_slices.model.head.weight.zero_()
+        by_slices.model.head.bias.fill_(9.0)
+    whole = problem(toy_scans, replace(recipe, judge="scans"))
+    whole.model.load_state_dict(by_slices.model.state_dict())
+    mask = store.read_mask(toy_scans[3].store, "mask")
+    marked = mask.any(axis=(1, 2)).sum()
+    some, all_of_it = by_slices.evaluate("val"), whole.evaluate("val")
+    assert some.keys() == {"loss", "precision", "recall", "f1"}
+    assert some["precision"] == pytest.approx(mask.sum() / (marked * mask[0].size))
+    assert all_of_it["precision"] == pytest.approx(mask.mean())
+    assert all_of_it["recall"] == some["recall"] == 1
+    # All of the scan is one candidate, its centre of mass; it lies in none of the two nodules.
+    assert (all_of_it["candidate_recall"], all_of_it["candidates_per_scan"]) == (0, 1)
+
+
+def test_no_more_scans_are_judged_than_the_bound(toy_scans: list[PreparedScan]) -> None:
+    many = [replace(toy_scans[3], series_uid=str(number)) for number in range(7)]
+    recipe = replace(segmentation.best(), judge_scans=3)
+    seen = [scan.series_uid for scan in problem([*toy_scans[:3], *many], recipe)._judged("val")]
+    assert seen == ["0", "2", "4"]
+    everything = problem([*toy_scans[:3], *many], replace(recipe, judge_scans=0))._judged("val")
+    assert [scan.series_uid for scan in everything] == [str(number) for number in range(7)]
+
+
+@pytest.mark.parametrize("window", [64, 96])
+def test_windows_are_cut_alike_from_slab_and_mask(window: int) -> None:
+    masks = torch.arange(2 * 96 * 96).view(2, 1, 96, 96)
+    slabs = masks.expand(2, 7, 96, 96)
+    cut, cut_masks = segmentation._random_windows(slabs, masks, window, torch.Generator().manual_seed(0))
+    assert cut.shape == (2, 7, window, window)
+    assert (cut == cut_masks).all()
+    rows, cols = cut_masks[:, 0, 0, 0] % 9216 // 96, cut_masks[:, 0, 0, 0] % 96
+    assert ((rows + window <= 96) & (cols + window <= 96)).all()
+    assert (cut_masks[:, 0, 1, 0] - cut_masks[:, 0, 0, 0] == 96).all()
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    recipe = segmentation.report()
+    for change in ({"window": 98}, {"window": 63}, {"miss_share": 1.5}, {"loss": "dice"}, {"judge": "pixels"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            replace(recipe, **change)
+    with pytest.raises(ValueError, match="candidate_score is known of whole scans only"):
+        replace(recipe, fit=replace(recipe.fit, select_by="candidate_score"))
+
+
 def test_it_learns_the_toy_nodules(toy_scans: list[PreparedScan]) -> None:
     recipe = segmentation.demo()
     recipe = replace(recipe, fit=replace(recipe.fit, epochs=2, samples_per_epoch=192, validate_every=1))
     learning = problem(toy_scans, recipe)
     before = learning.evaluate("val")
     result = fit(learning, recipe.fit, seed=0)
-    assert result.val["f1"] > max(0.5, before["f1"])
-    assert learning.evaluate("test")["f1"] > 0.5
+    assert result.val["recall"] > 0.5
+    assert result.val["f1"] > 10 * before["f1"]  # of whole scans
+    assert result.val["candidate_score"] == 1
+    assert result.val["candidates_per_scan"] < before["candidates_per_scan"]
+    assert learning.evaluate("test")["candidate_recall"] == 1
 
 
 def test_only_training_scans_are_learned_from(toy_scans: list[PreparedScan]) -> None:

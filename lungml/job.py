@@ -1,0 +1,245 @@
+"""One training in a process of its own: `python -m lungml.job FOLDER`.
+
+Fabric starts the processes of several devices by running the same command again, which must not be a whole pipeline;
+and a training that hangs or dies must not take one with it. So whoever wants a model writes the job into a folder, runs
+this module on it, and reads JSON lines from its output: one per event, anything else being some library's talk. The
+process ends when its standard input does, so that it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from lungml.checkpoint import Checkpoints
+from lungml.devices import Hardware
+from lungml.errors import LunaError
+from lungml.figures import crop_figures, slice_figures
+from lungml.files import whole_file, write_text_atomic
+from lungml.fit import CHECKPOINT_STEPS, EpochReport, Problem, StepReport, fit
+from lungml.plots import write_figures
+from lungml.recipes.classification import ClassificationRecipe, CropProblem, classification_problem
+from lungml.recipes.data import PreparedScan
+from lungml.recipes.malignancy import MalignancyRecipe, malignancy_problem
+from lungml.recipes.segmentation import SegmentationProblem, SegmentationRecipe
+
+Stage = Literal["segmentation", "classification", "malignancy"]
+JOB, WEIGHTS, RESULT, PARENT = "job.pickle", "best.safetensors", "result.json", "parent.safetensors"
+FIGURES = "figures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """All that a training is made from.
+
+    Attributes:
+        stage: which of the three models.
+        settings: that stage's recipe.
+        scans: of all splits.
+        seed: of everything random.
+        hardware: what to train on.
+        identity: what a checkpoint must agree with, see `Checkpoints`.
+        commit: of the code.
+        origin: "phantom" where the scans are synthetic: figures say so.
+        from_parent: whether it starts from the weights in `parent.safetensors`.
+        checkpoint_steps: steps between two checkpoints.
+    """
+
+    stage: Stage
+    settings: SegmentationRecipe | ClassificationRecipe | MalignancyRecipe
+    scans: tuple[PreparedScan, ...]
+    seed: int
+    hardware: Hardware
+    identity: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    origin: Literal["real", "phantom"] = "real"
+    from_parent: bool = False
+    checkpoint_steps: int = CHECKPOINT_STEPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What a finished training left beside `best.safetensors` and its figures; metric names are bare.
+
+    Attributes:
+        best_epoch: whose weights were kept.
+        val: its validation metrics.
+        test: its test metrics.
+        config: what rebuilds the network.
+        quality: split -> what else its probabilities are worth, see `figures.Quality`; empty for the U-Net.
+    """
+
+    best_epoch: int
+    val: Mapping[str, float]
+    test: Mapping[str, float]
+    config: Mapping[str, Any]
+    quality: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+Tell = Callable[..., None]
+
+
+def write_job(folder: Path, job: TrainingJob, parent: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Put a job, and the weights it starts from, where `run_job` looks for them."""
+    if parent is not None:
+        save_file({name: value.contiguous() for name, value in parent.items()}, _made(folder) / PARENT)
+    with whole_file(folder / JOB) as handle:
+        handle.write(pickle.dumps(job))
+
+
+def run_job(folder: Path, tell: Tell) -> None:
+    """Train, keep the best epoch's weights, score them on the test split, and write `result.json` last.
+
+    Args:
+        folder: holds the job, and the states of a training that goes on.
+        tell: called with an event's name and its fields: `going_on`, `step`, `epoch`.
+
+    Raises:
+        LunaError: what a person can mend.
+        OSError: when something cannot be written.
+    """
+    job: TrainingJob = pickle.loads((folder / JOB).read_bytes())  # our own, written by `write_job`
+    fabric = job.hardware.launch()
+    first = fabric.global_rank == 0
+    problem = make_problem(job, folder, fabric.device)
+
+    def on_epoch(report: EpochReport) -> None:
+        tell("epoch", **asdict(report))
+
+    def on_step(report: StepReport) -> None:
+        tell("step", **asdict(report))
+
+    checkpoints = Checkpoints(folder=folder, identity=job.identity, commit=job.commit)
+    result = fit(
+        problem,
+        job.settings.fit,
+        seed=job.seed,
+        fabric=fabric,
+        checkpoints=checkpoints,
+        checkpoint_steps=job.checkpoint_steps,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
+    if not first:
+        return
+    test = problem.evaluate("test")
+    quality = _draw(job, problem, folder)
+    temporary = folder / f".{WEIGHTS}"
+    save_file({name: value.contiguous() for name, value in result.weights.items()}, temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    about = JobResult(
+        best_epoch=result.best_epoch,
+        val=result.val,
+        test=test,
+        config=asdict(problem.model.config),  # type: ignore[call-overload]
+        quality=quality,
+    )
+    write_text_atomic(folder / RESULT, json.dumps(asdict(about), indent=1))
+
+
+def make_problem(job: TrainingJob, folder: Path, device: torch.device) -> Problem:
+    """Model, data and loss of a job, on a device."""
+    generator, settings = torch.Generator().manual_seed(job.seed), job.settings
+    if isinstance(settings, SegmentationRecipe):
+        return SegmentationProblem(settings, job.scans, device=device, generator=generator)
+    if isinstance(settings, ClassificationRecipe):
+        return classification_problem(settings, job.scans, device=device, generator=generator)
+    weights = load_file(folder / PARENT) if job.from_parent else {}
+    return malignancy_problem(settings, job.scans, nodule_weights=weights, device=device, generator=generator)
+
+
+def _draw(job: TrainingJob, problem: Problem, folder: Path) -> dict[str, dict[str, float]]:
+    """Draw the figures of the kept weights; returns the quality of each split."""
+    quality: dict[str, dict[str, float]] = {}
+    about: Any = {
+        "title": job.stage,
+        "origin": job.origin,
+        "rng": np.random.default_rng([job.seed, 0]),  # epochs are counted from 1: no epoch draws the same
+    }
+    if isinstance(problem, SegmentationProblem):
+        drawn = slice_figures(problem, job.scans, job.settings.augmentation, **about)
+    else:
+        assert isinstance(problem, CropProblem)
+        drawn, found = crop_figures(problem, job.scans, job.settings.augmentation, **about)
+        quality = {split: asdict(one) for split, one in found.items()}
+    write_figures(folder / FIGURES, drawn)
+    return quality
+
+
+def read_result(folder: Path) -> tuple[JobResult, dict[str, torch.Tensor]] | None:
+    """A finished training's result and its weights; None when there is none, or not all of it."""
+    try:
+        return JobResult(**json.loads((folder / RESULT).read_text())), load_file(folder / WEIGHTS)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main(folder: Path) -> int:
+    """Run the job in a folder; events go to standard output."""
+    _end_with_standard_input()
+    talk = _Talk()
+    logging.basicConfig(level=logging.INFO, handlers=[talk], force=True)
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    try:
+        run_job(folder, talk.tell)
+    except LunaError as error:
+        talk.tell("error", kind=type(error).__name__, text=str(error))
+        return 1
+    except OSError as error:
+        talk.tell("error", kind="OSError", errno=error.errno, text=error.strerror or str(error), file=error.filename)
+        return 1
+    return 0
+
+
+class _Talk(logging.Handler):
+    """Events and log records as JSON lines; only the first process speaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = os.fdopen(os.dup(1), "w", buffering=1)
+        self._speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def tell(self, event: str, **fields: Any) -> None:
+        if self._speaks or event == "error":
+            self._lines.write(json.dumps({"event": event, **fields}, default=str) + "\n")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("lungml") or record.levelno >= logging.WARNING:
+            self.tell("log", level=record.levelno, text=record.getMessage())
+
+
+def _end_with_standard_input() -> None:
+    """Kill this process and those it started when whoever holds the other end of standard input is gone."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        if os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-stdin").start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,162 @@
+"""How does a training run in a process of its own, and end with whoever wanted it?"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import lungml.errors
+from lungml.checkpoint import CheckpointError
+from lungml.errors import LunaError, TrainingError
+
+GRACE_S = 10.0  # between asking a child to end and making it
+POLL_S = 0.5
+TALK_LINES = 20  # of what a child said before it died, kept for the error
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+class ChildDied(RuntimeError):
+    """A training process ended without a word; another try goes on from its last checkpoint."""
+
+
+class TrainingStopped(BaseException):
+    """Somebody ended the training; nothing is wrong with it."""
+
+
+def run_child(
+    folder: Path, on_event: Callable[[Mapping[str, Any]], None], *, time_limit_s: float | None = None
+) -> None:
+    """Run the training job that lies in a folder to its end.
+
+    Args:
+        folder: see `lungml.job`.
+        on_event: called with each event, in this thread.
+        time_limit_s: the child is ended after it; its checkpoint stays.
+
+    Raises:
+        LunaError: what the child could not do and a person can mend.
+        OSError: what the child could not write.
+        ChildDied: it was killed, or crashed.
+        TrainingStopped: `end_children` was called.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", "lungml.job", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us to pass on; and its own children are ended with it
+    )
+    _running.add(child)
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
+    deadline = time.monotonic() + time_limit_s if time_limit_s else None
+    failure: Mapping[str, Any] | None = None
+    talk: list[str] = []
+    try:
+        while True:
+            try:
+                line = lines.get(timeout=POLL_S)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                break
+            event = _event(line)
+            if event is None:
+                talk = [*talk, line.rstrip()][-TALK_LINES:] if line.strip() else talk
+            elif event["event"] == "error":
+                failure = event
+            else:
+                on_event(event)
+            if deadline and time_limit_s and time.monotonic() > deadline:
+                raise TrainingError(
+                    f"{folder}: the training took more than {time_limit_s / 3600:g} h and was ended; "
+                    "its checkpoint stays: allow it more time and it goes on"
+                )
+        code = child.wait()
+    finally:
+        stopped = child not in _running
+        _running.discard(child)
+        _end(child)
+    if stopped:
+        raise TrainingStopped(f"{folder}: stopped; it goes on when it is wanted again")
+    if failure is not None:
+        raise _error(failure)
+    if code:
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        raise ChildDied(
+            f"{folder}: the training process ended with {how}; {' | '.join(talk[-5:]) or 'it said nothing'}"
+        )
+    for line in talk:
+        logging.getLogger(__name__).debug("%s", line)
+
+
+@contextmanager
+def children_ended() -> Iterator[None]:
+    """Whatever ends the block from outside (Ctrl-C, a cancelled flow run) ends the trainings this process runs."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            end_children()
+        raise
+
+
+def end_children() -> None:
+    """End every training that this process runs; their callers get `TrainingStopped`."""
+    for child in list(_running):
+        _running.discard(child)
+        _end(child)
+
+
+def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End a child and its own children; does nothing to one that has ended."""
+    if child.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if child.stdin:
+        with suppress(OSError):
+            child.stdin.close()
+
+
+def _error(failure: Mapping[str, Any]) -> Exception:
+    """The child's error as this process knows it."""
+    if failure["kind"] == "OSError":
+        return OSError(failure["errno"], failure["text"], failure["file"])
+    kinds: dict[str, type[LunaError]] = {"CheckpointError": CheckpointError, "TrainingError": TrainingError}
+    return kinds.get(failure["kind"], lungml.errors.LunaError)(failure["text"])

@@ -1,0 +1,289 @@
+"""One training: found finished, gone on with, or begun; its epochs and its model in MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.states import State
+
+from lungml.checkpoint import Checkpoints
+from lungml.files import write_text_atomic
+from lungml.fit import identity_of
+from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, Stage, TrainingJob, read_result, write_job
+from lungml.leaks import too_good
+from lungml.luna import SPLITS
+from lungml.metrics import is_better
+from lungml.model_card import ModelCard, write_card
+from lungml.readiness import check_ready
+from lungml.recipes.data import PreparedScan, of_split
+from tasks import tracking
+from tasks.bundles import build_model, stage_example
+from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
+from tasks.child import run_child
+from tasks.pipeline import Pipeline, TrainedModel
+
+FINISHED, RUN = "finished.json", "mlflow-run.json"
+
+
+def train_model(
+    stage: Stage,
+    name: str,
+    settings: Any,
+    scans: Sequence[PreparedScan],
+    pipeline: Pipeline,
+    *,
+    recipe_name: str,
+    parents: Mapping[str, str] | None = None,
+    parent_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+    extra: Mapping[str, Mapping[str, float]] | None = None,
+) -> State | TrainedModel:
+    """Train one model in a process of its own, or return the finished one of an equal key.
+
+    An unfinished training of an equal key goes on from its last checkpoint, in the MLflow run that it began.
+
+    Args:
+        stage: which of the three.
+        name: of the run.
+        settings: the stage's recipe; its `fit` drives the loop.
+        scans: of all splits.
+        pipeline: what the stages share.
+        recipe_name: of the whole recipe.
+        parents: URIs of the models it starts from.
+        parent_weights: reads the weights it begins with.
+        extra: further metrics to log per split, baselines for example.
+    """
+    log, home, hardware = get_run_logger(), pipeline.home, pipeline.hardware
+    made_from = {
+        "data": digest([scan.digest for scan in scans]),
+        "parents": json.dumps(dict(parents or {}), sort_keys=True),
+        "seed": pipeline.seed,
+        "devices": hardware.count,
+        "precision": hardware.precision,
+    }
+    identity = identity_of(settings, **made_from)
+    key = digest([identity, code_digest(TRAINING_MODULES), pipeline.pipeline_id if pipeline.fresh else None])
+    folder = home.checkpoints / stage / key
+    finished = _read_finished(folder)
+    if finished and tracking.model_exists(home, finished.uri):
+        log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
+        return kept(finished)
+    device = hardware.check()
+    with tracking.open_run(
+        home,
+        stage,
+        name=name,
+        pipeline_id=pipeline.pipeline_id,
+        params={
+            **identity_of(settings),
+            "recipe": recipe_name,
+            "seed": pipeline.seed,
+            "device": str(device),
+            "devices": hardware.count,
+            "precision": hardware.precision,
+            "origin": pipeline.origin,
+        },
+        tags={"luna.origin": pipeline.origin},
+        run_id=_read_run(folder),
+    ) as run:
+        write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
+        run.log_datasets("scans", _digests(scans), sizes=split_sizes(scans), parents=dict(parents or {}))
+        for note in check_ready(
+            stage, scans, batch_size=settings.fit.batch_size, mined=getattr(settings, "mined", False)
+        ):
+            log.warning(note)
+        if read_result(folder) is None:
+            job = TrainingJob(
+                stage=stage,
+                settings=settings,
+                scans=tuple(scans),
+                seed=pipeline.seed,
+                hardware=hardware,
+                identity=identity,
+                commit=tracking.git_commit(),
+                origin=pipeline.origin,
+                from_parent=parent_weights is not None,
+                checkpoint_steps=pipeline.checkpoint_steps,
+            )
+            write_job(folder, job, parent_weights() if parent_weights else None)
+            events = _Events(name, settings.fit.select_by, run, log)
+            limit = pipeline.time_limit_h
+            run_child(folder, events, time_limit_s=limit and 3600 * limit)
+        done = read_result(folder)
+        if done is None:
+            raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
+        result, weights = done
+        val = {**result.val, **(extra or {}).get("val", {})}
+        test = {**result.test, **(extra or {}).get("test", {})}
+        run.log_metrics(
+            {
+                **{f"val/best_{metric}": value for metric, value in val.items()},
+                **{f"test/{metric}": value for metric, value in test.items()},
+                **{
+                    f"{'val/best_' if split == 'val' else 'test/'}{name}": value
+                    for split, one in result.quality.items()
+                    for name, value in one.items()
+                },
+                "best_epoch": result.best_epoch,
+            }
+        )
+        _warn_of_perfection(run, stage, result, log.warning)
+        if (folder / FIGURES).exists():
+            run.log_figures(folder / FIGURES)
+        model = build_model(stage, result.config, weights)
+        card = ModelCard(
+            name=name,
+            stage=stage,
+            origin=pipeline.origin,
+            digests=_digests(scans),
+            sizes=split_sizes(scans),
+            recipe=recipe_name,
+            settings=identity_of(settings),
+            best_epoch=result.best_epoch,
+            selected_by=settings.fit.select_by,
+            metrics={"val": result.val, "test": result.test},
+            baselines=dict((extra or {}).items()),
+            calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            parents=dict(parents or {}),
+            commit=tracking.git_commit(),
+        )
+        uri = tracking.log_model(
+            run,
+            model,
+            arch={"stage": stage, "config": dict(result.config)},
+            example=stage_example(stage),
+            name=name,
+            card=write_card(card),
+        )
+    trained = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
+    write_text_atomic(folder / FINISHED, json.dumps(asdict(trained), indent=1))
+    # A finished training is closed: nothing of it is ever gone on with.
+    Checkpoints(folder=folder, identity=identity).close()
+    for file in (JOB, PARENT, WEIGHTS, RESULT, RUN):
+        (folder / file).unlink(missing_ok=True)
+    return trained
+
+
+def split_sizes(scans: Sequence[PreparedScan]) -> dict[str, dict[str, int]]:
+    """Scans, nodules and malignant nodules of each split."""
+    sizes: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        chosen = of_split(scans, split)
+        nodules = [nodule for scan in chosen for nodule in scan.nodules]
+        sizes[split] = {
+            "scans": len(chosen),
+            "nodules": len(nodules),
+            "malignant": Counter(nodule.malignant for nodule in nodules)[True],
+        }
+    return sizes
+
+
+def _digests(scans: Sequence[PreparedScan]) -> dict[str, str]:
+    return {split: digest([scan.digest for scan in of_split(scans, split)]) for split in SPLITS}
+
+
+def _warn_of_perfection(run: tracking.Run, stage: Stage, result: JobResult, warn: Callable[..., None]) -> None:
+    judged = result.quality.get("val", {})
+    sentence = too_good(stage, result.val, int(judged.get("positives", 0)), int(judged.get("negatives", 0)))
+    if sentence:
+        warn(sentence)
+        run.log_tag("luna.warning", sentence)
+
+
+def _read_finished(folder: Path) -> TrainedModel | None:
+    try:
+        return TrainedModel(**json.loads((folder / FINISHED).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # none, or a damaged one: train
+        return None
+
+
+def _read_run(folder: Path) -> str | None:
+    """The MLflow run that an unfinished training began."""
+    try:
+        return str(json.loads((folder / RUN).read_text())["run_id"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+class _Events:
+    """What the training process tells, in the log, in MLflow and on a Prefect progress artifact."""
+
+    def __init__(self, name: str, select_by: str, run: tracking.Run, log: Any) -> None:
+        self._name, self._select_by, self._run, self._log = name, select_by, run, log
+        self._logged = run.logged_epochs()
+        self._artifact: Any = create_progress_artifact(0.0, description=f"{name}: starting")
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "epoch":
+            self._epoch(event)
+        elif kind == "step":
+            self._step(event)
+        elif kind == "log":
+            self._log.log(event["level"], "%s: %s", self._name, event["text"])
+
+    def _epoch(self, report: Mapping[str, Any]) -> None:
+        epoch, epochs = report["epoch"], report["epochs"]
+        if epoch in self._logged:  # before this process began, by the one that was killed
+            return
+        self._logged.add(epoch)
+        metrics = {
+            **{f"train/{metric}": value for metric, value in report["train"].items()},
+            **{f"val/{metric}": value for metric, value in report["val"].items()},
+            "samples_per_s": report["samples_per_s"],
+        }
+        self._run.log_epoch(metrics, epoch)
+        shown = [f"loss {report['train']['loss']:.4f}"]
+        val = report["val"]
+        shown += [f"val {m} {val[m]:.3f}" for m in SHOWN if m in val and not math.isnan(val[m])]
+        if self._select_by in val and self._select_by not in SHOWN:
+            shown.append(f"val {self._select_by} {val[self._select_by]:.3f}")
+        if report["best_epoch"]:
+            shown.append(f"best {self._select_by} {report['best_score']:.3f} (epoch {report['best_epoch']})")
+        shown.append(f"{report['samples_per_s']:.0f} samples/s")
+        if report["seconds_left"] >= 1:
+            shown.append(f"{in_words(report['seconds_left'])} left")
+        self._log.info("%s %d/%d: %s", self._name, epoch, epochs, ", ".join(shown))
+        self._show(100.0 * epoch / epochs, ", ".join(shown))
+
+    def _step(self, report: Mapping[str, Any]) -> None:
+        done = report["epoch"] - 1 + report["step"] / report["steps"]
+        self._show(
+            100.0 * done / report["epochs"],
+            f"epoch {report['epoch']} of {report['epochs']}, step {report['step']} of {report['steps']}, "
+            f"loss {report['loss']:.4f}, {report['samples_per_s']:.0f} samples/s, "
+            f"{in_words(report['seconds_left'])} left",
+        )
+
+    def _show(self, percent: float, text: str) -> None:
+        update_progress_artifact(self._artifact, progress=percent, description=f"{self._name}: {text}")
+
+
+SHOWN = ("precision", "recall", "f1", "auc")
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def better_of(models: Sequence[TrainedModel], metric: str) -> TrainedModel:
+    """The model with the highest validation metric; the first wins a tie, and none at all never wins."""
+    best = models[0]
+    for model in models[1:]:
+        if is_better(model.val[metric], best.val[metric]):
+            best = model
+    return best

@@ -1,0 +1,58 @@
+"""What do the stages of one pipeline run share, and what does each leave?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lungml.devices import Hardware, Precision
+from lungml.fit import CHECKPOINT_STEPS
+from lungml.home import Home
+from lungml.job import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What all stages of one pipeline run share.
+
+    Attributes:
+        home: where everything lies.
+        pipeline_id: the flow run's.
+        origin: "phantom" where the scans are synthetic.
+        seed: of everything random.
+        device: auto, cpu or cuda.
+        devices: how many of them share each batch.
+        precision: fp32 or bf16.
+        fresh: train again even where an equal model is finished.
+        time_limit_h: hours that one training may take; None sets no limit.
+        checkpoint_steps: steps between two checkpoints of a training.
+    """
+
+    home: Home
+    pipeline_id: str
+    origin: Literal["real", "phantom"]
+    seed: int
+    device: str = "auto"
+    devices: int = 1
+    precision: Precision = "fp32"
+    fresh: bool = False
+    time_limit_h: float | None = None
+    checkpoint_steps: int = CHECKPOINT_STEPS
+
+    @property
+    def hardware(self) -> Hardware:
+        """What trainings run on."""
+        return Hardware(device=self.device, count=self.devices, precision=self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A finished model: its URI and how its best epoch did; metric names are bare."""
+
+    stage: Stage
+    name: str
+    uri: str
+    best_epoch: int
+    val: Mapping[str, float]
+    test: Mapping[str, float]

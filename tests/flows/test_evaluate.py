@@ -1,0 +1,163 @@
+"""Two bundles of random weights on three tiny drawn scans: compared, kept as JSON, and found again without work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from prefect.testing.utilities import prefect_test_harness
+from rich.console import Console
+from typer.testing import CliRunner
+
+from flows import cli_evaluate
+from flows.cli_evaluate import show_evaluation
+from flows.evaluate import evaluate_bundles
+from lungml import findings as finding
+from lungml.candidates import GroupingSettings
+from lungml.home import Home
+from lungml.luna import read_luna
+from lungml.models.nodule_net import NoduleNet
+from lungml.models.unet import UNet
+from lungml.phantom import PhantomSettings, write_phantoms
+from tasks import tracking
+from tasks.bundles import stage_example
+from tasks.comparison import Evaluation, EvaluationError
+
+SCANS = 3
+
+
+@pytest.fixture(scope="module")
+def luna_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trees") / "fresh"
+    settings = PhantomSettings(size_irc=(40, 96, 96), nodules=(3, 4), malignant_share=0.5, negatives_per_nodule=6)
+    write_phantoms(folder, scans=SCANS, seed=5, settings=settings, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    home = Home(tmp_path_factory.mktemp("artifacts"))
+
+    def segment(hu: np.ndarray, models: Any, **_: Any) -> np.ndarray:
+        """What random weights would mark is everything; here it is two boxes and no more."""
+        mask = np.zeros(hu.shape, dtype=bool)
+        mask[12:15, 40:43, 30:33] = mask[20:23, 50:53, 60:63] = True
+        return mask
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNA_HOME", str(home.root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(finding, "segment", segment)
+        with prefect_test_harness(server_startup_timeout=180):
+            yield home
+
+
+@pytest.fixture(scope="module")
+def bundles(home: Home) -> list[str]:
+    """Two that differ in the malignancy model alone."""
+
+    def log(stage: str, model: Any) -> str:
+        with tracking.open_run(home, stage, name="tiny") as run:
+            arch = {"stage": stage, "config": asdict(model.config)}
+            return tracking.log_model(run, model, arch=arch, example=stage_example(stage), name="tiny")
+
+    def net(seed: int) -> NoduleNet:
+        return NoduleNet(generator=torch.Generator().manual_seed(seed))
+
+    fields = {
+        "segmentation": log("segmentation", UNet(generator=torch.Generator().manual_seed(1))),
+        "nodule": log("classification", net(2)),
+        "grouping": asdict(GroupingSettings(rule="report")),
+        "nodule_threshold": 0.5,
+        "malignant_threshold": 0.5,
+        "recipe": "tiny",
+        "origin": "phantom",
+    }
+    return [tracking.register_bundle(home, {**fields, "malignancy": log("malignancy", net(seed))}) for seed in (3, 4)]
+
+
+@pytest.fixture(scope="module")
+def first(home: Home, bundles: list[str], luna_dir: Path) -> tuple[Evaluation, Path]:
+    return evaluate_bundles(bundles, str(luna_dir), device="cpu")
+
+
+def test_two_bundles_are_scored_and_compared(
+    first: tuple[Evaluation, Path], home: Home, bundles: list[str], luna_dir: Path
+) -> None:
+    evaluation, file = first
+    nodules = len(read_luna(luna_dir).nodules)
+    assert [bundle.bundle_uri for bundle in evaluation.bundles] == bundles
+    assert [bundle.score.table.nodules for bundle in evaluation.bundles] == [nodules] * 2
+    assert {bundle.score.candidates for bundle in evaluation.bundles} == {2 * SCANS}
+    (differences,) = evaluation.differences
+    # The same segmenter and nodule classifier: what is found is the same, what is thought of it is not.
+    assert (differences["cpm"].difference, differences["cpm"].p_value) == (0.0, 1.0)
+    assert differences["malignancy_auc"].first == evaluation.bundles[0].samples["malignancy_auc"].observed
+    assert differences["malignancy_auc"].first != differences["malignancy_auc"].second
+    assert differences["diameter_auc"].band == (0.0, 0.0)
+    said = json.loads(file.read_text())
+    assert (said["data"], said["tree"], said["scans"]) == ("synthetic scans", "fresh", SCANS)
+    assert file.is_relative_to(home.reports / "evaluations")
+
+
+def test_scans_to_be_judged_on_get_stores_and_nothing_that_trains(first: tuple[Evaluation, Path], home: Home) -> None:
+    assert len(list(home.scans.glob("*.zarr"))) == SCANS
+    assert not home.split_csv.exists()
+    assert not home.crops.exists()
+    assert list(home.scans.glob("*.zarr/mask*")) == []
+
+
+def test_a_second_evaluation_finds_nothing_anew(
+    first: tuple[Evaluation, Path], home: Home, bundles: list[str], luna_dir: Path, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.csv")}
+    assert len(before) == 2 * 2 * SCANS
+    _, file = evaluate_bundles(bundles, str(luna_dir), device="cpu", out=str(tmp_path / "out"))
+    assert {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.csv")} == before
+    assert file == tmp_path / "out" / "evaluation.json"
+    assert file.read_text() == first[1].read_text()
+
+
+def test_the_terminal_shows_it_all(first: tuple[Evaluation, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation, file = first
+    show_evaluation(evaluation, file, Console(width=100, highlight=False))
+    told = capsys.readouterr().out
+    assert told.count(f"({SCANS} synthetic scans, fresh, all)") == 3  # two tables and their difference
+    for words in ("CPM", "by the annotated diameter alone", "candidates a scan", "95 % band", str(file)):
+        assert words in told
+    (line,) = (line for line in told.splitlines() if line.strip().startswith("CPM") and "1.000" in line)
+    assert "+0.000 to +0.000" in line
+
+
+def command(*words: str) -> Any:
+    app = typer.Typer()
+    app.command()(cli_evaluate.evaluate)
+    return CliRunner().invoke(app, list(words))
+
+
+def test_what_cannot_be_judged_is_said_before_anything_starts(
+    home: Home, bundles: list[str], luna_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_evaluate, "start", lambda: home)
+    tree = ("--luna-dir", str(luna_dir))
+    series = sorted(read_luna(luna_dir).scans)
+    home.split_csv.write_text(f"series_uid,split\n{series[0]},train\n{series[1]},val\n")
+    try:
+        refused = command(bundles[0], *tree)
+        assert isinstance(refused.exception, EvaluationError)
+        assert "learned from 1 of these 3 scans" in str(refused.exception)
+        empty = command(bundles[0], *tree, "--split", "test")
+        assert "none of its 3 scans is on the test side" in str(empty.exception)
+        unknown = command("models:/luna/99", *tree, "--split", "val")
+        assert isinstance(unknown.exception, tracking.TrackingError)
+        wrong = command(bundles[0], *tree, "--split", "half")
+        assert (wrong.exit_code, "is none of all, train, val, test" in wrong.output.replace("\n", " ")) == (2, True)
+    finally:
+        home.split_csv.unlink()
