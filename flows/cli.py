@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from flows import cli_data
+from flows import cli_data, cli_evaluate
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Bring in models.")
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_evaluate.evaluate)
 app.add_typer(model_app, name="model")
 
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 NAMES: dict[Statistic, str] = {
     "cpm": "CPM",
-    "sensitivity_at_1_fps": "sensitivity at 1 false positive a scan",
+    "sensitivity_at_1_fps": "sensitivity at 1 FP",
     "found": "nodules found",
     "false_positives": "false positives",
     "malignancy_auc": "malignancy AUC",
-    "end_to_end_malignancy_auc": "malignancy AUC, end to end",
+    "end_to_end_malignancy_auc": "  end to end",
 }
 COUNTS = (NAMES["found"], NAMES["false_positives"])
 
@@ -81,6 +81,7 @@ def show_evaluation(evaluation: Evaluation, file: Path, console: Console) -> Non
         console.print(_sentence(bundle.score.table), soft_wrap=True)
         console.print(_scores(bundle))
     for bundle, differences in zip(evaluation.bundles[1:], evaluation.differences):
+        console.print()
         title = f"{bundle.bundle_uri} less {evaluation.bundles[0].bundle_uri} ({data})"
         console.print(_differences({words: differences[name] for name, words in NAMES.items()}, title))
     if evaluation.set_aside:
@@ -118,9 +119,9 @@ def _scores(bundle: BundleScore) -> Table:
     table.add_row(NAMES["cpm"], *_with_band(samples["cpm"]))
     table.add_row(NAMES["sensitivity_at_1_fps"], *_with_band(samples["sensitivity_at_1_fps"]))
     table.add_row(NAMES["malignancy_auc"], *_with_band(samples["malignancy_auc"]))
-    table.add_row("  by the annotated diameter alone", *_with_band(samples["diameter_auc"]))
+    table.add_row("  annotated diameter alone", *_with_band(samples["diameter_auc"]))
     table.add_row("  model less diameter", _signed(over.difference), f"{_band(over)}, p {_p(over.p_value)}")
-    table.add_row("  end to end, a nodule not found being 0", *_with_band(samples["end_to_end_malignancy_auc"]))
+    table.add_row("  end to end (0 if not found)", *_with_band(samples["end_to_end_malignancy_auc"]))
     table.add_row("candidates a scan", f"{bundle.score.candidates / scans:.1f}", "")
     table.add_row("false positives a scan", f"{bundle.score.table.false_positives / scans:.1f}", "")
     return table

@@ -100,7 +100,6 @@ def end_to_end(
         time_limit_h=time_limit_h,
     )
     trained = train(prepared.scans, settings, pipeline)
-    models = (trained.segmentation, trained.nodule, trained.malignancy)
-    scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, models, pipeline)
-    publish_summary(scores, (*models, *trained.others), pipeline)
+    scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline)
+    publish_summary(scores, (*trained.members, *trained.others), pipeline)
     return Summary(trained=trained, scores=scores, origin=pipeline.origin)

@@ -28,7 +28,7 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
     data = "synthetic scans" if summary.origin == "phantom" else "real scans"
     console.print()
     trained = summary.trained
-    models = (trained.segmentation, trained.nodule, trained.malignancy, *trained.others)
+    models = (*trained.members, *trained.others)
     console.print(_models(models, data, "; of the two malignancy models the first is kept"))
     for score in summary.scores:
         console.print(_end_to_end(score, data))

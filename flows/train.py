@@ -21,6 +21,7 @@ from lungml.recipes.variants import recipe_of
 from tasks.child import children_ended
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.training import (
+    Way,
     assemble_bundle,
     check_data,
     choose_malignancy,
@@ -30,19 +31,25 @@ from tasks.training import (
     train_segmentation,
 )
 
+WAYS: tuple[Way, ...] = ("finetuned", "scratch")
 # One scan at a time: the segmenter already uses every core.
 ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training left: the models, the malignancy classifier that was kept, and the bundle's URI."""
+    """What training left: the models, the malignancy classifiers of the way that was kept, and the bundle's URI."""
 
     segmentation: TrainedModel
-    nodule: TrainedModel
-    malignancy: TrainedModel
+    nodules: tuple[TrainedModel, ...]
+    malignancies: tuple[TrainedModel, ...]
     others: tuple[TrainedModel, ...]
     bundle_uri: str
+
+    @property
+    def members(self) -> tuple[TrainedModel, ...]:
+        """The models that the bundle holds."""
+        return (self.segmentation, *self.nodules, *self.malignancies)
 
 
 @flow(name="luna", flow_run_name="train", task_runner=ONE_AT_A_TIME, validate_parameters=False)
@@ -53,18 +60,25 @@ def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> 
         segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
         scans = mine(scans, recipe, pipeline, segmentation.uri)
         check_data(scans)
-        nodule = train_classification.submit(scans, recipe, pipeline, segmentation.uri).result()
-        ways = [
-            train_malignancy.submit(scans, recipe.name, way, pipeline, nodule.uri).result()
-            for way in (recipe.finetuned, recipe.scratch)
+        nodules = [
+            train_classification.submit(scans, recipe, pipeline, segmentation.uri, member).result()
+            for member in range(recipe.ensemble)
         ]
-        malignancy = choose_malignancy(ways)
+        ways = [
+            [
+                train_malignancy.submit(scans, recipe, way, pipeline, nodule.uri, member).result()
+                for member, nodule in enumerate(nodules)
+            ]
+            for way in WAYS
+        ]
+        malignancies = choose_malignancy(ways)
+        kept = [model.uri for model in malignancies]
         return Trained(
             segmentation=segmentation,
-            nodule=nodule,
-            malignancy=malignancy,
-            others=tuple(model for model in ways if model.uri != malignancy.uri),
-            bundle_uri=assemble_bundle(segmentation, nodule, malignancy, recipe, pipeline),
+            nodules=tuple(nodules),
+            malignancies=tuple(malignancies),
+            others=tuple(model for way in ways for model in way if model.uri not in kept),
+            bundle_uri=assemble_bundle(segmentation, nodules, malignancies, recipe, pipeline),
         )
 
 
@@ -162,7 +176,7 @@ def _train_stage(
             scans = mine(scans, recipe, pipeline, segmentation)
             check_data(scans)
         return (train_classification.submit(scans, recipe, pipeline, segmentation or "").result(),)
-    ways = [way for way in (recipe.finetuned, recipe.scratch) if nodule or way.start == "scratch"]
+    ways = [way for way in WAYS if nodule or getattr(recipe, way).start == "scratch"]
     if not ways:
         raise RecipeError("both ways start from a nodule classifier; give it with --nodule models:/...")
-    return tuple(train_malignancy.submit(scans, recipe.name, way, pipeline, nodule or "").result() for way in ways)
+    return tuple(train_malignancy.submit(scans, recipe, way, pipeline, nodule or "").result() for way in ways)

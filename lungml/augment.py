@@ -179,10 +179,10 @@ def draw_displacements(
     splines = [_spline_weights(size) for size in sizes]
     knots = [spline.shape[1] for spline in splines]
     control = torch.randn((batch, directions, *knots), generator=generator, device=generator.device)
-    field = (sigma_vox * control).to(device)
+    field = (sigma_vox * control).to(device, non_blocking=True)
     with torch.autocast(device.type, enabled=False):
         for spline in splines:  # the axis in front is replaced and goes to the back: after all of them, the old order
-            field = field.movedim(2, -1) @ spline.T.to(device)
+            field = field.movedim(2, -1) @ spline.T.to(device, non_blocking=True)
     return field
 
 
@@ -213,8 +213,8 @@ def resample_in_plane(pictures: torch.Tensor, matrices: torch.Tensor, bend: torc
         grid = affine_grid(matrices.to(pictures.dtype), list(pictures.shape), align_corners=False)
         if bend is not None:
             height, width = pictures.shape[2:]
-            half_sides = torch.tensor([width / 2, height / 2], dtype=grid.dtype, device=grid.device)
-            grid = grid + bend.movedim(1, -1).to(grid.dtype) / half_sides
+            half_sides = torch.stack([bend[:, 0] * (2 / width), bend[:, 1] * (2 / height)], dim=-1)
+            grid = grid + half_sides.to(grid.dtype)
         return grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

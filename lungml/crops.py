@@ -76,7 +76,7 @@ def cut_box_mm(
 
     Args:
         volume: (index, row, col).
-        center_irc: (3,) fractional voxels; it comes to lie at `shape // 2`, unless the box was shifted inward.
+        center_irc: (3,) fractional voxels; it always comes to lie in the middle, between two voxels where a side is even.
         shape: of the box.
         spacing_irc_mm: (3,) of the volume.
         out_spacing_irc_mm: of the box.
@@ -97,13 +97,14 @@ def resample_mm(
     shape: tuple[int, int, int],
     out_spacing_irc_mm: tuple[float, float, float],
 ) -> torch.Tensor:
-    """Resample each crop trilinearly to a grid in mm around a place in it, shifted inward at the crop's borders.
+    """Resample each crop trilinearly to a grid in mm around a place in it; what lies outside repeats the border.
 
-    Where the crop is too small for the grid, the grid lies in its middle and its edges are repeated.
+    The place is in the middle whatever the crop's borders, and a mirror image has it there, too: a network that
+    measures sizes can rely on it.
 
     Args:
         crops: (B, 1, D, H, W) float.
-        places_irc: (B, 3) fractional voxels of the crop: what comes to lie at `shape // 2`.
+        places_irc: (B, 3) fractional voxels of the crop: what comes to lie in the middle, (shape - 1) / 2.
         spacings_irc_mm: (B, 3) of the crops.
         shape: of the result.
         out_spacing_irc_mm: of the result.
@@ -116,12 +117,8 @@ def resample_mm(
         # Trilinear weights are products of one weight an axis. The axis in front is replaced and goes to the back.
         for axis, (size, step_mm) in enumerate(zip(shape, out_spacing_irc_mm)):
             there = crops.shape[2 + axis]
-            steps = (torch.arange(size, device=crops.device) - size // 2) * (step_mm / spacings_irc_mm[:, axis, None])
-            source = places_irc[:, axis, None] + steps  # (B, size) float64
-            inward = (-source[:, :1]).clamp(min=0) - (source[:, -1:] - (there - 1)).clamp(min=0)
-            central = (there - 1 - source[:, :1] - source[:, -1:]) / 2
-            fits = source[:, -1:] - source[:, :1] <= there - 1
-            source = (source + torch.where(fits, inward, central)).clamp(0, there - 1)
+            steps = (torch.arange(size, device=crops.device) - (size - 1) / 2) * (step_mm / spacings_irc_mm[:, axis, None])
+            source = (places_irc[:, axis, None] + steps).clamp(0, there - 1)  # (B, size) float64
             away = (source[:, :, None] - torch.arange(there, device=crops.device)).abs()
             weights = (1 - away).clamp(min=0).to(crops.dtype)  # (B, size, there)
             boxes = (weights @ boxes.flatten(2)).unflatten(2, boxes.shape[2:]).movedim(1, -1)

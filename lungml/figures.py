@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +45,22 @@ class Quality:
     average_precision: float
 
 
+def judged(problem: CropProblem) -> dict[str, Scored]:
+    """What the model says of the crops of the validation and test scans."""
+    scored = {}
+    for split in SPLITS:
+        targets, probs = problem.predict(split)
+        scored[str(split)] = Scored(targets=targets, probs=probs)
+    return scored
+
+
 def crop_figures(
     problem: CropProblem,
     scans: Sequence[PreparedScan],
     augmentation: augment.Augmentation,
     *,
+    scored: Mapping[str, Scored],
+    threshold: float,
     title: str,
     origin: Origin,
     rng: np.random.Generator,
@@ -60,21 +71,19 @@ def crop_figures(
         problem: with the kept weights.
         scans: of all splits.
         augmentation: of the training crops.
+        scored: see `judged`.
+        threshold: from which probability on the model says yes.
         title: of the figures.
         origin: "phantom" labels them.
         rng: chooses and changes the crops of the augmentation sheet.
     """
-    scored: dict[str, Scored] = {}
-    for split in SPLITS:
-        targets, probs = problem.predict(split)
-        scored[split] = Scored(targets=targets, probs=probs)
     figures = {
-        "roc_pr": draw_curves(scored, threshold=THRESHOLD, title=title, origin=origin),
-        "confusion": draw_confusion(scored, threshold=THRESHOLD, title=title, origin=origin),
+        "roc_pr": draw_curves(scored, threshold=threshold, title=title, origin=origin),
+        "confusion": draw_confusion(scored, threshold=threshold, title=title, origin=origin),
         "calibration": draw_calibration(scored, title=title, origin=origin),
     }
-    alarms, missed = worst_errors(scored["val"], threshold=THRESHOLD, limit=WORST)
-    _, fp, fn, _ = scored["val"].counts(THRESHOLD)
+    alarms, missed = worst_errors(scored["val"], threshold=threshold, limit=WORST)
+    _, fp, fn, _ = scored["val"].counts(threshold)
     for name, rows, total in (("false_positives", alarms, fp), ("false_negatives", missed, fn)):
         pictures = _crop_pictures(problem, scans, rows, scored["val"].probs)
         kind = name.replace("_", " ")

@@ -267,7 +267,9 @@ class _Fit:
         except torch.OutOfMemoryError as error:
             raise TrainingError(self._too_large(batch)) from error
         if self.settings.clip_norm:
-            self.fabric.clip_gradients(self.net, self.optimizer, max_norm=self.settings.clip_norm)
+            self.fabric.clip_gradients(
+                self.net, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+            )  # the loss is looked at, and tells more
         self.optimizer.step()
         if self.scheduler:
             self.scheduler.step()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import signal
@@ -27,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from lungml.checkpoint import Checkpoints
 from lungml.devices import Hardware
 from lungml.errors import LunaError
-from lungml.figures import crop_figures, slice_figures
+from lungml.figures import THRESHOLD, crop_figures, judged, slice_figures
 from lungml.files import whole_file, write_text_atomic
 from lungml.fit import CHECKPOINT_STEPS, EpochReport, Problem, StepReport, fit
 from lungml.plots import write_figures
@@ -35,6 +36,7 @@ from lungml.recipes.classification import ClassificationRecipe, CropProblem, cla
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem, SegmentationRecipe
+from lungml.thresholds import threshold_at_sensitivity
 
 Stage = Literal["segmentation", "classification", "malignancy"]
 JOB, WEIGHTS, RESULT, PARENT = "job.pickle", "best.safetensors", "result.json", "parent.safetensors"
@@ -55,6 +57,7 @@ class TrainingJob:
         commit: of the code.
         origin: "phantom" where the scans are synthetic: figures say so.
         from_parent: whether it starts from the weights in `parent.safetensors`.
+        sensitivity: that a classifier's threshold shall reach on the validation crops; None leaves it at 0.5.
         checkpoint_steps: steps between two checkpoints.
     """
 
@@ -67,6 +70,7 @@ class TrainingJob:
     commit: str = ""
     origin: Literal["real", "phantom"] = "real"
     from_parent: bool = False
+    sensitivity: float | None = None
     checkpoint_steps: int = CHECKPOINT_STEPS
 
 
@@ -80,6 +84,7 @@ class JobResult:
         test: its test metrics.
         config: what rebuilds the network.
         quality: split -> what else its probabilities are worth, see `figures.Quality`; empty for the U-Net.
+        threshold: from which probability on it says yes.
     """
 
     best_epoch: int
@@ -87,6 +92,7 @@ class JobResult:
     test: Mapping[str, float]
     config: Mapping[str, Any]
     quality: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    threshold: float = THRESHOLD
 
 
 Tell = Callable[..., None]
@@ -136,7 +142,7 @@ def run_job(folder: Path, tell: Tell) -> None:
     if not first:
         return
     test = problem.evaluate("test")
-    quality = _draw(job, problem, folder)
+    quality, threshold = _draw(job, problem, folder)
     temporary = folder / f".{WEIGHTS}"
     save_file({name: value.contiguous() for name, value in result.weights.items()}, temporary)
     os.replace(temporary, folder / WEIGHTS)
@@ -146,6 +152,7 @@ def run_job(folder: Path, tell: Tell) -> None:
         test=test,
         config=asdict(problem.model.config),  # type: ignore[call-overload]
         quality=quality,
+        threshold=threshold,
     )
     write_text_atomic(folder / RESULT, json.dumps(asdict(about), indent=1))
 
@@ -161,9 +168,10 @@ def make_problem(job: TrainingJob, folder: Path, device: torch.device) -> Proble
     return malignancy_problem(settings, job.scans, nodule_weights=weights, device=device, generator=generator)
 
 
-def _draw(job: TrainingJob, problem: Problem, folder: Path) -> dict[str, dict[str, float]]:
-    """Draw the figures of the kept weights; returns the quality of each split."""
+def _draw(job: TrainingJob, problem: Problem, folder: Path) -> tuple[dict[str, dict[str, float]], float]:
+    """Draw the figures of the kept weights; returns the quality of each split, and the threshold."""
     quality: dict[str, dict[str, float]] = {}
+    threshold = THRESHOLD
     about: Any = {
         "title": job.stage,
         "origin": job.origin,
@@ -173,10 +181,16 @@ def _draw(job: TrainingJob, problem: Problem, folder: Path) -> dict[str, dict[st
         drawn = slice_figures(problem, job.scans, job.settings.augmentation, **about)
     else:
         assert isinstance(problem, CropProblem)
-        drawn, found = crop_figures(problem, job.scans, job.settings.augmentation, **about)
+        scored = judged(problem)
+        if job.sensitivity is not None:
+            found_at = threshold_at_sensitivity(scored["val"].targets, scored["val"].probs, job.sensitivity)
+            threshold = THRESHOLD if math.isnan(found_at) else found_at
+        drawn, found = crop_figures(
+            problem, job.scans, job.settings.augmentation, scored=scored, threshold=threshold, **about
+        )
         quality = {split: asdict(one) for split, one in found.items()}
     write_figures(folder / FIGURES, drawn)
-    return quality
+    return quality, threshold
 
 
 def read_result(folder: Path) -> tuple[JobResult, dict[str, torch.Tensor]] | None:

@@ -166,7 +166,7 @@ def _check_mined(mined: Sequence[_Group]) -> None:
         if made_of is not None and made_of != scan.crops_digest:
             raise LeakError(
                 f"the mined crops of {scan.series_uid} ({scan.split}) were mined from another scan, or from other "
-                "crops of it; run again with --fresh"
+                "crops of it; run again"
             )
 
 

@@ -85,8 +85,7 @@ def threshold_at_fps_per_scan(
         marks = findings.get(series_uid, ())
         probs.append(_checked(np.array([m.prob_nodule for m in marks], dtype=np.float64), f"{series_uid}: its"))
         places = [*nodules.get(series_uid, ()), *excluded.get(series_uid, ())]
-        on_any: npt.NDArray[np.bool_] = find_hits(places, marks, OFFICIAL_REACH, series_uid).any(axis=0)
-        false.append(~on_any)
+        false.append(find_hits(places, marks, OFFICIAL_REACH, series_uid).sum(axis=0) == 0)
     scores, counts = np.concatenate(probs), np.concatenate(false)
     if not len(scores):
         return 0.0

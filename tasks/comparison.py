@@ -164,8 +164,8 @@ def read_tree(luna_dir: Path, tables_dir: Path | None, chosen: Chosen, home: Hom
 def check_unseen(tree: Tree, bundle_uri: str, home: Home) -> tuple[str, ...]:
     """Refuse to judge a bundle on scans, or patients, that it learned from, unless they were asked for by name.
 
-    A bundle does not carry its series: what split.csv of this home lets train is what its bundles learned from. Of
-    weights from elsewhere nothing is known.
+    The runs of its models say which series they learned from. Where one does not, what split.csv of this home lets
+    train is what its bundles learned from. Of weights from elsewhere nothing is known.
 
     Args:
         tree: the scans.
@@ -186,21 +186,22 @@ def check_unseen(tree: Tree, bundle_uri: str, home: Home) -> tuple[str, ...]:
         return (known,) if known else ()
     if fields["origin"] == "real" and all(drawn):
         return ()
-    trained = [
-        truth
-        for truth in tree.truths
-        if tree.sides.get(truth.series_uid) == "train" or truth.patient in tree.trained_patients
-    ]
+    members = [uri for member in tracking.BUNDLE_MEMBERS for uri in tracking.member_uris(fields, member)]
+    told = [tracking.model_scans(home, uri) for uri in members]
+    learned = {uid for scans in told for uid, split in scans.items() if split == "train"}
+    if not all(told):
+        learned |= {uid for uid, side in tree.sides.items() if side == "train"}
+    trained = [truth for truth in tree.truths if truth.series_uid in learned or truth.patient in tree.trained_patients]
     if trained and tree.chosen == "train":
         return (f"{bundle_uri} learned from these scans: its score is no measure of new ones",)
     if trained:
         raise EvaluationError(
             f"{bundle_uri} learned from {len(trained)} of these {len(tree.truths)} scans, or from their patients "
-            f"(such as {trained[0].series_uid}, which {home.split_csv} lets train); give --split val or --split test, "
+            f"(such as {trained[0].series_uid}); give --split val or --split test, "
             "or other scans"
         )
     chose = sum(tree.sides.get(truth.series_uid) == "val" for truth in tree.truths)
-    return (f"{chose} of {len(tree.truths)} scans chose the epochs of {bundle_uri}: they flatter it",) if chose else ()
+    return (f"{chose} of {len(tree.truths)} scans helped to choose {bundle_uri}: they flatter it",) if chose else ()
 
 
 @dataclass(frozen=True, kw_only=True)

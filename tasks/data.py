@@ -191,6 +191,7 @@ def cache_crops(
         "negatives": digest(None if truth.negatives_xyz is None else truth.negatives_xyz.tolist()),
         "findings": digest(truth.findings_xyz.tolist()) if drawn else None,
         "wanted": wanted,
+        "series_uid": truth.series_uid,
     }
     prepared = PreparedScan(
         series_uid=truth.series_uid,
@@ -202,6 +203,7 @@ def cache_crops(
         digest=groups.key_digest({**key, "mask": mask_key(scan, rule)}),
         nodules=truth.nodules,
         excluded=truth.excluded,
+        patient=truth.patient,
     )
     if is_current(folder, key):
         return kept(prepared)

@@ -16,12 +16,12 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.states import State
 
 from lungml.checkpoint import Checkpoints
+from lungml.crops import CROP_SHAPE
 from lungml.files import write_text_atomic
 from lungml.fit import identity_of
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, Stage, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
 from lungml.luna import SPLITS
-from lungml.metrics import is_better
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
 from lungml.recipes.data import PreparedScan, of_split
@@ -42,6 +42,7 @@ def train_model(
     pipeline: Pipeline,
     *,
     recipe_name: str,
+    sensitivity: float | None = None,
     parents: Mapping[str, str] | None = None,
     parent_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     extra: Mapping[str, Mapping[str, float]] | None = None,
@@ -57,6 +58,7 @@ def train_model(
         scans: of all splits.
         pipeline: what the stages share.
         recipe_name: of the whole recipe.
+        sensitivity: that its threshold shall reach on the validation crops; 0.5 is the threshold when None.
         parents: URIs of the models it starts from.
         parent_weights: reads the weights it begins with.
         extra: further metrics to log per split, baselines for example.
@@ -68,6 +70,7 @@ def train_model(
         "seed": pipeline.seed,
         "devices": hardware.count,
         "precision": hardware.precision,
+        "sensitivity": sensitivity,
     }
     identity = identity_of(settings, **made_from)
     key = digest([identity, code_digest(TRAINING_MODULES), pipeline.pipeline_id if pipeline.fresh else None])
@@ -80,7 +83,7 @@ def train_model(
     with tracking.open_run(
         home,
         stage,
-        name=name,
+        name=f"{name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
         pipeline_id=pipeline.pipeline_id,
         params={
             **identity_of(settings),
@@ -96,9 +99,15 @@ def train_model(
     ) as run:
         write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
         run.log_datasets("scans", _digests(scans), sizes=split_sizes(scans), parents=dict(parents or {}))
-        for note in check_ready(
-            stage, scans, batch_size=settings.fit.batch_size, mined=getattr(settings, "mined", False)
-        ):
+        run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
+        notes = check_ready(
+            stage,
+            scans,
+            batch_size=settings.fit.batch_size,
+            crop_shape=None if stage == "segmentation" else CROP_SHAPE,
+            mined=getattr(settings, "mined", False),
+        )
+        for note in notes:
             log.warning(note)
         if read_result(folder) is None:
             job = TrainingJob(
@@ -111,6 +120,7 @@ def train_model(
                 commit=tracking.git_commit(),
                 origin=pipeline.origin,
                 from_parent=parent_weights is not None,
+                sensitivity=sensitivity,
                 checkpoint_steps=pipeline.checkpoint_steps,
             )
             write_job(folder, job, parent_weights() if parent_weights else None)
@@ -122,6 +132,8 @@ def train_model(
             raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
         result, weights = done
         val = {**result.val, **(extra or {}).get("val", {})}
+        if result.quality:
+            val["threshold"] = result.threshold
         test = {**result.test, **(extra or {}).get("test", {})}
         run.log_metrics(
             {
@@ -151,6 +163,7 @@ def train_model(
             selected_by=settings.fit.select_by,
             metrics={"val": result.val, "test": result.test},
             baselines=dict((extra or {}).items()),
+            threshold=result.threshold,
             calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
             parameters=sum(weight.numel() for weight in model.parameters()),
             parents=dict(parents or {}),
@@ -278,12 +291,3 @@ def in_words(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def better_of(models: Sequence[TrainedModel], metric: str) -> TrainedModel:
-    """The model with the highest validation metric; the first wins a tie, and none at all never wins."""
-    best = models[0]
-    for model in models[1:]:
-        if is_better(model.val[metric], best.val[metric]):
-            best = model
-    return best

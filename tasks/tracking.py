@@ -56,18 +56,20 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE
 
 from tasks import machine
 
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("segmentation", "classification", "malignancy", "end-to-end")
+SCANS = "scans.json"  # of a training's run: series_uid -> split
 BUNDLE_NAME = "luna"
 BUNDLE_MEMBERS = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
 BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", "nodule_threshold", "malignant_threshold", "recipe", "origin")
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
 MAX_TAG_CHARACTERS = 8000  # MLflow refuses longer ones
+DIGEST_CHARACTERS = 12  # of a data set's digest, as MLflow's pages show it; all of it is kept as the source
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for what data are for
 
 
@@ -115,10 +117,6 @@ class Run:
         """The epochs that a metric was logged for, by whichever process: a resumed training logs each only once."""
         return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
 
-    def log_dataset(self, name: str, digest: str, parents: Mapping[str, str] | None = None) -> None:
-        """Record what the run learned from: a data set's digest and the URIs of the models it started from."""
-        self._log_inputs([_dataset(name, digest, "training", {})], parents or {})
-
     def log_datasets(
         self,
         name: str,
@@ -139,12 +137,9 @@ class Run:
             _dataset(f"{name}-{split}", digest, CONTEXTS[split], (sizes or {}).get(split, {}))
             for split, digest in digests.items()
         ]
-        self._log_inputs(data, parents or {})
-
-    def _log_inputs(self, data: Sequence[DatasetInput], parents: Mapping[str, str]) -> None:
-        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in parents.values()]
-        self.client.log_inputs(self.run_id, list(data), models=models)
-        for stage, uri in parents.items():
+        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in (parents or {}).values()]
+        self.client.log_inputs(self.run_id, data, models=models)
+        for stage, uri in (parents or {}).items():
             self.log_tag(f"luna.parent.{stage}", uri)
 
 
@@ -187,6 +182,7 @@ def open_run(
     commit = git_commit()
     if commit:
         all_tags["luna.commit"] = commit
+        all_tags[MLFLOW_GIT_COMMIT] = commit.removesuffix("-dirty")  # the column Version
     all_tags |= {f"env.{key}": value for key, value in machine.environment().items()}
     all_params = {key: str(value)[:MAX_PARAM_CHARACTERS] for key, value in (params or {}).items()}
     reopened = run_id is not None and _reopen(client, run_id, experiment_id)
@@ -252,14 +248,16 @@ def _sampled(run: Run, every_s: float | None) -> AbstractContextManager[Any]:
     def log_sample(sample: Mapping[str, float], number: int) -> None:
         run.log_epoch({f"system/{name}": value for name, value in sample.items()}, number)
 
-    before = run.logged_epochs("system/cpu_utilization_percentage")
+    before = run.logged_epochs("system/system_memory_usage_megabytes")
     return machine.Sampler(log_sample, disk=run.home.root, first=max(before, default=-1) + 1, every_s=every_s)
 
 
 def _dataset(name: str, digest: str, context: str, sizes: Mapping[str, int]) -> DatasetInput:
-    source = json.dumps({"digest": digest})  # MLflow's own digest holds 36 characters
+    source = json.dumps({"digest": digest})
     profile = json.dumps(dict(sizes)) if sizes else None
-    data = MlflowDataset(name=name, digest=digest[:36], source_type="luna", source=source, profile=profile)
+    data = MlflowDataset(
+        name=name, digest=digest[:DIGEST_CHARACTERS], source_type="luna", source=source, profile=profile
+    )
     return DatasetInput(data, [InputTag("mlflow.data.context", context)])
 
 
@@ -342,6 +340,18 @@ def load_model(
     if expect_stage is not None and arch["stage"] != expect_stage:
         raise TrackingError(f"{uri}: is a {arch['stage']} model, a {expect_stage} model was asked for")
     return arch, weights
+
+
+def model_scans(home: Home, uri: str) -> dict[str, str]:
+    """The split of every series that a model was trained, chosen or tested on; empty where its run does not say."""
+    client = _client(home)
+    try:
+        run_id = client.get_logged_model(uri.removeprefix("models:/")).source_run_id
+        text = mlflow.artifacts.load_text(f"runs:/{run_id}/{SCANS}")
+        scans: dict[str, str] = json.loads(text)
+    except (MlflowException, OSError, ValueError):
+        return {}
+    return scans
 
 
 def model_exists(home: Home, uri: str) -> bool:

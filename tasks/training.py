@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,15 +20,18 @@ from lungml.errors import LunaError
 from lungml.findings import segment
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
+from lungml.metrics import is_better
 from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
 from tasks import tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
-from tasks.fitting import better_of, train_model
+from tasks.fitting import train_model
 from tasks.pipeline import Pipeline, TrainedModel
 
+Way = Literal["finetuned", "scratch"]
+DEFAULT_THRESHOLD = 0.5  # the report's
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
 
 
@@ -68,10 +71,12 @@ def mine_candidates(
     """Cut crops at the segmenter's own candidates of a training scan: it is all the classifier sees at inference.
 
     A candidate within a nodule's radius shows that nodule; one within an excluded finding's radius is left out.
-    The segmenter was trained on the same scan, so these candidates flatter it.
+    The segmenter was trained on the same scan, not on other folds of the training scans, so that these candidates
+    flatter it: folds would train it as many times.
     """
     folder = scan.crops.parent.with_name(f"{scan.crops.parent.stem}-mined.zarr") / scan.series_uid
     key = {
+        "series_uid": scan.series_uid,
         "crops": scan.digest,
         "excluded": digest([asdict(e) for e in scan.excluded]),
         "model": segmentation_uri,
@@ -115,44 +120,48 @@ def mine_candidates(
 
 @task(name="train_classification", **ONCE_MORE)
 def train_classification(
-    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, segmentation_uri: str
+    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, segmentation_uri: str, member: int = 0
 ) -> State | TrainedModel:
-    """Train the nodule classifier and log its best epoch."""
+    """Train the nodule classifier, or one member of an ensemble of them, and log its best epoch."""
     settings = recipe.classification
     return train_model(
         "classification",
-        f"{recipe.name}-nodule",
+        f"{recipe.name}-nodule{_suffix(member)}",
         settings,
         scans,
-        pipeline,
+        _seeded(pipeline, member),
         recipe_name=recipe.name,
+        sensitivity=recipe.nodule_sensitivity,
         parents={"segmentation": segmentation_uri} if settings.mined else {},
     )
 
 
-@task(name="train_malignancy", task_run_name="train_malignancy {settings.start}", **ONCE_MORE)
+@task(name="train_malignancy", task_run_name="train_malignancy {way}", **ONCE_MORE)
 def train_malignancy(
     scans: Sequence[PreparedScan],
-    recipe_name: str,
-    settings: MalignancyRecipe,
+    recipe: Recipe,
+    way: Way,
     pipeline: Pipeline,
     nodule_uri: str,
+    member: int = 0,
 ) -> State | TrainedModel:
     """Train one malignancy classifier, fine-tuned or from scratch, and log its best epoch beside the diameter's AUC."""
+    settings: MalignancyRecipe = getattr(recipe, way)
 
     def nodule_weights() -> Mapping[str, torch.Tensor]:
         return tracking.load_model(pipeline.home, nodule_uri, expect_stage="classification")[1]
 
-    finetuned = settings.start == "nodule"
+    from_nodule = settings.start == "nodule"
     return train_model(
         "malignancy",
-        f"{recipe_name}-malignancy-{'finetuned' if finetuned else 'scratch'}",
+        f"{recipe.name}-malignancy-{way}{_suffix(member)}",
         settings,
         scans,
-        pipeline,
-        recipe_name=recipe_name,
-        parents={"classification": nodule_uri} if finetuned else {},
-        parent_weights=nodule_weights if finetuned else None,
+        _seeded(pipeline, member),
+        recipe_name=recipe.name,
+        sensitivity=recipe.malignant_sensitivity,
+        parents={"classification": nodule_uri} if from_nodule else {},
+        parent_weights=nodule_weights if from_nodule else None,
         extra={
             "val": {"diameter_auc": diameter_baseline(scans, "val")},
             "test": {"diameter_auc": diameter_baseline(scans, "test")},
@@ -161,31 +170,54 @@ def train_malignancy(
 
 
 @task(name="choose_malignancy", cache_policy=NO_CACHE)
-def choose_malignancy(models: Sequence[TrainedModel]) -> TrainedModel:
-    """The model with the higher validation AUC; the first wins a tie, and no AUC never wins."""
-    best = better_of(models, "auc")
-    get_run_logger().info("kept %s: validation AUC %.4f", best.name, best.val["auc"])
-    return best
+def choose_malignancy(ways: Sequence[Sequence[TrainedModel]]) -> Sequence[TrainedModel]:
+    """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins."""
+    kept_way, best = ways[0], _mean_auc(ways[0])
+    for way in ways[1:]:
+        if is_better(_mean_auc(way), best):
+            kept_way, best = way, _mean_auc(way)
+    get_run_logger().info("kept %s: validation AUC %.4f", ", ".join(model.name for model in kept_way), best)
+    return kept_way
 
 
 @task(name="assemble_bundle", cache_policy=NO_CACHE)
 def assemble_bundle(
     segmentation: TrainedModel,
-    nodule: TrainedModel,
-    malignancy: TrainedModel,
+    nodules: Sequence[TrainedModel],
+    malignancies: Sequence[TrainedModel],
     recipe: Recipe,
     pipeline: Pipeline,
 ) -> str:
-    """Register the three models and their settings as a version of `luna`; returns its URI."""
+    """Register the models and their settings as a version of `luna`; returns its URI.
+
+    A threshold is the members' mean of those that reach the recipe's sensitivity on the validation crops.
+    """
     bundle = {
         "segmentation": segmentation.uri,
-        "nodule": nodule.uri,
-        "malignancy": malignancy.uri,
+        "nodule": [model.uri for model in nodules],
+        "malignancy": [model.uri for model in malignancies],
         "grouping": asdict(recipe.grouping),
-        "nodule_threshold": 0.5,
-        "malignant_threshold": 0.5,
+        "nodule_threshold": _mean_threshold(nodules),
+        "malignant_threshold": _mean_threshold(malignancies),
+        "test_time_flips": list(recipe.test_time_flips),
         "recipe": recipe.name,
         "origin": pipeline.origin,
     }
     aliases = ("demo",) if pipeline.origin == "phantom" else ()
     return tracking.register_bundle(pipeline.home, bundle, aliases=aliases)
+
+
+def _suffix(member: int) -> str:
+    return f"-{member + 1}" if member else ""
+
+
+def _seeded(pipeline: Pipeline, member: int) -> Pipeline:
+    return replace(pipeline, seed=pipeline.seed + member)
+
+
+def _mean_auc(models: Sequence[TrainedModel]) -> float:
+    return sum(model.val["auc"] for model in models) / len(models)
+
+
+def _mean_threshold(models: Sequence[TrainedModel]) -> float:
+    return sum(model.val.get("threshold", DEFAULT_THRESHOLD) for model in models) / len(models)

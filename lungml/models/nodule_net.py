@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +12,13 @@ from torch import nn
 
 from lungml.models import rename_published
 
-
 VOXEL_MM = (1.25, 0.7, 0.7)  # taken for the size of a voxel where it is not known
+RAY_STEP_MM = 0.5
+RAY_THRESHOLDS_HU = (-650.0, -500.0, -350.0, -200.0)  # from ground glass to solid
+RAY_SOFTNESS_HU = 80.0
+RAY_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+RAY_HIDDEN = 32  # features made of the measures, beside these
+GOLDEN_ANGLE = math.pi * (1 + math.sqrt(5))  # of a Fibonacci sphere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class NoduleNetConfig:
         norm: "batch" normalises after every convolution, "none" nowhere but at the input.
         head: "flatten" gives the last block's voxels to the linear layer, "pool" each channel's mean and maximum.
         dropout: probability of leaving out a feature before the linear layer.
-        shells: concentric shells around the crop's centre whose mean and standard deviation of HU join the features.
+        rays: directions from the crop's centre along which size, border and texture are measured, see `Rays`.
 
     Raises:
         ValueError: when no network can have this shape.
@@ -40,7 +46,7 @@ class NoduleNetConfig:
     norm: Literal["none", "batch"] = "none"
     head: Literal["flatten", "pool"] = "flatten"
     dropout: float = 0.0
-    shells: int = 0
+    rays: int = 0
 
     def __post_init__(self) -> None:
         index, row, col = self.crop_shape
@@ -51,8 +57,8 @@ class NoduleNetConfig:
                 raise ValueError(f"spacing_mm {self.spacing_mm} is not three positive numbers")
         if self.norm not in ("none", "batch") or self.head not in ("flatten", "pool"):
             raise ValueError(f"no network has {self.norm=}, {self.head=}")
-        if not 0 <= self.dropout < 1 or self.shells < 0:
-            raise ValueError(f"no network has {self.dropout=}, {self.shells=}")
+        if not 0 <= self.dropout < 1 or self.rays < 0:
+            raise ValueError(f"no network has {self.dropout=}, {self.rays=}")
         if self.depth < 1 or self.width < 1:
             raise ValueError(f"no network has {self.depth=}, {self.width=}")
         if any(size < 1 or size % 2**self.depth for size in self.crop_shape):
@@ -77,9 +83,9 @@ class NoduleNet(nn.Module):
         self.blocks = nn.Sequential(*(_block(a, b, self.config.norm) for a, b in zip([1, *widths], widths)))
         index, row, col = (size // 2**self.config.depth for size in self.config.crop_shape)
         features = widths[-1] * (index * row * col if self.config.head == "flatten" else 2)
-        self.shells = Shells(self.config) if self.config.shells else None
-        if self.shells:
-            features += self.shells.features
+        self.rays = Rays(self.config) if self.config.rays else None
+        if self.rays:
+            features += self.rays.features
         self.dropout = nn.Dropout(self.config.dropout)
         self.head = nn.Linear(features, 2)
         for layer in self.modules():
@@ -87,7 +93,7 @@ class NoduleNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        if self.config.norm != "none" or self.config.head != "flatten" or self.config.shells:
+        if self.config.norm != "none" or self.config.head != "flatten" or self.config.rays:
             # The report's way gives logits of 10 and more to begin with; small steps take long to undo them.
             nn.init.normal_(self.head.weight, std=0.01, generator=generator)
 
@@ -108,42 +114,66 @@ class NoduleNet(nn.Module):
             raise ValueError(f"crops have shape {tuple(crops.shape)}, not (B, 1, {wanted})")
         seen = self.blocks(self.input_norm(crops))
         features = seen.flatten(1) if self.config.head == "flatten" else _pooled(seen)
-        if self.shells:
-            features = torch.cat([features, self.shells(crops)], dim=1)
+        if self.rays:
+            features = torch.cat([features, self.rays(crops)], dim=1)
         return self.head(self.dropout(features))
 
 
-class Shells(nn.Module):
-    """How bright and how even is what lies this far from the centre? It tells size, density and a ragged edge.
+class Rays(nn.Module):
+    """How far is it from the centre to the border of what lies there, in all directions?
+
+    Along each ray the HU are turned into a soft "still inside" at several thresholds; its sum is a radius. Quantiles
+    over the rays tell the size, whatever vessel or wall one side touches, and how uneven the border is. Mean and
+    spread of the HU inside tell the texture. A convolution of 3 x 3 x 3 has to be taught all of that.
 
     Args:
-        config: `shells` of them, equally thick, out to half the crop's shortest side.
+        config: `rays` directions, evenly spread, out to half the crop's shortest side.
     """
 
-    weights: torch.Tensor  # (voxels, shells) float, each column a mean over a shell
-    hidden = 32
+    index: torch.Tensor  # (directions, steps) int64, positions in a flattened crop
 
     def __init__(self, config: NoduleNetConfig) -> None:
         super().__init__()
         spacing = config.spacing_mm or VOXEL_MM
-        offsets = [(torch.arange(n) - n // 2) * mm for n, mm in zip(config.crop_shape, spacing)]
-        index, row, col = torch.meshgrid(*offsets, indexing="ij")
-        radius = (index**2 + row**2 + col**2).sqrt().flatten()
-        reach = min(n * mm for n, mm in zip(config.crop_shape, spacing)) / 2
-        shell = (radius / reach * config.shells).long()
-        inside = torch.nn.functional.one_hot(shell.clamp(max=config.shells), config.shells + 1)[:, :-1].float()
+        number = torch.arange(config.rays) + 0.5
+        polar, around = torch.arccos(1 - 2 * number / config.rays), GOLDEN_ANGLE * number
+        directions = torch.stack([polar.cos(), polar.sin() * around.cos(), polar.sin() * around.sin()], dim=1)
+        reach = min(size * mm for size, mm in zip(config.crop_shape, spacing)) / 2 - max(spacing)
+        away = torch.arange(RAY_STEP_MM / 2, reach, RAY_STEP_MM)
+        index = torch.zeros(len(directions), len(away), dtype=torch.long)
+        for axis, (size, mm) in enumerate(zip(config.crop_shape, spacing)):
+            voxel = (directions[:, axis, None] * away / mm + (size - 1) / 2).round().long().clamp(0, size - 1)
+            index = index * size + voxel
         # Derived from the configuration, so no part of the weights.
-        self.register_buffer("weights", inside / inside.sum(0).clamp(min=1), persistent=False)
-        self.norm = nn.BatchNorm1d(2 * config.shells)
-        self.mix = nn.Linear(2 * config.shells, self.hidden)
-        self.features = self.hidden
+        self.register_buffer("index", index, persistent=False)
+        measured = len(RAY_THRESHOLDS_HU) * (len(RAY_QUANTILES) + 6)
+        self.norm = nn.BatchNorm1d(measured)
+        self.mix = nn.Linear(measured, RAY_HIDDEN)
+        self.features = measured + RAY_HIDDEN
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(B, 1, D, H, W) float HU to (B, features) float."""
-        lit = crops.flatten(1) / 1000
-        mean = lit @ self.weights
-        spread = ((lit**2) @ self.weights - mean**2).clamp(min=1e-6).sqrt()
-        return torch.relu(self.mix(self.norm(torch.cat([mean, spread], dim=1))))
+        with torch.autocast(crops.device.type, enabled=False):  # squares of HU need more than half precision
+            seen = crops.float().flatten(1)[:, self.index.flatten()].unflatten(1, self.index.shape)
+            measured = torch.cat([_measured(seen, threshold) for threshold in RAY_THRESHOLDS_HU], dim=1)
+            measured = self.norm(measured)
+            return torch.cat([measured, torch.relu(self.mix(measured))], dim=1)
+
+
+def _measured(seen: torch.Tensor, threshold_hu: float) -> torch.Tensor:
+    """(B, directions, steps) HU to (B, measures): logarithms of radii in steps, their ratios, volume, and HU inside."""
+    inside = torch.sigmoid((seen - threshold_hu) / RAY_SOFTNESS_HU).cumprod(2)
+    radii = inside.sum(2).sort(dim=1).values
+    last = radii.shape[1] - 1
+    quantiles = radii[:, [round(last * share) for share in RAY_QUANTILES]]
+    middle = quantiles[:, len(RAY_QUANTILES) // 2, None] + 1
+    uneven = torch.cat([quantiles[:, 2:3], quantiles[:, -3:-2], radii[:, last // 4 : 3 * last // 4].std(1)[:, None]], 1)
+    volume = torch.log((radii**3).mean(1, keepdim=True) + 1) / 3
+    weight = inside.sum((1, 2)).clamp(min=1e-3)
+    mean = (inside * seen).sum((1, 2)) / weight
+    spread = ((inside * seen**2).sum((1, 2)) / weight - mean**2).clamp(min=1).sqrt()
+    texture = torch.stack([mean, spread], dim=1) / 100
+    return torch.cat([torch.log(quantiles + 1), uneven / middle, volume, texture], dim=1)
 
 
 def _pooled(seen: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,12 @@ class Recipe:
 
     Attributes:
         negative_slabs_per_scan: of a training scan's kept non-nodules, how many also get a slab for the U-Net.
+        ensemble: how many nodule classifiers, and malignancy classifiers of either way, are trained from seeds one
+            apart; their probabilities are averaged.
+        nodule_sensitivity: share of the validation nodules that the nodule threshold shall keep, judged at their
+            annotated centres; None leaves the threshold at 0.5.
+        malignant_sensitivity: the same of the malignant validation nodules.
+        test_time_flips: members of the bundle ("segmentation", "nodule", "malignancy") that also judge mirrored inputs.
 
     Raises:
         ValueError: when the classifiers' recipes ask for different non-nodules: they learn from the same crops.
@@ -32,8 +38,17 @@ class Recipe:
     scratch: malignancy.MalignancyRecipe
     grouping: GroupingSettings = field(default_factory=GroupingSettings)
     negative_slabs_per_scan: int = 0
+    ensemble: int = 1
+    nodule_sensitivity: float | None = None
+    malignant_sensitivity: float | None = None
+    test_time_flips: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.ensemble < 1:
+            raise ValueError(f"recipe {self.name!r}: no ensemble has {self.ensemble} members")
+        for share in (self.nodule_sensitivity, self.malignant_sensitivity):
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"recipe {self.name!r}: a sensitivity of {share} is not in (0, 1]")
         if not self.classification.negatives == self.finetuned.negatives == self.scratch.negatives:
             raise ValueError(f"recipe {self.name!r}: its classifiers ask for different negatives")
 

@@ -1,13 +1,12 @@
 """How fast do the networks learn, and how fast the book's own way?
 
-The peer is "Deep Learning with PyTorch", part 2, in a few lines: pickled float32 arrays in diskcache's FanoutCache, a
-Dataset that augments one sample after the other, a DataLoader, a contiguous float32 network, an optimiser. Both sides
+The peer reads pickled float32 arrays from diskcache's FanoutCache; what it does with them is in `book.py`. Both sides
 run in this process, with the same threads, allocator settings, batch size, initial weights and random numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lungml.augment import draw_affines, report_classification, report_segmentation
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache, CropSite, write_scan_crops
 from lungml.devices import Hardware
 from lungml.fit import fit
@@ -31,7 +27,8 @@ from lungml.models.nodule_net import NoduleNet
 from lungml.recipes import classification, segmentation
 from lungml.recipes.classification import CropProblem
 from lungml.recipes.data import PreparedScan
-from lungml.recipes.segmentation import WINDOW, SegmentationProblem
+from lungml.recipes.segmentation import SegmentationProblem
+from tests.benchmarks.book import BookCrops, BookWindows, book_classifier, book_u_net
 from tests.benchmarks.crop_path import NOT_INSTALLED, fanout_cache, random_centers
 from tests.benchmarks.measure import Row, Settings, compare, skipped
 from tests.benchmarks.scenes import long_scan, specks
@@ -39,7 +36,9 @@ from tests.benchmarks.scenes import long_scan, specks
 PEER = "the book: FanoutCache, sample by sample"
 SCANS, SITES, SLABS = 2, 96, 64  # crops of each scan, and how many of them have a slab too
 CLASSIFIER_STEPS, U_NET_STEPS = 3, 30
-TOLERANCE = 1e-2  # of a loss: sums in another order, over a few steps; the first losses lie near 1 and 8
+# Sums come in another order on the two sides, and rounding grows from step to step: fast under Adam, which divides
+# gradients that are nothing but rounding (a bias before a batch norm) by themselves.
+FIRST, LATER = 1e-3, {"sgd": 1e-2, "adam": 0.2}  # relative differences of losses
 
 
 class _Recorded:
@@ -140,93 +139,30 @@ def _row(stage: str, problem: Any, how: FitSettings, book: Callable[[], list[flo
         fit(problem, how, seed=0, fabric=fabric)
         return torch.stack(problem.losses).tolist()
 
-    row = compare(stage, PEER, ours, book, disagree=_other_losses, repeats=max(settings.repeats, 5))
+    row = compare(
+        stage,
+        PEER,
+        ours,
+        book,
+        disagree=lambda one, other: _other_losses(one, other, LATER[how.optimizer]),
+        repeats=max(settings.repeats, 5),
+    )
     if row.ours_s is None or row.peer_s is None:
         return row
     rates = [how.samples_per_epoch / seconds for seconds in (row.ours_s, row.peer_s)]
-    each = f"every step's loss within {TOLERANCE:g}; {rates[0]:.0f} and {rates[1]:.0f} samples/s"
-    return replace(row, note=f"{each}; reading, augmentation, metrics included; the peer without workers")
+    agreed = f"first loss within {FIRST:.1%}, later ones within {LATER[how.optimizer]:.0%}"
+    note = f"{agreed}; {rates[0]:.3g} and {rates[1]:.3g} samples/s, reading to metrics; the peer without workers"
+    return replace(row, note=note)
 
 
-def _other_losses(ours: Sequence[float], peer: Sequence[float]) -> str:
-    """A step's loss holds all that went before: order, windows, matrices, noise, gradients and updates."""
+def _other_losses(ours: Sequence[float], peer: Sequence[float], later: float) -> str:
+    """The first loss holds order, windows, matrices, noise and network; the later ones gradients and updates, too."""
     if len(ours) != len(peer):
         return f"{len(ours)} and {len(peer)} steps"
-    worst = float(np.abs(np.subtract(ours, peer)).max())
-    return "" if worst <= TOLERANCE else f"losses differ by {worst:.3g}: {ours} and {peer}"
-
-
-# ---------------------------------------------------------------- the book's own way
-class BookCrops(Dataset):
-    """Crops of a cache, each augmented by itself; batches of 48 share one draw of matrices, as ours do."""
-
-    def __init__(self, read: Any, targets: torch.Tensor, generator: torch.Generator, batch: int = 48) -> None:
-        self._read, self._targets, self._generator, self._batch = read, targets, generator, batch
-        self._matrices: list[torch.Tensor] = []
-
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        settings, generator = report_classification(), self._generator
-        if not self._matrices:
-            self._matrices = list(draw_affines(settings, self._batch, 3, generator))
-        crop = torch.from_numpy(self._read(number))[None, None]
-        grid = affine_grid(self._matrices.pop(0)[None], list(crop.shape), align_corners=False)
-        moved = grid_sample(crop, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-        moved += settings.noise_hu * torch.randn(moved.shape, generator=generator)
-        return moved, self._targets[number]
-
-
-class BookWindows(Dataset):
-    """Random windows of a cache's slabs, each augmented by itself; 16 share one draw, as ours do."""
-
-    def __init__(self, read: Any, generator: torch.Generator, batch: int = 16) -> None:
-        self._read, self._generator, self._batch = read, generator, batch
-        self._draws: list[tuple[list[int], torch.Tensor]] = []
-
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        settings, generator = report_segmentation(), self._generator
-        if not self._draws:
-            offsets = torch.randint(0, 32, (self._batch, 2), generator=generator).tolist()
-            self._draws = list(zip(offsets, draw_affines(settings, self._batch, 2, generator)))
-        (row, col), matrix = self._draws.pop(0)
-        both = torch.from_numpy(self._read(number))[None, :, row : row + WINDOW, col : col + WINDOW]
-        grid = affine_grid(matrix[None], list(both.shape), align_corners=False)
-        moved = grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-        slab, mask = moved[:-1], (moved[-1:] > 0.5).float()
-        return slab + settings.noise_hu * torch.randn(slab.shape, generator=generator), mask
-
-
-def book_classifier(net: nn.Module, batches: Iterable[Any]) -> list[float]:
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=1e-4)
-    losses, seen = [], []
-    for crops, targets in batches:
-        optimizer.zero_grad()
-        logits = net(crops)
-        loss = cross_entropy(logits, targets)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        seen.append((targets, torch.softmax(logits.detach(), dim=1)[:, 1]))
-    return losses
-
-
-def book_u_net(net: nn.Module, batches: Iterable[Any]) -> list[float]:
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    losses, seen = [], []
-    for slabs, masks in batches:
-        optimizer.zero_grad()
-        probs = torch.sigmoid(net(slabs))
-        loss = book_dice(probs, masks).mean() + 8 * book_dice(probs * masks, masks).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        marked = probs.detach() > 0.5
-        seen.append([(marked * masks).sum(), (marked * (1 - masks)).sum(), (~marked * masks).sum()])
-    return losses
-
-
-def book_dice(probs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    both, one, other = ((part).sum(dim=[1, 2, 3]) for part in (probs * masks, probs, masks))
-    return 1 - (2 * both + 1) / (one + other + 1)
+    off = np.abs(np.subtract(ours, peer)) / np.abs(peer)
+    if off[0] <= FIRST and (off <= later).all():  # written so that a NaN disagrees
+        return ""
+    return f"the first losses differ by {off[0]:.2%}, later ones by up to {off.max():.1%}"
 
 
 # ---------------------------------------------------------------- what is learned from

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from lungml.score import FPS_PER_SCAN, ScoredFinding, froc, score_table
+from lungml.score import FPS_PER_SCAN, ScoredFinding, count_marks, find_hits, froc, score_table
 
 
 @dataclass(frozen=True)
@@ -258,3 +258,17 @@ def test_bootstraps_of_equal_scans_have_no_width() -> None:
         generator=np.random.default_rng(0),
     )
     assert result.cpm_band == (result.cpm, result.cpm)
+
+
+def test_the_curve_of_a_resample_counts_each_scan_as_often_as_it_was_drawn() -> None:
+    marks = {"a": [at(0, 0.9)], "b": [at(50, 0.8)], "c": []}
+    counted = count_marks(marks, {"a": [nodule(0)], "c": [nodule(0)]}, {}, ["a", "b", "c"])
+    assert (counted.nodules, counted.true_positives, counted.false_positives) == (2, 1, 1)
+    for times, sensitivity in (([1, 1, 1], 1 / 2), ([2, 0, 1], 2 / 3), ([0, 3, 0], math.nan), ([0, 2, 1], 0)):
+        np.testing.assert_array_equal(counted.curve.sensitivity_at(np.array(times)), [sensitivity] * 7)
+
+
+def test_a_mark_hits_a_place_that_is_nearer_than_the_reach() -> None:
+    places, marks = [nodule(0, diameter_mm=10), nodule(20, diameter_mm=-1)], [at(4.9), at(5), at(15.1)]
+    assert find_hits(places, marks, 0.5, "a").tolist() == [[True, False, False], [False, False, True]]
+    assert find_hits(places, [], 0.5, "a").shape == (2, 0)

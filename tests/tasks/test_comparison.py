@@ -104,7 +104,11 @@ def test_a_bundle_is_not_judged_on_what_it_learned_from(luna_dir: Path, home: Ho
     with pytest.raises(EvaluationError, match=r"models:/luna/1 learned from 1 of these 3 scans.*such as 1\.1,") as said:
         check_unseen(tree, "models:/luna/1", home)
     assert "\n" not in str(said.value)
-    for chosen, words in (("test", []), ("val", ["1 of 1 scans chose"]), ("train", ["no measure of new ones"])):
+    for chosen, words in (
+        ("test", []),
+        ("val", ["1 of 1 scans helped to choose"]),
+        ("train", ["no measure of new ones"]),
+    ):
         _, part = read_tree(luna_dir, None, chosen, home)  # type: ignore[arg-type]
         notes = check_unseen(part, "models:/luna/1", home)
         assert len(notes) == len(words)

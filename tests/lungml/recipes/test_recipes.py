@@ -6,50 +6,47 @@ from pathlib import Path
 import pytest
 
 from lungml import recipes
+from lungml.augment import Augmentation
 from lungml.candidates import GroupingSettings
 from lungml.fit_settings import FitSettings
 from lungml.groups import StoreError
+from lungml.models.nodule_net import NoduleNetConfig
 from lungml.recipes.data import PreparedScan, of_split, open_crops
 from lungml.sampling import NegativePlan
 
-NO_DECAY = {"weight_decay": 0.0, "schedule": "constant", "later_rate": None, "validate_every": 1}
-SGD = {**NO_DECAY, "optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 48}
+SGD = {"optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 48}
 
 
 def test_the_reports_segmentation() -> None:
     segmentation = recipes.report().segmentation
-    assert asdict(segmentation.fit) == {
-        **NO_DECAY,
-        "epochs": 15,
-        "samples_per_epoch": 300_000,
-        "batch_size": 16,
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "select_by": "recall",
-    }
+    assert segmentation.fit == FitSettings(
+        epochs=15,
+        samples_per_epoch=300_000,
+        batch_size=16,
+        optimizer="adam",
+        learning_rate=1e-3,
+        select_by="recall",
+    )
     assert (segmentation.loss, segmentation.mask_rule, segmentation.negative_share) == ("report", "report", 0.0)
-    assert asdict(segmentation.augmentation) == {
-        "flip": True, "shift": 0.03, "scale": 0.2, "rotate": True, "noise_hu": 25.0,
-    }  # fmt: skip
+    assert segmentation.augmentation == Augmentation(flip=True, shift=0.03, scale=0.2, rotate=True, noise_hu=25.0)
     assert asdict(segmentation.model) == {"context_slices": 3, "depth": 3, "width": 16, "pooling": "avg"}
 
 
 def test_the_reports_classification() -> None:
     classification = recipes.report().classification
     expected = {"epochs": 95, "samples_per_epoch": 50_000, "learning_rate": 1e-3, "select_by": "f1"}
-    assert asdict(classification.fit) == {**SGD, **expected, "later_rate": (61, 3e-3)}
-    assert asdict(classification.augmentation) == {
-        "flip": True, "shift": 0.1, "scale": 0.2, "rotate": True, "noise_hu": 25.0,
-    }  # fmt: skip
+    assert classification.fit == FitSettings(**SGD, **expected, later_rate=(61, 3e-3))
+    assert classification.augmentation == Augmentation(flip=True, shift=0.1, scale=0.2, rotate=True, noise_hu=25.0)
+    assert classification.model == NoduleNetConfig(crop_shape=(32, 48, 48), depth=4, width=8)
     assert not classification.mined
 
 
 def test_the_reports_two_malignancy_classifiers() -> None:
     recipe = recipes.report()
     common = {**SGD, "samples_per_epoch": 100_000, "select_by": "auc"}
-    assert asdict(recipe.finetuned.fit) == {**common, "epochs": 10, "learning_rate": 3e-3}
+    assert recipe.finetuned.fit == FitSettings(**common, epochs=10, learning_rate=3e-3)
     assert (recipe.finetuned.start, recipe.finetuned.trainable) == ("nodule", "last_block")
-    assert asdict(recipe.scratch.fit) == {**common, "epochs": 30, "learning_rate": 1e-3}
+    assert recipe.scratch.fit == FitSettings(**common, epochs=30, learning_rate=1e-3)
     assert (recipe.scratch.start, recipe.scratch.trainable) == ("scratch", "all")
     assert recipe.finetuned.shares == recipe.scratch.shares == (0.5, 0.25, 0.25)
 
