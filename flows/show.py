@@ -16,10 +16,10 @@ from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
 from tasks.pipeline import TrainedModel
-from tasks.tracking import tracking_uri
+from tasks.tracking import experiment_page, tracking_uri
 
 METRICS = ("precision", "recall", "f1", "auc", "diameter_auc")
-MLFLOW_UI = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+MLFLOW_UI = "http://127.0.0.1:5000/"
 SPLIT_NAMES = {"val": "validation", "test": "test"}
 
 
@@ -35,7 +35,7 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
         console.print(_sentence(score))
         console.print()
     console.print(f"bundle     {summary.trained.bundle_uri}")
-    _where_next(home, console)
+    _where_next(home, "end-to-end", console)
 
 
 def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console: Console) -> None:
@@ -44,13 +44,13 @@ def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console
     console.print(_models(models, "synthetic scans" if origin == "phantom" else "real scans"))
     for model in models:
         console.print(f"{model.name}  {model.uri}", soft_wrap=True)
-    _where_next(home, console)
+    _where_next(home, models[0].stage, console)
 
 
-def _where_next(home: Home, console: Console) -> None:
+def _where_next(home: Home, stage: str, console: Console) -> None:
     console.print(f"artifacts  {home.root}", soft_wrap=True)
     console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {tracking_uri(home)}", soft_wrap=True)
-    console.print(f"           and open {MLFLOW_UI}", soft_wrap=True)
+    console.print(f"           and open {MLFLOW_UI}{experiment_page(home, stage)}", soft_wrap=True)
     console.print("Not for clinical use.")
 
 

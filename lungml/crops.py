@@ -76,7 +76,7 @@ def cut_box_mm(
 
     Args:
         volume: (index, row, col).
-        center_irc: (3,) fractional voxels; it always comes to lie in the middle, between two voxels where a side is even.
+        center_irc: (3,) fractional voxels; it always comes to lie in the middle, between two voxels of an even side.
         shape: of the box.
         spacing_irc_mm: (3,) of the volume.
         out_spacing_irc_mm: of the box.
@@ -117,7 +117,8 @@ def resample_mm(
         # Trilinear weights are products of one weight an axis. The axis in front is replaced and goes to the back.
         for axis, (size, step_mm) in enumerate(zip(shape, out_spacing_irc_mm)):
             there = crops.shape[2 + axis]
-            steps = (torch.arange(size, device=crops.device) - (size - 1) / 2) * (step_mm / spacings_irc_mm[:, axis, None])
+            steps = torch.arange(size, device=crops.device) - (size - 1) / 2
+            steps = steps * (step_mm / spacings_irc_mm[:, axis, None])
             source = (places_irc[:, axis, None] + steps).clamp(0, there - 1)  # (B, size) float64
             away = (source[:, :, None] - torch.arange(there, device=crops.device)).abs()
             weights = (1 - away).clamp(min=0).to(crops.dtype)  # (B, size, there)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from lungml.candidates import GroupingSettings
-from lungml.crops import CROP_SHAPE
 from lungml.devices import resolve_device
 from lungml.errors import LunaError
 from lungml.findings import Bundle
@@ -134,12 +133,15 @@ def _log(home: Home, stage: str, model: UNet | NoduleNet, path: Path) -> str:
             run,
             model,
             arch={"stage": stage, "config": asdict(model.config)},
-            example=stage_example(stage),
+            example=stage_example(model),
             name=f"published-{stage}",
         )
 
 
-def stage_example(stage: str) -> np.ndarray:
-    """A small input of a stage's model, batch 2: what its export and signature are made with."""
-    shape = (2, 7, 16, 16) if stage == "segmentation" else (2, 1, *CROP_SHAPE)
+def stage_example(model: UNet | NoduleNet) -> np.ndarray:
+    """A small input of a model, batch 2: what its export and signature are made with."""
+    if isinstance(model, UNet):
+        shape: tuple[int, ...] = (2, model.config.channels, 4 * model.config.multiple, 4 * model.config.multiple)
+    else:
+        shape = (2, 1, *model.config.crop_shape)
     return np.zeros(shape, dtype=np.float32)

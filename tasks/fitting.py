@@ -173,7 +173,7 @@ def train_model(
             run,
             model,
             arch={"stage": stage, "config": dict(result.config)},
-            example=stage_example(stage),
+            example=stage_example(model),
             name=name,
             card=write_card(card),
         )

@@ -148,6 +148,11 @@ def tracking_uri(home: Home) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
 
 
+def experiment_page(home: Home, stage: str) -> str:
+    """Where MLflow's UI shows a stage's runs as charts, behind the UI's own address."""
+    return f"#/experiments/{_experiment_id(home, stage)}?workflowType=machine_learning&compareRunsMode=CHART"
+
+
 @contextmanager
 def open_run(
     home: Home,

@@ -13,6 +13,7 @@ from torch import nn
 from lungml.models import rename_published
 
 VOXEL_MM = (1.25, 0.7, 0.7)  # taken for the size of a voxel where it is not known
+FEWEST_RAYS = 16  # below that quantiles over the rays say nothing
 RAY_STEP_MM = 0.5
 RAY_THRESHOLDS_HU = (-650.0, -500.0, -350.0, -200.0)  # from ground glass to solid
 RAY_SOFTNESS_HU = 80.0
@@ -57,12 +58,14 @@ class NoduleNetConfig:
                 raise ValueError(f"spacing_mm {self.spacing_mm} is not three positive numbers")
         if self.norm not in ("none", "batch") or self.head not in ("flatten", "pool"):
             raise ValueError(f"no network has {self.norm=}, {self.head=}")
-        if not 0 <= self.dropout < 1 or self.rays < 0:
+        if not 0 <= self.dropout < 1 or (self.rays and self.rays < FEWEST_RAYS):
             raise ValueError(f"no network has {self.dropout=}, {self.rays=}")
         if self.depth < 1 or self.width < 1:
             raise ValueError(f"no network has {self.depth=}, {self.width=}")
         if any(size < 1 or size % 2**self.depth for size in self.crop_shape):
             raise ValueError(f"crop shape {self.crop_shape} is not made of multiples of {2**self.depth}")
+        if self.rays and _reach_mm(self) < RAY_STEP_MM:
+            raise ValueError(f"crop shape {self.crop_shape} has no room for rays")
 
 
 class NoduleNet(nn.Module):
@@ -101,7 +104,7 @@ class NoduleNet(nn.Module):
         """Logits of the two classes.
 
         Args:
-            crops: (B, 1, 32, 48, 48) float, HU clipped to [-1000, 1000]; not clipped here.
+            crops: (B, 1, *config.crop_shape) float, HU clipped to [-1000, 1000]; not clipped here.
 
         Returns:
             (B, 2) float, before the softmax; class 1 is the nodule (or the malignant one).
@@ -138,8 +141,7 @@ class Rays(nn.Module):
         number = torch.arange(config.rays) + 0.5
         polar, around = torch.arccos(1 - 2 * number / config.rays), GOLDEN_ANGLE * number
         directions = torch.stack([polar.cos(), polar.sin() * around.cos(), polar.sin() * around.sin()], dim=1)
-        reach = min(size * mm for size, mm in zip(config.crop_shape, spacing)) / 2 - max(spacing)
-        away = torch.arange(RAY_STEP_MM / 2, reach, RAY_STEP_MM)
+        away = torch.arange(RAY_STEP_MM / 2, _reach_mm(config), RAY_STEP_MM)
         index = torch.zeros(len(directions), len(away), dtype=torch.long)
         for axis, (size, mm) in enumerate(zip(config.crop_shape, spacing)):
             voxel = (directions[:, axis, None] * away / mm + (size - 1) / 2).round().long().clamp(0, size - 1)
@@ -158,6 +160,11 @@ class Rays(nn.Module):
             measured = torch.cat([_measured(seen, threshold) for threshold in RAY_THRESHOLDS_HU], dim=1)
             measured = self.norm(measured)
             return torch.cat([measured, torch.relu(self.mix(measured))], dim=1)
+
+
+def _reach_mm(config: NoduleNetConfig) -> float:
+    spacing = config.spacing_mm or VOXEL_MM
+    return min(size * mm for size, mm in zip(config.crop_shape, spacing)) / 2 - max(spacing)
 
 
 def _measured(seen: torch.Tensor, threshold_hu: float) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from lungml import augment
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
+from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
 from lungml.metrics import diameter_auc
 from lungml.models import place
@@ -141,11 +142,17 @@ def malignancy_problem(
         nodule_weights: the best nodule classifier's state, used when the recipe starts from it.
         device: where to train.
         generator: of the fresh weights, on the CPU.
+
+    Raises:
+        TrainingError: when the recipe starts from a nodule classifier of another shape, or a class has no crop.
     """
     model = NoduleNet(recipe.model, generator=generator)
     if recipe.start == "nodule":
+        fresh = model.state_dict()
+        if {n: v.shape for n, v in fresh.items()} != {n: v.shape for n, v in nodule_weights.items()}:
+            raise TrainingError("the nodule classifier has another network; give both recipes the same model settings")
         body = {name: value for name, value in nodule_weights.items() if not name.startswith("head.")}
-        model.load_state_dict({**model.state_dict(), **body})
+        model.load_state_dict({**fresh, **body})
     if recipe.trainable == "last_block":
         model.requires_grad_(False)
         model.blocks[-1].requires_grad_(True)

@@ -104,9 +104,8 @@ def test_models_bundle_and_tables_come_out(first: Summary, home: Home, luna_dir:
     assert sum(len(read_findings(file)) for file in files) == val.candidates + test.candidates
 
     bundle = tracking.read_bundle(home, trained.bundle_uri)
-    assert bundle["segmentation"] == trained.segmentation.uri
-    assert bundle["nodule"] == trained.nodule.uri
-    assert bundle["malignancy"] == trained.malignancy.uri
+    uris = [uri for member in tracking.BUNDLE_MEMBERS for uri in tracking.member_uris(bundle, member)]
+    assert uris == [model.uri for model in trained.members]
     assert (bundle["recipe"], bundle["origin"]) == ("demo", "phantom")
     assert tracking.read_bundle(home, "models:/luna@demo") == bundle
 
@@ -128,6 +127,12 @@ def test_mlflow_holds_flat_runs_to_compare(first: Summary, home: Home) -> None:
     assert [point.step for point in history] == [1, 2]
     assert {"val/recall", "val/best_recall", "test/recall", "best_epoch"} <= segmentation.data.metrics.keys()
     assert segmentation.data.params["fit.epochs"] == "2"
+    pictures = {file.path for file in client.list_artifacts(segmentation.info.run_id, "figures")}
+    assert pictures == {f"figures/{name}.png" for name in ("augmentation", "worst_invented", "worst_missed")}
+    (nodule,) = runs["classification"]
+    pictures = {file.path for file in client.list_artifacts(nodule.info.run_id, "figures")}
+    assert {f"figures/{name}.png" for name in ("roc_pr", "confusion", "calibration", "augmentation")} <= pictures
+    assert {"val/best_brier", "test/average_precision", "val/best_threshold"} <= nodule.data.metrics.keys()
     for run in runs["malignancy"]:
         assert {"test/diameter_auc", "val/best_auc"} <= run.data.metrics.keys()
     (row,) = runs["end-to-end"]

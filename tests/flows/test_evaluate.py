@@ -66,7 +66,7 @@ def bundles(home: Home) -> list[str]:
     def log(stage: str, model: Any) -> str:
         with tracking.open_run(home, stage, name="tiny") as run:
             arch = {"stage": stage, "config": asdict(model.config)}
-            return tracking.log_model(run, model, arch=arch, example=stage_example(stage), name="tiny")
+            return tracking.log_model(run, model, arch=arch, example=stage_example(model), name="tiny")
 
     def net(seed: int) -> NoduleNet:
         model = NoduleNet(generator=torch.Generator().manual_seed(seed))

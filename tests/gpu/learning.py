@@ -10,7 +10,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,24 +162,6 @@ class Windows(_Learning):
         return slabs, masks
 
 
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """How a device was used while some steps were learned from.
-
-    Attributes:
-        seconds: from the first step to the end of the last one's work on the device.
-        busy_s: of these, how long at least one computation ran on the device; copies do not count.
-    """
-
-    seconds: float
-    busy_s: float
-
-    @property
-    def busy(self) -> float:
-        """The share of the time in which the device computed."""
-        return self.busy_s / self.seconds
-
-
 def wait_for(device: torch.device) -> None:
     """Let everything that was sent to the device come to its end."""
     if device.type == "cuda":
@@ -196,13 +177,12 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def device_use(work: Callable[[], Any], device: torch.device) -> Use:
-    """Time some work twice: without the profiler, and with it for what ran on the device.
+def busy_seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """How long at least one computation ran on the device while some work was done; copies do not count.
 
-    The profiler slows the CPU's side down, so the busy time comes from it, and the time it is a share of does not.
+    The profiler slows the CPU's side down: what this is a share of is timed without it.
     """
     on_gpu = device.type == "cuda"
-    seconds = seconds_of(work, device)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as traced:
         seconds_of(work, device)
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +191,7 @@ def device_use(work: Callable[[], Any], device: torch.device) -> Use:
         events = json.loads(path.read_text())["traceEvents"]
     kind = "kernel" if on_gpu else "cpu_op"
     spans = [(float(e["ts"]), float(e["ts"]) + float(e["dur"])) for e in events if e.get("cat") == kind and "dur" in e]
-    return Use(seconds=seconds, busy_s=covered(spans) / 1e6)
+    return covered(spans) / 1e6
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

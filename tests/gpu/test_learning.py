@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -18,10 +19,9 @@ from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tests.gpu.learning import (
     Crops,
-    Use,
     Windows,
+    busy_seconds,
     covered,
-    device_use,
     flops_per_sample,
     peak_flops,
     random_crops,
@@ -34,33 +34,14 @@ IMPORTS = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {missing}:
+        if name.split(".")[0] in {missing!r}.split():
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 import tests.gpu.learning, tests.gpu.test_training_cuda, tests.gpu.test_cuda
 """
-MISSING = set(
-    [
-        "zarr",
-        "zarrs",
-        "numcodecs",
-        "SimpleITK",
-        "prefect",
-        "mlflow",
-        "pandas",
-        "sklearn",
-        "xxhash",
-        "pydicom",
-        "nibabel",
-        "matplotlib",
-        "psutil",
-        "httpx",
-        "safetensors",
-        "rich",
-        "typer",
-        "diskcache",
-        "monai",
-    ]
+MISSING = (
+    "zarr zarrs numcodecs SimpleITK prefect mlflow pandas sklearn xxhash pydicom nibabel matplotlib psutil httpx "
+    "safetensors rich typer diskcache monai"
 )
 
 
@@ -108,10 +89,8 @@ def test_covered_counts_what_overlaps_once() -> None:
 
 def test_a_busy_device_is_told_from_an_idle_one() -> None:
     a = torch.randn(400, 400)
-    assert device_use(lambda: [a @ a for _ in range(20)], CPU).busy_s > 0
-    idle = device_use(lambda: __import__("time").sleep(0.2), CPU)
-    assert idle.busy < 0.1
-    assert Use(seconds=2.0, busy_s=1.0).busy == 0.5
+    assert busy_seconds(lambda: [a @ a for _ in range(20)], CPU) > 1e-4
+    assert busy_seconds(lambda: time.sleep(0.1), CPU) < 0.01
 
 
 def test_operations_are_those_one_can_count() -> None:

@@ -153,12 +153,16 @@ def test_equal_versions_mean_equal_crops(tmp_path: Path) -> None:
     ]
     write_scan_crops(tmp_path / "g", hu, mask, grid, sites, slab_sites=[0, 1], key={})
     assert groups.map_array(tmp_path / "g", "rating_counts").tolist() == [[0, 0, 0, 1, 2], [0] * 5]
+    np.testing.assert_allclose(groups.map_array(tmp_path / "g", "places_irc"), [[15.5, 24.4, 24], [0, 47, 47]])
+    assert groups.map_array(tmp_path / "g", "spacings_mm").tolist() == [[2.0, 0.7, 0.7]] * 2
     found = hashlib.sha256()
     for name in (
         "crops",
         "labels",
         "diameters_mm",
         "centers_xyz",
+        "places_irc",
+        "spacings_mm",
         "rating_counts",
         "slabs",
         "slab_masks",
@@ -166,4 +170,4 @@ def test_equal_versions_mean_equal_crops(tmp_path: Path) -> None:
     ):
         array = np.round(groups.map_array(tmp_path / "g", name), 6)
         found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    assert (CROP_FORMAT_VERSION, found.hexdigest()[:12]) == (2, "22251d0d73bb")
+    assert (CROP_FORMAT_VERSION, found.hexdigest()[:12]) == (3, "2efb36aa69cf")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,9 +8,12 @@ from lungml.crops import (
     CROP_SHAPE,
     clip_hu,
     cut_box,
+    cut_box_mm,
     cut_boxes,
     cut_slab,
     cut_slabs,
+    place_in_boxes,
+    resample_mm,
 )
 from lungml.geometry import Grid
 
@@ -86,3 +90,60 @@ def test_many_are_cut_as_one_is(shape: tuple) -> None:
 def test_none_are_cut_to_nothing_of_the_right_shape() -> None:
     assert cut_boxes(ramp(), [], CROP_SHAPE).shape == (0, *CROP_SHAPE)
     assert cut_slabs(ramp(), [], 3, 96).shape == (0, 7, 96, 96)
+
+
+def where(axis: int, shape: tuple = (80, 90, 100)) -> np.ndarray:
+    """Every voxel holds its own position along one axis."""
+    return np.broadcast_to(np.moveaxis(np.arange(shape[axis])[:, None, None], 0, axis), shape).astype(np.int16)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_in_mm_has_the_point_in_its_middle_and_its_own_steps(axis: int) -> None:
+    center, spacing, out = (40.25, 45.5, 50.0), (2.5, 0.5, 0.8), (1.0, 0.6, 0.8)
+    box = cut_box_mm(where(axis), center, (8, 6, 7), spacing, out)
+    assert box.shape == (8, 6, 7)
+    assert box.dtype == np.float32
+    size = box.shape[axis]
+    expected = center[axis] + (np.arange(size) - (size - 1) / 2) * out[axis] / spacing[axis]
+    np.testing.assert_allclose(np.moveaxis(box, axis, 0)[:, 0, 0], expected, atol=1e-4)
+
+
+def test_a_box_in_mm_stays_in_the_middle_at_the_border_and_repeats_the_edge() -> None:
+    box = cut_box_mm(where(0), (1, 45, 50), (5, 3, 3), (1, 1, 1), (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(box[:, 1, 1], [0, 0, 1, 2, 3], atol=1e-5)
+
+
+def test_a_box_in_mm_sees_no_more_than_the_cached_voxels() -> None:
+    box = cut_box_mm(where(0), (40, 45, 50), (41, 3, 3), (1, 1, 1), (1.0, 1.0, 1.0))
+    assert (box[:, 1, 1].min(), box[:, 1, 1].max()) == (24, 55)  # 32 voxels around voxel 40
+
+
+@given(st.tuples(st.floats(0, 39), st.floats(0, 59), st.floats(0, 69)))
+def test_a_cached_crop_and_its_place_give_the_box_that_the_scan_gives(center: tuple[float, float, float]) -> None:
+    volume = (ramp() % 1000).astype(np.int16)
+    crop = torch.from_numpy(cut_box(volume, center, CROP_SHAPE)).float()[None, None]
+    place = torch.from_numpy(place_in_boxes(volume.shape, center, CROP_SHAPE))
+    spacing, out = (2.0, 0.7, 0.7), (1.0, 1.0, 1.0)
+    seen = resample_mm(crop, place, torch.tensor([spacing], dtype=torch.float64), (16, 16, 16), out)
+    np.testing.assert_array_equal(seen[0, 0], cut_box_mm(volume, center, (16, 16, 16), spacing, out))
+
+
+def test_each_crop_is_resampled_around_its_own_place() -> None:
+    crops = torch.arange(20.0)[None, None, :, None, None].expand(2, 1, 20, 4, 4)
+    places = torch.tensor([[5.0, 2, 2], [9.0, 2, 2]], dtype=torch.float64)
+    spacings = torch.tensor([[1.0, 1, 1], [2.0, 1, 1]], dtype=torch.float64)
+    seen = resample_mm(crops, places, spacings, (3, 1, 1), (2.0, 1.0, 1.0))
+    assert seen[:, 0, :, 0, 0].tolist() == [[3, 5, 7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize(
+    ("center", "place"),
+    [((20.25, 30, 35.5), (16.25, 24, 23.5)), ((2, 30, 35), (2, 24, 24)), ((39, 59, 69), (31, 47, 47))],
+)
+def test_where_a_centre_lies_in_its_box(center: tuple, place: tuple) -> None:
+    assert place_in_boxes(GRID.shape_irc, center, CROP_SHAPE).tolist() == [list(place)]
+
+
+def test_where_a_centre_lies_in_the_box_of_a_thin_scan() -> None:
+    assert place_in_boxes((10, 60, 70), (5, 30, 35), CROP_SHAPE).tolist() == [[16, 24, 24]]
+    assert place_in_boxes((10, 60, 70), [], CROP_SHAPE).shape == (0, 3)

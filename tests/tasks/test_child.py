@@ -86,7 +86,8 @@ def test_the_time_limit_ends_it(play: Play, tmp_path: Path) -> None:
 
 def test_an_error_while_listening_ends_it(play: Play, tmp_path: Path) -> None:
     play(
-        "open(folder + '/pid', 'w').write(str(os.getpid())); print('{\"event\": \"epoch\"}', flush=True); time.sleep(60)"
+        "open(folder + '/pid', 'w').write(str(os.getpid()))\n"
+        "print(json.dumps({'event': 'epoch'}), flush=True); time.sleep(60)"
     )
 
     def fail(event: Any) -> None:

@@ -92,7 +92,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """What the bundle says of itself."""
 
     def say(recipe: str = "demo", origin: str = "real") -> None:
-        monkeypatch.setattr(tracking, "read_bundle", lambda *_: {"recipe": recipe, "origin": origin})
+        members = dict.fromkeys(tracking.BUNDLE_MEMBERS, "models:/m-1")
+        monkeypatch.setattr(tracking, "read_bundle", lambda *_: {"recipe": recipe, "origin": origin, **members})
+        monkeypatch.setattr(tracking, "model_scans", lambda *_: {})  # of an older run, which does not say
 
     say()
     return say
@@ -101,7 +103,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_bundle_is_not_judged_on_what_it_learned_from(luna_dir: Path, home: Home, told: Callable[..., None]) -> None:
     home.split_csv.write_text("series_uid,split\n1.1,train\n1.2,test\n1.3,val\n")
     _, tree = read_tree(luna_dir, None, "all", home)
-    with pytest.raises(EvaluationError, match=r"models:/luna/1 learned from 1 of these 3 scans.*such as 1\.1,") as said:
+    with pytest.raises(EvaluationError, match=r"models:/luna/1 learned from 1 of these 3 scans.*such as 1\.1\)") as said:
         check_unseen(tree, "models:/luna/1", home)
     assert "\n" not in str(said.value)
     for chosen, words in (
@@ -113,6 +115,15 @@ def test_a_bundle_is_not_judged_on_what_it_learned_from(luna_dir: Path, home: Ho
         notes = check_unseen(part, "models:/luna/1", home)
         assert len(notes) == len(words)
         assert all(word in note for word, note in zip(words, notes))
+
+
+def test_what_a_model_says_that_it_learned_from_counts_in_any_home(
+    luna_dir: Path, home: Home, told: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tree = read_tree(luna_dir, None, "all", home)  # this home's split.csv knows none of them
+    monkeypatch.setattr(tracking, "model_scans", lambda *_: {"1.2": "train", "1.3": "val"})
+    with pytest.raises(EvaluationError, match=r"learned from 1 of these 3 scans.*such as 1\.2"):
+        check_unseen(tree, "models:/luna/1", home)
 
 
 def test_a_scan_of_a_patient_it_learned_from_is_refused_too(
@@ -158,7 +169,7 @@ def bundle_uri(shared: Home) -> str:
     def log(stage: str, model: Any) -> str:
         with tracking.open_run(shared, stage, name="toy") as run:
             arch = {"stage": stage, "config": asdict(model.config)}
-            return tracking.log_model(run, model, arch=arch, example=stage_example(stage), name="toy")
+            return tracking.log_model(run, model, arch=arch, example=stage_example(model), name="toy")
 
     fields = {
         "segmentation": log("segmentation", UNet(generator=torch.Generator().manual_seed(1))),

@@ -55,7 +55,7 @@ def fields(home: Home) -> dict[str, Any]:
     def log(stage: str, model: Any) -> str:
         with tracking.open_run(home, stage, name="toy") as run:
             arch = {"stage": stage, "config": asdict(model.config)}
-            return tracking.log_model(run, model, arch=arch, example=stage_example(stage), name="toy")
+            return tracking.log_model(run, model, arch=arch, example=stage_example(model), name="toy")
 
     def seeded(seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)

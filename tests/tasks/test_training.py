@@ -383,7 +383,8 @@ def test_the_best_epochs_weights_are_tested_and_logged(
     def scripted(self: SegmentationProblem, split: Literal["val", "test"]) -> dict[str, float]:
         seen[split].append({name: value.clone() for name, value in self.model.state_dict().items()})
         f1 = next(scores) if split == "val" else 0.5
-        return {"loss": 1.0, "precision": f1, "recall": f1, "f1": f1}
+        select_by = tiny().segmentation.fit.select_by
+        return {"loss": 1.0, "precision": f1, "recall": f1, "f1": f1, select_by: f1}
 
     monkeypatch.setattr(SegmentationProblem, "evaluate", scripted)
     model = done(train_segmentation.fn(scans, longer(tiny()), pipeline_in(home)))

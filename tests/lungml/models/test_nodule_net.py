@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch.export import Dim
 
-from lungml.models.nodule_net import NoduleNet, NoduleNetConfig, load_published
+from lungml.models.nodule_net import RAY_QUANTILES, NoduleNet, NoduleNetConfig, Rays, _measured, load_published
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
 needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="LUNGML_REAL_DATA is not set")
 SMALL = NoduleNetConfig(crop_shape=(16, 16, 16))
+
+
+MEASURING = NoduleNetConfig(
+    crop_shape=(16, 16, 16), spacing_mm=(1.0, 1.0, 1.0), norm="batch", head="pool", dropout=0.3, rays=32
+)
 
 
 def seeded(config: NoduleNetConfig | None = None, seed: int = 0) -> NoduleNet:
@@ -54,21 +59,76 @@ def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_config_survives_json() -> None:
-    config = NoduleNetConfig(crop_shape=(16, 32, 32), width=4)
+    config = NoduleNetConfig(crop_shape=(16, 32, 32), width=4, spacing_mm=(1.0, 0.5, 0.5), rays=32)
     again = NoduleNetConfig(**json.loads(json.dumps(asdict(config))))
     assert again == config
     assert hash(again) == hash(config)
 
 
-@pytest.mark.parametrize("fields", [{"crop_shape": (32, 40, 48)}, {"depth": 0}, {"width": 0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"crop_shape": (32, 40, 48)},
+        {"depth": 0},
+        {"width": 0},
+        {"spacing_mm": (1.0, 0.0, 1.0)},
+        {"norm": "layer"},
+        {"head": "mean"},
+        {"dropout": 1.0},
+        {"rays": 3},
+        {"rays": 32, "crop_shape": (16, 16, 16), "spacing_mm": (0.05, 0.05, 0.05)},
+    ],
+)
 def test_impossible_configs_are_refused(fields: dict) -> None:
-    with pytest.raises(ValueError, match=r"crop shape|depth|width"):
+    with pytest.raises(ValueError, match=r"crop shape|depth|width|spacing_mm|norm|head|dropout|rays"):
         NoduleNetConfig(**fields)
 
 
-def test_overfits_one_batch() -> None:
-    model = seeded(SMALL)
-    crops = some_crops(4, SMALL.crop_shape)
+def test_the_published_architecture_keeps_its_names() -> None:
+    blocks = [f"blocks.{level}.{layer}.{kind}" for level in range(4) for layer in (0, 2) for kind in ("weight", "bias")]
+    norm = [f"input_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    assert set(seeded().state_dict()) == {*norm, *blocks, "head.weight", "head.bias"}
+
+
+def test_measures_along_rays_by_hand() -> None:
+    # Half of the rays leave after 8 steps, half after 4: far above every threshold inside, far below outside.
+    seen = torch.full((1, 32, 12), -5000.0)
+    seen[:, ::2, :8] = seen[:, 1::2, :4] = 5000.0
+    measured = _measured(seen, -350.0)[0]
+    radii = measured[: len(RAY_QUANTILES)].exp() - 1
+    torch.testing.assert_close(radii, torch.tensor([4.0, 4, 4, 8, 8, 8, 8]))
+    assert measured[-3].item() == pytest.approx(torch.log(torch.tensor((4**3 + 8**3) / 2 + 1)).item() / 3)
+    assert measured[-2:].tolist() == pytest.approx([50, 0.01])  # mean and spread inside, in 100 HU
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.8, 0.8)])
+def test_rays_find_a_ball_in_the_middle_whichever_way_it_is_mirrored(spacing: tuple[float, float, float]) -> None:
+    config = NoduleNetConfig(crop_shape=(32, 32, 32), spacing_mm=spacing, rays=96)
+    rays = Rays(config)
+    squared = sum(
+        (((torch.arange(32) - 15.5) * mm) ** 2).view([-1 if axis == own else 1 for axis in range(3)])
+        for own, mm in enumerate(spacing)
+    )
+    ball = torch.where(squared <= 6.0**2, 5000.0, -5000.0)[None]
+    seen = ball.flatten(1)[:, rays.index.flatten()].unflatten(1, rays.index.shape)
+    middle = _measured(seen, -350.0)[0, 3].exp() - 1
+    assert middle.item() * 0.5 == pytest.approx(6.0, abs=0.5)  # steps of half a mm
+    crops = some_crops(2, (32, 32, 32)) + ball[None]
+    model = seeded(config).eval()
+    torch.testing.assert_close(rays.eval()(crops)[:, 1].shape, torch.Size([2]))
+    assert model(crops).shape == (2, 2)
+
+
+def test_what_rays_measure_is_no_part_of_the_weights() -> None:
+    names = {name for name in seeded(MEASURING).state_dict() if name.startswith("rays.")}
+    norm = {f"rays.norm.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    assert names == {*norm, "rays.mix.weight", "rays.mix.bias"}
+
+
+@pytest.mark.parametrize("config", [SMALL, MEASURING])
+def test_overfits_one_batch(config: NoduleNetConfig) -> None:
+    model = seeded(config)
+    crops = some_crops(4, config.crop_shape)
     target = torch.tensor([0, 1, 1, 0])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
@@ -80,9 +140,10 @@ def test_overfits_one_batch() -> None:
     assert torch.equal(model(crops).argmax(1), target)
 
 
-def test_exports_with_a_free_batch() -> None:
-    model = seeded(SMALL).eval()
-    example = some_crops(2, SMALL.crop_shape)
+@pytest.mark.parametrize("config", [SMALL, MEASURING])
+def test_exports_with_a_free_batch(config: NoduleNetConfig) -> None:
+    model = seeded(config).eval()
+    example = some_crops(2, config.crop_shape)
     exported = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch", min=1)},)).module()
     for crops in (example, some_crops(5, SMALL.crop_shape), some_crops(1, SMALL.crop_shape)):
         torch.testing.assert_close(exported(crops), model(crops))

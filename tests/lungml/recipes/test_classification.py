@@ -1,3 +1,4 @@
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -5,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lungml import store
+from lungml.augment import Augmentation
+from lungml.findings import classify
 from lungml.fit import fit
+from lungml.geometry import xyz_to_irc
 from lungml.loading import DeviceBatches
 from lungml.recipes import classification
 from lungml.recipes.classification import binary_metrics, classification_problem
@@ -13,6 +18,7 @@ from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 
 CPU = torch.device("cpu")
+GENERATOR = torch.Generator()
 
 
 def test_training_is_balanced_and_validation_is_not(toy_scans: list[PreparedScan]) -> None:
@@ -77,3 +83,37 @@ def test_it_learns_the_toy_nodules(toy_scans: list[PreparedScan]) -> None:
 def test_binary_metrics_by_hand() -> None:
     metrics = binary_metrics(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.6, 0.1]))
     assert metrics == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "auc": 0.75})
+
+
+def in_mm() -> classification.ClassificationRecipe:
+    recipe = classification.demo()
+    return replace(recipe, model=replace(recipe.model, crop_shape=(16, 16, 16)))
+
+
+def test_crops_in_mm_are_judged_as_inference_sees_them(toy_scans: list[PreparedScan]) -> None:
+    problem = classification_problem(in_mm(), toy_scans, device=CPU, generator=torch.Generator().manual_seed(0))
+    _, probs = problem.predict("val")
+    scan = toy_scans[3]
+    hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
+    centers = xyz_to_irc(np.array([nodule.center_xyz for nodule in scan.nodules]), grid)
+    found = classify(hu, centers, [problem.model.eval()], grid=grid)
+    np.testing.assert_allclose(found[0], probs[:2], atol=1e-6)
+
+
+def test_smoothed_labels_by_hand(toy_scans: list[PreparedScan]) -> None:
+    losses = []
+    for share in (0.0, 0.2):
+        recipe = replace(in_mm(), augmentation=Augmentation(), label_smoothing=share)
+        problem = classification_problem(recipe, toy_scans, device=CPU, generator=torch.Generator().manual_seed(0))
+        with closing(problem.loaded([np.array([0, 2])])) as loaded:
+            losses.append(problem.loss(lambda _: torch.tensor([[0.0, 3.0], [0.0, 3.0]]), next(loaded), GENERATOR))
+    right, wrong = np.log1p(np.exp(-3)), np.log1p(np.exp(3))  # a nodule, then none
+    assert losses[0].item() == pytest.approx((right + wrong) / 2, rel=1e-6)
+    assert losses[1].item() == pytest.approx((0.9 * right + 0.1 * wrong + 0.9 * wrong + 0.1 * right) / 2, rel=1e-6)
+
+
+def test_the_demo_is_the_better_recipe_cut_short() -> None:
+    full, demo = classification.best(), classification.demo()
+    assert replace(demo, fit=full.fit, negatives=full.negatives) == full
+    assert (full.fit.epochs, full.fit.samples_per_epoch) == (95, 50_000)
+    assert (demo.fit.epochs, demo.fit.samples_per_epoch) == (6, 1_000)
