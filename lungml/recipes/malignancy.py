@@ -92,7 +92,7 @@ def best_scratch() -> MalignancyRecipe:
             samples_per_epoch=100_000,
             batch_size=16,
             optimizer="adamw",
-            learning_rate=2e-3,
+            learning_rate=5e-3,
             weight_decay=1e-2,
             schedule="one_cycle",
             select_by="auc",
@@ -108,7 +108,7 @@ def best_scratch() -> MalignancyRecipe:
 def best_finetuned() -> MalignancyRecipe:
     """All layers learn, more gently, from the nodule classifier's weights."""
     scratch = best_scratch()
-    return replace(scratch, fit=replace(scratch.fit, epochs=10, learning_rate=1e-3), start="nodule")
+    return replace(scratch, fit=replace(scratch.fit, epochs=10, learning_rate=2e-3), start="nodule")
 
 
 def demo_finetuned() -> MalignancyRecipe:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.utils.data import Dataset
 
 from lungml.augment import draw_affines, report_classification, report_segmentation
+from lungml.models.nodule_net import NoduleNet
+from lungml.models.unet import UNet
 
 WINDOW = 64
 
@@ -59,12 +60,13 @@ class BookWindows(Dataset):
         return slab + settings.noise_hu * torch.randn(slab.shape, generator=generator), mask
 
 
-def book_classifier(net: nn.Module, batches: Iterable[Any]) -> list[float]:
+def book_classifier(net: NoduleNet, batches: Iterable[Any]) -> list[float]:
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=1e-4)
     losses, seen = [], []
     for crops, targets in batches:
         optimizer.zero_grad()
-        logits = net(crops)
+        # Layer by layer: whatever our forward does better is none of the book's.
+        logits = net.head(net.blocks(net.input_norm(crops)).flatten(1))
         loss = cross_entropy(logits, targets)
         loss.backward()
         optimizer.step()
@@ -73,12 +75,12 @@ def book_classifier(net: nn.Module, batches: Iterable[Any]) -> list[float]:
     return losses
 
 
-def book_u_net(net: nn.Module, batches: Iterable[Any]) -> list[float]:
+def book_u_net(net: UNet, batches: Iterable[Any]) -> list[float]:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     losses, seen = [], []
     for slabs, masks in batches:
         optimizer.zero_grad()
-        probs = torch.sigmoid(net(slabs))
+        probs = torch.sigmoid(_u_net_layers(net, slabs))
         loss = book_dice(probs, masks).mean() + 8 * book_dice(probs * masks, masks).mean()
         loss.backward()
         optimizer.step()
@@ -88,6 +90,16 @@ def book_u_net(net: nn.Module, batches: Iterable[Any]) -> list[float]:
     return losses
 
 
+def _u_net_layers(net: UNet, slabs: torch.Tensor) -> torch.Tensor:
+    x, skips = net.input_norm(slabs), []
+    for number, block in enumerate(net.down):
+        x = block(net.pool(x) if number else x)
+        skips.append(x)
+    for up, skip in zip(net.up, skips[-2::-1]):
+        x = up(x, skip)
+    return net.head(x)
+
+
 def book_dice(probs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    both, one, other = ((part).sum(dim=[1, 2, 3]) for part in (probs * masks, probs, masks))
+    both, one, other = (part.sum(dim=[1, 2, 3]) for part in (probs * masks, probs, masks))
     return 1 - (2 * both + 1) / (one + other + 1)

@@ -35,7 +35,7 @@ from tests.benchmarks.scenes import long_scan, specks
 
 PEER = "the book: FanoutCache, sample by sample"
 SCANS, SITES, SLABS = 2, 96, 64  # crops of each scan, and how many of them have a slab too
-CLASSIFIER_STEPS, U_NET_STEPS = 3, 30
+CLASSIFIER_STEPS, U_NET_STEPS = 2, 15
 # Sums come in another order on the two sides, and rounding grows from step to step: fast under Adam, which divides
 # gradients that are nothing but rounding (a bias before a batch norm) by themselves.
 FIRST, LATER = 1e-3, {"sgd": 1e-2, "adam": 0.2}  # relative differences of losses

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from lungml.augment import Augmentation
@@ -206,7 +205,7 @@ def test_the_u_net_learns_faster_than_in_the_books_way() -> None:
 
 
 def compare(
-    book: Any, train: Callable[..., list[float]], net: nn.Module, batch_size: int, ours: Any, settings: FitSettings
+    book: Any, train: Callable[..., list[float]], net: Any, batch_size: int, ours: Any, settings: FitSettings
 ) -> None:
     def batches() -> Any:
         for pictures, truth in DataLoader(book, batch_size, sampler=range(480)):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +32,7 @@ from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.sampling import NegativePlan
-from tasks import fitting, tracking, training
+from tasks import child, fitting, tracking, training
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.tracking import TrackingError
@@ -532,3 +536,44 @@ def test_mined_crops_follow_the_excluded_findings(mining: Callable[..., Any], gr
     )
     assert mined_labels(done(mining((12, 24, 27), excluded=small))) == [0]
     assert mined_labels(done(mining((12, 24, 27), excluded=large))) == []
+
+
+# In a process of its own
+
+
+@pytest.mark.slow
+def test_a_training_process_killed_at_any_step_is_gone_on_with(
+    scans: list[PreparedScan], tmp_path: Path, new_home: Callable[[Path], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = replace(tiny().segmentation.fit, epochs=2, samples_per_epoch=40, validate_every=2)  # 20 steps an epoch
+    recipe = replace(tiny(), segmentation=replace(tiny().segmentation, fit=fit))
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole_home, home = new_home(tmp_path / "whole"), new_home(tmp_path / "killed")
+    whole = done(train_segmentation.fn(scans, recipe, pipeline_in(whole_home)))
+    monkeypatch.setattr(fitting, "run_child", child.run_child)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has: other sums would end in other weights
+    pipeline, died = pipeline_in(home, checkpoint_steps=3), []
+
+    def train() -> None:
+        try:
+            train_segmentation.fn(scans, recipe, pipeline)
+        except child.ChildDied as error:
+            died.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    deadline = time.monotonic() + 120
+    while not list(home.checkpoints.rglob("last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (process,) = child._running
+    os.kill(process.pid, signal.SIGKILL)
+    thread.join(60)
+    assert "SIGKILL" in str(died[0])
+    assert may_pass(died[0])  # so that Prefect tries again, and goes on
+    (state,) = (torch.load(path, weights_only=True) for path in home.checkpoints.rglob("last.pt"))
+    assert 0 < state["step"] + 20 * (state["epoch"] - 1) < 40
+    model = done(train_segmentation.fn(scans, recipe, pipeline))
+    assert equal(weights(home, model), weights(whole_home, whole))
+    (run,) = runs(home, "segmentation")
+    assert (run.info.status, steps(home, run, "train/loss")) == ("FINISHED", [1, 2])
