@@ -29,13 +29,26 @@ def phantom(
     scans: Annotated[int, typer.Option(min=1, help="how many")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="decides every voxel")] = 0,
     size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
+    nodules: Annotated[str, typer.Option(help="fewest and most of a scan")] = "0-4",
+    malignant: Annotated[float, typer.Option(min=0, max=1, help="share of the nodules")] = 1 / 3,
+    noise: Annotated[str, typer.Option(help="least and most standard deviation, HU")] = "12-32",
+    slice_mm: Annotated[str, typer.Option(help="least and most slice spacing, mm")] = "1-2.5",
+    pixel_mm: Annotated[str, typer.Option(help="least and most pixel spacing, mm")] = "0.6-0.9",
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core when not given")] = None,
 ) -> None:
     """Write synthetic scans as a LUNA16 tree."""
     from lungml.phantom import PhantomSettings, write_phantoms
 
     rows, cols, slices = _parse_size(size)
-    settings = PhantomSettings(size_irc=(slices, rows, cols))
+    fewest, most = _parse_range(nodules, "--nodules")
+    settings = PhantomSettings(
+        size_irc=(slices, rows, cols),
+        nodules=(int(fewest), int(most)),
+        malignant_share=malignant,
+        noise_hu=_parse_range(noise, "--noise"),
+        slice_mm=_parse_range(slice_mm, "--slice-mm"),
+        pixel_mm=_parse_range(pixel_mm, "--pixel-mm"),
+    )
     with _bar("drawing", scans) as bar:
         write_phantoms(
             out_dir, scans=scans, seed=seed, settings=settings, workers=workers, progress=lambda done, _: bar(done)
@@ -47,7 +60,7 @@ def phantom(
 def prepare(
     luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd, or will after --download")],
     tables: Annotated[Path | None, typer.Option(help=TABLES_HELP)] = None,
-    recipe: Annotated[str, typer.Option(help="report or demo: decides masks and crops")] = "report",
+    recipe: Annotated[str, typer.Option(help="best, report or demo: decides masks and crops")] = "best",
     val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
     download: Annotated[bool, typer.Option("--download", help="first fetch what of LUNA16 is missing")] = False,
@@ -171,6 +184,14 @@ def _bar(doing: str, total: int | None) -> Iterator[Callable[..., None]]:
             progress.update(task, completed=done, total=of or total)
 
         yield show
+
+
+def _parse_range(text: str, option: str) -> tuple[float, float]:
+    try:
+        least, most = (float(part) for part in text.split("-"))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not LEAST-MOST, such as 1-2.5") from None
+    return least, most
 
 
 def _parse_size(size: str) -> tuple[int, int, int]:

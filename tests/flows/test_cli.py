@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -87,7 +88,7 @@ def test_too_few_scans_say_how_many_are_needed(luna: Luna, two_scans: Path) -> N
 def test_an_unknown_recipe(command: tuple[str, ...], luna: Luna, two_scans: Path) -> None:
     status, _, said = luna(*command, "--luna-dir", two_scans, "--recipe", "secret")
     assert status == 1
-    assert only_line(said) == "error: unknown recipe 'secret'; choose one of report, demo"
+    assert only_line(said) == "error: unknown recipe 'secret'; choose one of best, report, demo"
 
 
 def test_a_device_that_is_not_there(luna: Luna, two_scans: Path) -> None:
@@ -110,6 +111,61 @@ def test_a_size_that_cannot_be_drawn(size: str, luna: Luna, tmp_path: Path) -> N
     assert status in (1, 2)
     assert size.split("x")[-1] in said
     assert not (tmp_path / "out").exists()
+
+
+def test_phantoms_of_other_settings(luna: Luna, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ranges = (
+        "--nodules",
+        "1-6",
+        "--malignant",
+        "0.25",
+        "--noise",
+        "24-44",
+        "--slice-mm",
+        "1.25-3",
+        "--pixel-mm",
+        "0.5-0.8",
+    )
+    assert luna("data", "phantom", out, "--scans", 1, "--size", "48x48x32", "--workers", 1, *ranges)[0] == 0
+    settings = json.loads((out / "phantom.json").read_text())["settings"]
+    assert settings == {
+        "size_irc": [32, 48, 48], "nodules": [1, 6], "negatives_per_nodule": 30, "malignant_share": 0.25,
+        "noise_hu": [24, 44], "slice_mm": [1.25, 3], "pixel_mm": [0.5, 0.8],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", ["12", "a-b", "32-12"])
+def test_a_range_that_is_none(noise: str, luna: Luna, tmp_path: Path) -> None:
+    status, _, said = luna("data", "phantom", tmp_path / "out", "--size", "48x48x32", "--noise", noise)
+    assert status in (1, 2)
+    assert "noise" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "segmentation.los=report"), "no setting recipe.segmentation.los; choose one of"),
+        (("--set", "segmentation.loss"), "give SETTING=VALUE"),
+        (("--budget", "0"), "the budget is 0.0, not a positive number"),
+        (("--precision", "fp8"), "unknown precision 'fp8'; choose one of fp32, bf16"),
+        (("--device", "cuda:1", "--devices", "2"), "device 'cuda"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run",), ("train", "segmentation")])
+def test_settings_that_are_none(
+    command: tuple[str, ...], options: tuple[str, ...], said: str, luna: Luna, two_scans: Path
+) -> None:
+    status, _, words = luna(*command, "--luna-dir", two_scans, *options)
+    assert status == 1
+    assert said in only_line(words)
+
+
+def test_a_stage_that_is_none(luna: Luna, two_scans: Path) -> None:
+    status, _, said = luna("train", "everything", "--luna-dir", two_scans)
+    assert status == 1
+    assert "no stage 'everything'; choose one of segmentation, classification, malignancy" in only_line(said)
 
 
 def test_phantoms_are_drawn_once(luna: Luna, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_negatives() -> None:
 
 
 def test_names() -> None:
-    assert [recipes.by_name(name).name for name in ("report", "demo")] == ["report", "demo"]
-    with pytest.raises(recipes.RecipeError, match=r"^unknown recipe 'best'; choose one of report, demo$"):
-        recipes.by_name("best")
+    assert [recipes.by_name(name).name for name in ("best", "report", "demo")] == ["best", "report", "demo"]
+    with pytest.raises(recipes.RecipeError, match=r"^unknown recipe 'better'; choose one of best, report, demo$"):
+        recipes.by_name("better")
 
 
 @pytest.mark.parametrize(
