@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import psutil
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -64,6 +62,8 @@ def sweep(*folders: Path) -> list[Path]:
     Returns:
         what was removed.
     """
+    import psutil  # here: what trains on a GPU machine needs no more than PyTorch
+
     swept = []
     for folder in folders:
         for path in [*folder.glob(".*"), *folder.glob("*/.*")]:

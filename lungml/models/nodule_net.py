@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lungml.models import rename_published
+from lungml.models.first_layer import normed_blocks
 
 VOXEL_MM = (1.25, 0.7, 0.7)  # taken for the size of a voxel where it is not known
 FEWEST_RAYS = 16  # below that quantiles over the rays say nothing
@@ -115,7 +116,7 @@ class NoduleNet(nn.Module):
         if not torch.compiler.is_compiling() and crops.shape[1:] != (1, *self.config.crop_shape):
             wanted = ", ".join(str(size) for size in self.config.crop_shape)
             raise ValueError(f"crops have shape {tuple(crops.shape)}, not (B, 1, {wanted})")
-        seen = self.blocks(self.input_norm(crops))
+        seen = normed_blocks(crops, self.input_norm, self.blocks, apart=self.config.norm == "none")
         features = seen.flatten(1) if self.config.head == "flatten" else _pooled(seen)
         if self.rays:
             features = torch.cat([features, self.rays(crops)], dim=1)

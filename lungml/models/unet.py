@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lungml.models import rename_published
+from lungml.models.first_layer import normed_blocks
 
 Pooling = Literal["avg", "max"]
 
@@ -92,12 +93,10 @@ class UNet(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self._check(slab)
-        x = self.input_norm(slab)
-        skips: list[torch.Tensor] = []
-        for block in self.down:
-            if skips:
-                x = self.pool(x)
-            x = block(x)
+        x = normed_blocks(slab, self.input_norm, nn.Sequential(self.down[0]), apart=False)
+        skips = [x]
+        for block in self.down[1:]:
+            x = block(self.pool(x))
             skips.append(x)
         for up, skip in zip(self.up, skips[-2::-1]):
             x = up(x, skip)
