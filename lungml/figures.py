@@ -29,6 +29,7 @@ THRESHOLD = 0.5  # where precision, recall and F1 are read, as in the report
 WORST = 8  # pictures of either kind of error
 SHEET_ROWS, SHEET_VERSIONS = 4, 5
 PICTURE_SIDE = 96  # pixels around an error of the U-Net
+NEAR_VOXELS = 15.0  # errors of the U-Net nearer than this are one
 ERROR_SCANS = 10  # validation scans that are looked through for errors of the U-Net
 NOTES = {NON_NODULE: "non-nodule", BENIGN: "benign", MALIGNANT: "malignant"}
 SPLITS: tuple[Split, Split] = ("val", "test")
@@ -128,7 +129,7 @@ def slice_figures(
             (missed if wrong == "missed" else invented).extend(pictures)
     figures = {}
     for name, found in (("missed", missed), ("invented", invented)):
-        worst = [picture for _, picture in sorted(found, key=lambda item: -item[0])[:WORST]]
+        worst = _apart([picture for _, picture in sorted(found, key=lambda item: -item[0])])[:WORST]
         figures[f"worst_{name}"] = draw_worst(
             worst, title=f"{title}: most {name} pixels, validation", origin=origin, total=len(found)
         )
@@ -145,6 +146,16 @@ def slice_figures(
         origin=origin,
     )
     return figures
+
+
+def _apart(pictures: Sequence[Picture]) -> list[Picture]:
+    """The pictures in their order, without those of an error that an earlier one shows in a slice close by."""
+    kept: list[Picture] = []
+    for picture in pictures:
+        same = [other for other in kept if other.series_uid == picture.series_uid]
+        if all(math.dist(picture.center, other.center) > NEAR_VOXELS for other in same):
+            kept.append(picture)
+    return kept
 
 
 def _crop_pictures(
