@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 Precision = Literal["fp32", "bf16"]
+VALIDATION_LIMIT = timedelta(days=1)  # the first process validates alone, and the others wait for it
 FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -58,7 +60,9 @@ class Hardware:
         Raises:
             TrainingError: as `check`.
         """
-        from lightning.fabric import Fabric  # two seconds, and only a training needs it
+        # Two seconds, and only a training needs them.
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
 
         device = self.check()
         if device.type == "cuda":
@@ -68,7 +72,7 @@ class Hardware:
         fabric = Fabric(
             accelerator=device.type,
             devices=devices,
-            strategy="ddp" if self.count > 1 else "auto",
+            strategy=DDPStrategy(timeout=VALIDATION_LIMIT) if self.count > 1 else "auto",
             precision=FABRIC_PRECISION[self.precision],
         )
         fabric.launch()

@@ -17,7 +17,7 @@ from prefect.states import State
 
 from lungml.checkpoint import Checkpoints
 from lungml.crops import CROP_SHAPE
-from lungml.files import write_text_atomic
+from lungml.files import locked, write_text_atomic
 from lungml.fit import identity_of
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, Stage, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
@@ -75,115 +75,116 @@ def train_model(
     identity = identity_of(settings, **made_from)
     key = digest([identity, code_digest(TRAINING_MODULES), pipeline.pipeline_id if pipeline.fresh else None])
     folder = home.checkpoints / stage / key
-    finished = _read_finished(folder)
-    if finished and tracking.model_exists(home, finished.uri):
-        log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
-        return kept(finished)
-    device = hardware.check()
-    with tracking.open_run(
-        home,
-        stage,
-        name=f"{name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
-        pipeline_id=pipeline.pipeline_id,
-        params={
-            **identity_of(settings),
-            "recipe": recipe_name,
-            "seed": pipeline.seed,
-            "device": str(device),
-            "devices": hardware.count,
-            "precision": hardware.precision,
-            "origin": pipeline.origin,
-        },
-        tags={"luna.origin": pipeline.origin},
-        run_id=_read_run(folder),
-    ) as run:
-        write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
-        run.log_datasets("scans", _digests(scans), sizes=split_sizes(scans), parents=dict(parents or {}))
-        run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
-        notes = check_ready(
+    with locked(folder):  # a second run at once waits, and finds it finished
+        finished = _read_finished(folder)
+        if finished and tracking.model_exists(home, finished.uri):
+            log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
+            return kept(finished)
+        device = hardware.check()
+        with tracking.open_run(
+            home,
             stage,
-            scans,
-            batch_size=settings.fit.batch_size,
-            crop_shape=None if stage == "segmentation" else CROP_SHAPE,
-            mined=getattr(settings, "mined", False),
-        )
-        for note in notes:
-            log.warning(note)
-        if read_result(folder) is None:
-            job = TrainingJob(
-                stage=stage,
-                settings=settings,
-                scans=tuple(scans),
-                seed=pipeline.seed,
-                hardware=hardware,
-                identity=identity,
-                commit=tracking.git_commit(),
-                origin=pipeline.origin,
-                from_parent=parent_weights is not None,
-                sensitivity=sensitivity,
-                checkpoint_steps=pipeline.checkpoint_steps,
+            name=f"{name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
+            pipeline_id=pipeline.pipeline_id,
+            params={
+                **identity_of(settings),
+                "recipe": recipe_name,
+                "seed": pipeline.seed,
+                "device": str(device),
+                "devices": hardware.count,
+                "precision": hardware.precision,
+                "origin": pipeline.origin,
+            },
+            tags={"luna.origin": pipeline.origin},
+            run_id=_read_run(folder),
+        ) as run:
+            write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
+            run.log_datasets("scans", _digests(scans), sizes=split_sizes(scans), parents=dict(parents or {}))
+            run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
+            notes = check_ready(
+                stage,
+                scans,
+                batch_size=settings.fit.batch_size,
+                crop_shape=None if stage == "segmentation" else CROP_SHAPE,
+                mined=getattr(settings, "mined", False),
             )
-            write_job(folder, job, parent_weights() if parent_weights else None)
-            events = _Events(name, settings.fit.select_by, run, log)
-            limit = pipeline.time_limit_h
-            run_child(folder, events, time_limit_s=limit and 3600 * limit)
-        done = read_result(folder)
-        if done is None:
-            raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
-        result, weights = done
-        val = {**result.val, **(extra or {}).get("val", {})}
-        if result.quality:
-            val["threshold"] = result.threshold
-        test = {**result.test, **(extra or {}).get("test", {})}
-        run.log_metrics(
-            {
-                **{f"val/best_{metric}": value for metric, value in val.items()},
-                **{f"test/{metric}": value for metric, value in test.items()},
-                **{
-                    f"{'val/best_' if split == 'val' else 'test/'}{name}": value
-                    for split, one in result.quality.items()
-                    for name, value in one.items()
-                },
-                "best_epoch": result.best_epoch,
-            }
-        )
-        _warn_of_perfection(run, stage, result, log.warning)
-        if (folder / FIGURES).exists():
-            run.log_figures(folder / FIGURES)
-        model = build_model(stage, result.config, weights)
-        card = ModelCard(
-            name=name,
-            stage=stage,
-            origin=pipeline.origin,
-            digests=_digests(scans),
-            sizes=split_sizes(scans),
-            recipe=recipe_name,
-            settings=identity_of(settings),
-            best_epoch=result.best_epoch,
-            selected_by=settings.fit.select_by,
-            metrics={"val": result.val, "test": result.test},
-            baselines=dict((extra or {}).items()),
-            threshold=result.threshold,
-            calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            parents=dict(parents or {}),
-            commit=tracking.git_commit(),
-        )
-        uri = tracking.log_model(
-            run,
-            model,
-            arch={"stage": stage, "config": dict(result.config)},
-            example=stage_example(model),
-            name=name,
-            card=write_card(card),
-        )
-    trained = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
-    write_text_atomic(folder / FINISHED, json.dumps(asdict(trained), indent=1))
-    # A finished training is closed: nothing of it is ever gone on with.
-    Checkpoints(folder=folder, identity=identity).close()
-    for file in (JOB, PARENT, WEIGHTS, RESULT, RUN):
-        (folder / file).unlink(missing_ok=True)
-    return trained
+            for note in notes:
+                log.warning(note)
+            if read_result(folder) is None:
+                job = TrainingJob(
+                    stage=stage,
+                    settings=settings,
+                    scans=tuple(scans),
+                    seed=pipeline.seed,
+                    hardware=hardware,
+                    identity=identity,
+                    commit=tracking.git_commit(),
+                    origin=pipeline.origin,
+                    from_parent=parent_weights is not None,
+                    sensitivity=sensitivity,
+                    checkpoint_steps=pipeline.checkpoint_steps,
+                )
+                write_job(folder, job, parent_weights() if parent_weights else None)
+                events = _Events(name, settings.fit.select_by, run, log)
+                limit = pipeline.time_limit_h
+                run_child(folder, events, time_limit_s=limit and 3600 * limit)
+            done = read_result(folder)
+            if done is None:
+                raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
+            result, weights = done
+            val = {**result.val, **(extra or {}).get("val", {})}
+            if result.quality:
+                val["threshold"] = result.threshold
+            test = {**result.test, **(extra or {}).get("test", {})}
+            run.log_metrics(
+                {
+                    **{f"val/best_{metric}": value for metric, value in val.items()},
+                    **{f"test/{metric}": value for metric, value in test.items()},
+                    **{
+                        f"{'val/best_' if split == 'val' else 'test/'}{name}": value
+                        for split, one in result.quality.items()
+                        for name, value in one.items()
+                    },
+                    "best_epoch": result.best_epoch,
+                }
+            )
+            _warn_of_perfection(run, stage, result, log.warning)
+            if (folder / FIGURES).exists():
+                run.log_figures(folder / FIGURES)
+            model = build_model(stage, result.config, weights)
+            card = ModelCard(
+                name=name,
+                stage=stage,
+                origin=pipeline.origin,
+                digests=_digests(scans),
+                sizes=split_sizes(scans),
+                recipe=recipe_name,
+                settings=identity_of(settings),
+                best_epoch=result.best_epoch,
+                selected_by=settings.fit.select_by,
+                metrics={"val": result.val, "test": result.test},
+                baselines=dict((extra or {}).items()),
+                threshold=result.threshold,
+                calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
+                parameters=sum(weight.numel() for weight in model.parameters()),
+                parents=dict(parents or {}),
+                commit=tracking.git_commit(),
+            )
+            uri = tracking.log_model(
+                run,
+                model,
+                arch={"stage": stage, "config": dict(result.config)},
+                example=stage_example(model),
+                name=name,
+                card=write_card(card),
+            )
+        trained = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
+        write_text_atomic(folder / FINISHED, json.dumps(asdict(trained), indent=1))
+        # A finished training is closed: nothing of it is ever gone on with.
+        Checkpoints(folder=folder, identity=identity).close()
+        for file in (JOB, PARENT, WEIGHTS, RESULT, RUN):
+            (folder / file).unlink(missing_ok=True)
+        return trained
 
 
 def split_sizes(scans: Sequence[PreparedScan]) -> dict[str, dict[str, int]]:

@@ -81,7 +81,7 @@ def best() -> ClassificationRecipe:
         fit=FitSettings(
             epochs=95,
             samples_per_epoch=50_000,
-            batch_size=16,
+            batch_size=32,
             optimizer="adamw",
             learning_rate=5e-3,
             weight_decay=1e-2,
@@ -98,7 +98,7 @@ def best() -> ClassificationRecipe:
 def demo() -> ClassificationRecipe:
     """`best` in minutes instead of days."""
     full = best()
-    fit = replace(full.fit, epochs=6, samples_per_epoch=1_000, batch_size=8, validate_every=2)
+    fit = replace(full.fit, epochs=6, samples_per_epoch=1_000, batch_size=16, validate_every=2)
     return replace(full, fit=fit, negatives=demo_negatives())
 
 

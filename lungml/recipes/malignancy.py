@@ -90,7 +90,7 @@ def best_scratch() -> MalignancyRecipe:
         fit=FitSettings(
             epochs=30,
             samples_per_epoch=100_000,
-            batch_size=16,
+            batch_size=32,
             optimizer="adamw",
             learning_rate=5e-3,
             weight_decay=1e-2,
@@ -122,7 +122,7 @@ def demo_scratch() -> MalignancyRecipe:
 
 
 def _in_minutes(full: MalignancyRecipe) -> MalignancyRecipe:
-    fit = replace(full.fit, epochs=5, samples_per_epoch=500, batch_size=8)
+    fit = replace(full.fit, epochs=5, samples_per_epoch=500, batch_size=16)
     return replace(full, fit=fit, negatives=demo_negatives())
 
 
