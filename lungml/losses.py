@@ -83,7 +83,7 @@ def bce_batch_dice_loss(
     weights = nodule_weights(target, size_balance)
     probs = logits.sigmoid()
     costs = binary_cross_entropy_with_logits(
-        logits, target, pos_weight=logits.new_tensor(pos_weight), weight=weights, reduction="none"
+        logits, target, pos_weight=logits.new_full((), pos_weight), weight=weights, reduction="none"
     )
     if focus:
         costs = costs * (probs - target).abs() ** focus
