@@ -29,7 +29,9 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
     console.print()
     trained = summary.trained
     models = (*trained.members, *trained.others)
-    console.print(_models(models, data, "; of the two malignancy models the first is kept"))
+    console.print(
+        _models(models, data, "" if not trained.others else "; of the two malignancy models the first is kept")
+    )
     for score in summary.scores:
         console.print(_end_to_end(score, data))
         console.print(_sentence(score))

@@ -71,7 +71,7 @@ def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> 
             ]
             for way in WAYS
         ]
-        malignancies = choose_malignancy(ways)
+        malignancies = choose_malignancy(ways, recipe.keeps)
         kept = [model.uri for model in malignancies]
         return Trained(
             segmentation=segmentation,

@@ -138,7 +138,7 @@ def log_end_to_end(
         pipeline_id=pipeline.pipeline_id,
         params={
             "bundle": bundle_uri,
-            **{str(model.stage): model.uri for model in models},
+            **{stage: ", ".join(m.uri for m in models if m.stage == stage) for stage in {m.stage for m in models}},
             "seed": str(pipeline.seed),
             "origin": pipeline.origin,
         },

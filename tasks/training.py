@@ -170,8 +170,15 @@ def train_malignancy(
 
 
 @task(name="choose_malignancy", cache_policy=NO_CACHE)
-def choose_malignancy(ways: Sequence[Sequence[TrainedModel]]) -> Sequence[TrainedModel]:
-    """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins."""
+def choose_malignancy(
+    ways: Sequence[Sequence[TrainedModel]], keeps: Literal["better", "both"] = "better"
+) -> Sequence[TrainedModel]:
+    """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins.
+
+    Where the recipe keeps both ways, all of their members.
+    """
+    if keeps == "both":
+        return [model for way in ways for model in way]
     kept_way, best = ways[0], _mean_auc(ways[0])
     for way in ways[1:]:
         if is_better(_mean_auc(way), best):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
@@ -22,6 +23,8 @@ class Recipe:
         negative_slabs_per_scan: of a training scan's kept non-nodules, how many also get a slab for the U-Net.
         ensemble: how many nodule classifiers, and malignancy classifiers of either way, are trained from seeds one
             apart; their probabilities are averaged.
+        keeps: which malignancy classifiers go into the bundle: those of the "better" way by validation AUC, as in the
+            report, or those of "both" ways, whose probabilities are averaged.
         nodule_sensitivity: share of the validation nodules that the nodule threshold shall keep, judged at their
             annotated centres; None leaves the threshold at 0.5.
         malignant_sensitivity: the same of the malignant validation nodules.
@@ -39,11 +42,14 @@ class Recipe:
     grouping: GroupingSettings = field(default_factory=GroupingSettings)
     negative_slabs_per_scan: int = 0
     ensemble: int = 1
+    keeps: Literal["better", "both"] = "better"
     nodule_sensitivity: float | None = None
     malignant_sensitivity: float | None = None
     test_time_flips: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.keeps not in ("better", "both"):
+            raise ValueError(f"recipe {self.name!r} keeps {self.keeps!r}, not the better or both")
         if self.ensemble < 1:
             raise ValueError(f"recipe {self.name!r}: no ensemble has {self.ensemble} members")
         for share in (self.nodule_sensitivity, self.malignant_sensitivity):
@@ -79,6 +85,7 @@ def best() -> Recipe:
         scratch=malignancy.best_scratch(),
         grouping=GroupingSettings(rule="union"),
         negative_slabs_per_scan=20,
+        keeps="both",
     )
 
 

@@ -420,6 +420,11 @@ def test_the_higher_validation_auc_is_kept(aucs: Sequence[float], winner: int) -
     assert choose_malignancy.fn(ways) is ways[winner]
 
 
+def test_both_ways_are_kept_where_the_recipe_says_so() -> None:
+    first, second = [model_of("a", 0.9)], [model_of("b", math.nan)]
+    assert choose_malignancy.fn([first, second], "both") == [*first, *second]
+
+
 def test_an_ensemble_is_chosen_by_its_members_mean() -> None:
     first, second = [model_of("a", 0.9), model_of("b", 0.5)], [model_of("c", 0.75), model_of("d", 0.75)]
     assert choose_malignancy.fn([first, second]) is second
