@@ -52,7 +52,7 @@ Budget = Annotated[float, typer.Option(help=BUDGET_HELP)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help=SET_HELP)]
 Devices = Annotated[int, typer.Option(min=1, help=DEVICES_HELP)]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=PRECISION_HELP)]
-TimeLimit = Annotated[float | None, typer.Option("--time-limit", help=LIMIT_HELP)]
+TimeLimit = Annotated[float | None, typer.Option("--time-limit", min=0.01, help=LIMIT_HELP)]
 
 
 @app.command()
@@ -244,10 +244,12 @@ def check_training(
     precision: str = "fp32",
 ) -> None:
     """Refuse what a person can get wrong before anything starts."""
-    from lungml.devices import Hardware
+    from lungml.devices import Hardware, check_shared
     from lungml.recipes.variants import recipe_of
 
-    recipe_of(recipe, budget=budget, overrides=overrides)
+    settings = recipe_of(recipe, budget=budget, overrides=overrides)
+    for stage in ("segmentation", "classification", "finetuned", "scratch"):
+        check_shared(getattr(settings, stage).fit.batch_size, devices)
     Hardware(device=device, count=devices, precision=precision).check()  # type: ignore[arg-type]
 
 

@@ -142,6 +142,9 @@ def train_stage(
             f"recipe {recipe!r} learns from a U-Net's own candidates; give the U-Net with --segmentation models:/..., "
             "or do without: --set classification.mined=False"
         )
+    for uri in (segmentation, nodule):
+        if uri and not uri.startswith("models:/m-"):  # an alias moves on, and the training would not notice
+            raise RecipeError(f"{uri}: is no model's own URI; give models:/m-..., as its run shows it")
     home = Home.from_env()
     prepared = prepare(luna_dir, tables_dir, recipe, val_stride, seed, for_training=True, overrides=overrides)
     pipeline = Pipeline(

@@ -62,6 +62,7 @@ class Hardware:
         """
         # Two seconds, and only a training needs them.
         from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments import LightningEnvironment
         from lightning.fabric.strategies import DDPStrategy
 
         device = self.check()
@@ -74,9 +75,24 @@ class Hardware:
             devices=devices,
             strategy=DDPStrategy(timeout=VALIDATION_LIMIT) if self.count > 1 else "auto",
             precision=FABRIC_PRECISION[self.precision],
+            plugins=[LightningEnvironment()],  # the number is ours to say, not a cluster's
         )
         fabric.launch()
+        if fabric.world_size != self.count:
+            raise TrainingError(f"{self.count} devices were asked for, {fabric.world_size} take part")
         return fabric
+
+
+def check_shared(batch_size: int, devices: int) -> None:
+    """Refuse a batch that devices cannot share evenly.
+
+    Raises:
+        TrainingError: names both.
+    """
+    if batch_size % devices:
+        raise TrainingError(
+            f"a batch of {batch_size} cannot be shared by {devices} devices; give a multiple of {devices}"
+        )
 
 
 def resolve_device(name: str) -> torch.device:

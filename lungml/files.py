@@ -142,6 +142,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """As `locked`, without waiting: whether the lock is ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def _sync_folder(folder: Path) -> None:
     """Put the new name itself on disk."""
     descriptor = os.open(folder, os.O_RDONLY)

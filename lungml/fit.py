@@ -19,7 +19,7 @@ from torch import nn
 
 from lungml.averaging import WeightAverage
 from lungml.checkpoint import Checkpoints
-from lungml.devices import Hardware
+from lungml.devices import Hardware, check_shared
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings, make_optimizer, make_scheduler
 from lungml.loading import Batch
@@ -166,15 +166,12 @@ class _Fit:
         self.checkpoints, self.checkpoint_steps = checkpoints, checkpoint_steps
         self.model = problem.model
         self.device = next(self.model.parameters()).device
-        if settings.batch_size % fabric.world_size:
-            raise TrainingError(
-                f"a batch of {settings.batch_size} cannot be shared by {fabric.world_size} devices; "
-                f"give a multiple of {fabric.world_size}"
-            )
+        check_shared(settings.batch_size, fabric.world_size)
         if self.device.type == "cuda":
             # Equal seeds, equal weights. The backward of 3D max-pooling has no such kernel: PyTorch warns and goes on.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if fabric.world_size > 1 and self.device.type == "cuda":
             # Statistics of the whole batch, as one device has them. PyTorch has no such layer on the CPU.
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -250,7 +247,7 @@ class _Fit:
                 self.step += 1
                 due = self.step % self.checkpoint_steps == 0 and self.step < len(rows)
                 if len(unseen) >= look_after or due or self.step == len(rows):
-                    loss = self._look_at(unseen, mine)
+                    loss = self._look_at(unseen, rows)
                     unseen = []
                     if time.perf_counter() - told >= STEP_REPORT_S:
                         told = time.perf_counter()
@@ -260,12 +257,19 @@ class _Fit:
 
     def _learn_from(self, batch: Batch) -> torch.Tensor:
         """One step; returns its loss, on the device."""
+        loss: torch.Tensor | None = None
         try:
             loss = self.problem.loss(self.net, batch, self.generator)
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(self._too_large(batch)) from error
+        except torch.OutOfMemoryError:
+            fits = False
+        else:
+            fits = True
+        if not fits:  # outside of the handler, whose traceback keeps the batch's memory
+            loss = None
+            raise TrainingError(self._too_large(batch))
+        assert loss is not None
         if self.settings.clip_norm:
             self.fabric.clip_gradients(
                 self.net, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
@@ -338,8 +342,14 @@ class _Fit:
         seen = joined(self._of_all(self.problem.tally.state()))
         return {"loss": float(seen["loss"].mean()), **self.problem.train_metrics(seen)}
 
+    def _check_weights(self) -> None:
+        """Stop before weights that are no numbers are judged or kept: a step may spoil them after a finite loss."""
+        if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
+            raise TrainingError(f"the weights are not finite in epoch {self.epoch}; lower the learning rate")
+
     def _validate(self) -> dict[str, float]:
         """This epoch's validation, where it is due, in all processes; keeps the weights where they are the best."""
+        self._check_weights()
         if self.epoch % self.settings.validate_every and self.epoch != self.settings.epochs:
             return {}
         with self.average.in_place() if self.average else nullcontext():
@@ -356,6 +366,7 @@ class _Fit:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
+        self._check_weights()
         cuda = self.device.type == "cuda"
         own = {
             "generator": self.generator.get_state(),

@@ -61,6 +61,10 @@ class FitSettings:
             raise ValueError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(get_args(Schedule))}")
         if self.later_rate and self.schedule != "constant":
             raise ValueError(f"later_rate goes with the constant schedule, not with {self.schedule}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}, not a number from 0 on")
+        if self.later_rate is not None and not (self.later_rate[0] > 1 and self.later_rate[1] > 0):
+            raise ValueError(f"later_rate is {self.later_rate}, not an epoch after the first and a learning rate")
         if not 0 <= self.warmup < 1 or not 0 <= self.average < 1 or not self.clip_norm >= 0:
             raise ValueError(f"no training has {self.warmup=}, {self.average=}, {self.clip_norm=}")
 
@@ -104,7 +108,12 @@ def make_scheduler(
     """What changes the learning rate at every step; None under the constant schedule."""
     steps = settings.steps_per_epoch * settings.epochs
     if settings.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=steps)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=settings.learning_rate,
+            total_steps=steps,
+            cycle_momentum=settings.optimizer != "sgd",  # ours has none
+        )
     if settings.schedule == "cosine":
         rising = math.ceil(settings.warmup * steps)
 

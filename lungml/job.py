@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from lungml.checkpoint import Checkpoints
 from lungml.devices import Hardware
@@ -101,7 +102,7 @@ Tell = Callable[..., None]
 def write_job(folder: Path, job: TrainingJob, parent: Mapping[str, torch.Tensor] | None = None) -> None:
     """Put a job, and the weights it starts from, where `run_job` looks for them."""
     if parent is not None:
-        save_file({name: value.contiguous() for name, value in parent.items()}, _made(folder) / PARENT)
+        _write_weights(folder / PARENT, parent)
     with whole_file(folder / JOB) as handle:
         handle.write(pickle.dumps(job))
 
@@ -120,6 +121,7 @@ def run_job(folder: Path, tell: Tell) -> None:
     job: TrainingJob = pickle.loads((folder / JOB).read_bytes())  # our own, written by `write_job`
     fabric = job.hardware.launch()
     first = fabric.global_rank == 0
+    torch.manual_seed(job.seed)  # of dropout; the process is ours alone
     problem = make_problem(job, folder, fabric.device)
 
     def on_epoch(report: EpochReport) -> None:
@@ -143,9 +145,7 @@ def run_job(folder: Path, tell: Tell) -> None:
         return
     test = problem.evaluate("test")
     quality, threshold = _draw(job, problem, folder)
-    temporary = folder / f".{WEIGHTS}"
-    save_file({name: value.contiguous() for name, value in result.weights.items()}, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    _write_weights(folder / WEIGHTS, result.weights)
     about = JobResult(
         best_epoch=result.best_epoch,
         val=result.val,
@@ -197,13 +197,13 @@ def read_result(folder: Path) -> tuple[JobResult, dict[str, torch.Tensor]] | Non
     """A finished training's result and its weights; None when there is none, or not all of it."""
     try:
         return JobResult(**json.loads((folder / RESULT).read_text())), load_file(folder / WEIGHTS)
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, SafetensorError):
         return None
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    with whole_file(path) as handle:
+        handle.write(save({name: value.contiguous() for name, value in weights.items()}))
 
 
 def main(folder: Path) -> int:

@@ -17,11 +17,11 @@ DOES = {
     ),
     "classification": (
         "Tells lung nodules from other places in a chest CT scan, from a 3D crop around the place.",
-        "Input: (B, 1, 32, 48, 48) float32, HU clipped to [-1000, 1000]. Output: (B, 2) logits: non-nodule, nodule.",
+        "Input: (B, 1, {crop}) float32, HU clipped to [-1000, 1000]. Output: (B, 2) logits: non-nodule, nodule.",
     ),
     "malignancy": (
         "Tells nodules that radiologists found suspicious of cancer from benign ones, from a 3D crop around each.",
-        "Input: (B, 1, 32, 48, 48) float32, HU clipped to [-1000, 1000]. Output: (B, 2) logits: benign, malignant.",
+        "Input: (B, 1, {crop}) float32, HU clipped to [-1000, 1000]. Output: (B, 2) logits: benign, malignant.",
     ),
 }
 LIMITS = {
@@ -95,6 +95,11 @@ class ModelCard:
 def write_card(card: ModelCard) -> str:
     """The card as Markdown; a metric that is not a number reads "none"."""
     does, shapes = DOES[card.stage]
+    crop = str(card.settings.get("model.crop_shape", "D, H, W")).strip("()[]")
+    shapes = shapes.replace("{crop}", crop)
+    spacing = str(card.settings.get("model.spacing_mm", None))
+    if spacing != "None":
+        shapes += f" Crops are resampled to {spacing.strip('()[]')} mm (index, row, col)."
     weights = "" if card.parameters is None else f" {card.parameters:,} weights."
     made = [
         f"- recipe: `{card.recipe}`, epoch {card.best_epoch} kept, the best by validation {card.selected_by}",

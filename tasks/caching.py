@@ -23,8 +23,9 @@ __all__ = ["code_digest", "digest", "file_digest", "kept"]
 # What decides a trained model; a change in any of these files trains anew.
 TRAINING_MODULES = (
     "augment.py", "averaging.py", "candidate_recall.py", "candidates.py", "crop_cache.py", "crops.py", "devices.py",
-    "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py", "metrics.py",
-    "models", "recipes", "sampling.py", "scored.py", "tally.py", "thresholds.py",
+    "figures.py", "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py",
+    "metrics.py", "models",
+    "ratings.py", "recipes", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (

@@ -19,11 +19,13 @@ from typing import Any
 import lungml.errors
 from lungml.checkpoint import CheckpointError
 from lungml.errors import LunaError, TrainingError
+from lungml.files import try_lock
 
 GRACE_S = 10.0  # between asking a child to end and making it
 POLL_S = 0.5
 TALK_LINES = 20  # of what a child said before it died, kept for the error
 
+_stopping = threading.Event()
 _running: set[subprocess.Popen[str]] = set()
 
 
@@ -56,10 +58,13 @@ def run_child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # of a library's talk; our own lines are ASCII
         start_new_session=True,  # Ctrl-C is for us to pass on; and its own children are ended with it
     )
     _running.add(child)
+    if _stopping.is_set():  # between two trainings nobody could be told
+        end_children()
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
     deadline = time.monotonic() + time_limit_s if time_limit_s else None
@@ -70,6 +75,8 @@ def run_child(
             try:
                 line = lines.get(timeout=POLL_S)
             except queue.Empty:
+                if child.poll() is not None:  # dead, though another of its processes may still hold the pipe
+                    break
                 line = ""
             if line is None:
                 break
@@ -77,7 +84,7 @@ def run_child(
             if event is None:
                 talk = [*talk, line.rstrip()][-TALK_LINES:] if line.strip() else talk
             elif event["event"] == "error":
-                failure = event
+                failure = failure or event  # the first says what happened, the others that it did
             else:
                 on_event(event)
             if deadline and time_limit_s and time.monotonic() > deadline:
@@ -106,12 +113,26 @@ def run_child(
 @contextmanager
 def children_ended() -> Iterator[None]:
     """Whatever ends the block from outside (Ctrl-C, a cancelled flow run) ends the trainings this process runs."""
+    _stopping.clear()
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
+            _stopping.set()
             end_children()
         raise
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` as `files.locked` does, but stop waiting for it when the flow is ended."""
+    while not _stopping.is_set():
+        with try_lock(path) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(POLL_S)
+    raise TrainingStopped(f"{path}: stopped while another run trained the same")
 
 
 def end_children() -> None:
@@ -123,9 +144,11 @@ def end_children() -> None:
 
 def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
     assert child.stdout is not None
-    for line in child.stdout:
-        lines.put(line)
-    lines.put(None)
+    try:
+        for line in child.stdout:
+            lines.put(line)
+    finally:
+        lines.put(None)
 
 
 def _event(line: str) -> dict[str, Any] | None:

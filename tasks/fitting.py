@@ -17,7 +17,8 @@ from prefect.states import State
 
 from lungml.checkpoint import Checkpoints
 from lungml.crops import CROP_SHAPE
-from lungml.files import locked, write_text_atomic
+from lungml.errors import one_line
+from lungml.files import write_text_atomic
 from lungml.fit import identity_of
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, Stage, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
@@ -28,7 +29,7 @@ from lungml.recipes.data import PreparedScan, of_split
 from tasks import tracking
 from tasks.bundles import build_model, stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
-from tasks.child import run_child
+from tasks.child import one_at_a_time, run_child
 from tasks.pipeline import Pipeline, TrainedModel
 
 FINISHED, RUN = "finished.json", "mlflow-run.json"
@@ -64,10 +65,12 @@ def train_model(
         extra: further metrics to log per split, baselines for example.
     """
     log, home, hardware = get_run_logger(), pipeline.home, pipeline.hardware
+    device = hardware.check()
     made_from = {
         "data": digest([scan.digest for scan in scans]),
         "parents": json.dumps(dict(parents or {}), sort_keys=True),
         "seed": pipeline.seed,
+        "device": device.type,
         "devices": hardware.count,
         "precision": hardware.precision,
         "sensitivity": sensitivity,
@@ -75,12 +78,11 @@ def train_model(
     identity = identity_of(settings, **made_from)
     key = digest([identity, code_digest(TRAINING_MODULES), pipeline.pipeline_id if pipeline.fresh else None])
     folder = home.checkpoints / stage / key
-    with locked(folder):  # a second run at once waits, and finds it finished
+    with one_at_a_time(folder):  # a second run at once waits, and finds it finished
         finished = _read_finished(folder)
         if finished and tracking.model_exists(home, finished.uri):
             log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
             return kept(finished)
-        device = hardware.check()
         with tracking.open_run(
             home,
             stage,
@@ -148,7 +150,7 @@ def train_model(
                     "best_epoch": result.best_epoch,
                 }
             )
-            _warn_of_perfection(run, stage, result, log.warning)
+            _warn_of_perfection(run, stage, result, split_sizes(scans)["val"]["nodules"], log.warning)
             if (folder / FIGURES).exists():
                 run.log_figures(folder / FIGURES)
             model = build_model(stage, result.config, weights)
@@ -205,9 +207,11 @@ def _digests(scans: Sequence[PreparedScan]) -> dict[str, str]:
     return {split: digest([scan.digest for scan in of_split(scans, split)]) for split in SPLITS}
 
 
-def _warn_of_perfection(run: tracking.Run, stage: Stage, result: JobResult, warn: Callable[..., None]) -> None:
-    judged = result.quality.get("val", {})
-    sentence = too_good(stage, result.val, int(judged.get("positives", 0)), int(judged.get("negatives", 0)))
+def _warn_of_perfection(
+    run: tracking.Run, stage: Stage, result: JobResult, nodules: int, warn: Callable[..., None]
+) -> None:
+    judged = result.quality.get("val", {"positives": nodules, "negatives": nodules})  # pixels are not counted
+    sentence = too_good(stage, result.val, int(judged["positives"]), int(judged["negatives"]))
     if sentence:
         warn(sentence)
         run.log_tag("luna.warning", sentence)
@@ -233,7 +237,7 @@ class _Events:
 
     def __init__(self, name: str, select_by: str, run: tracking.Run, log: Any) -> None:
         self._name, self._select_by, self._run, self._log = name, select_by, run, log
-        self._logged = run.logged_epochs()
+        self._logged, self._said = run.logged_epochs(), False
         self._artifact: Any = create_progress_artifact(0.0, description=f"{name}: starting")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -279,7 +283,12 @@ class _Events:
         )
 
     def _show(self, percent: float, text: str) -> None:
-        update_progress_artifact(self._artifact, progress=percent, description=f"{self._name}: {text}")
+        try:
+            update_progress_artifact(self._artifact, progress=percent, description=f"{self._name}: {text}")
+        except Exception as error:  # a bar that stands still costs no training
+            if not self._said:
+                self._log.warning("%s: no progress is shown: %s", self._name, one_line(str(error)))
+            self._said = True
 
 
 SHOWN = ("precision", "recall", "f1", "auc")

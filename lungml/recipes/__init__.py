@@ -48,6 +48,14 @@ class Recipe:
     test_time_flips: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.finetuned.start == "nodule" and self.finetuned.model != self.classification.model:
+            raise ValueError(
+                f"recipe {self.name!r}: fine-tuning starts from the nodule classifier, and their models differ"
+            )
+        if self.segmentation.negative_share and not self.negative_slabs_per_scan:
+            raise ValueError(
+                f"recipe {self.name!r}: windows without a nodule are asked for, but negative_slabs_per_scan is 0"
+            )
         if self.keeps not in ("better", "both"):
             raise ValueError(f"recipe {self.name!r} keeps {self.keeps!r}, not the better or both")
         if self.ensemble < 1:

@@ -25,7 +25,8 @@ from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import NegativePlan, balanced_order, seen_in_epoch
 from lungml.tally import Tally
 
-EVALUATION_BATCH = 8
+EVALUATION_BATCH, CUDA_EVALUATION_BATCH = 8, 256
+CLASSIFIER_METRICS = ("precision", "recall", "f1", "auc")  # of validation, higher being better
 COLUMNS = ["labels", "rating_counts", "places_irc", "spacings_mm"]
 LABEL_NAMES = {NON_NODULE: "non-nodule", BENIGN: "benign nodule", MALIGNANT: "malignant nodule"}
 
@@ -49,6 +50,21 @@ class ClassificationRecipe:
     negatives: NegativePlan = field(default_factory=NegativePlan)
     mined: bool = False
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_classifier(self.fit, self.label_smoothing)
+
+
+def check_classifier(fit: FitSettings, label_smoothing: float) -> None:
+    """Refuse what no classifier's recipe can have.
+
+    Raises:
+        ValueError: the epoch is chosen by no metric of a classifier, or the smoothing is no share.
+    """
+    if fit.select_by not in CLASSIFIER_METRICS:
+        raise ValueError(f"unknown select_by {fit.select_by!r}; choose one of {', '.join(CLASSIFIER_METRICS)}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"a label smoothing of {label_smoothing} is not in [0, 1)")
 
 
 def report() -> ClassificationRecipe:
@@ -245,7 +261,8 @@ class CropProblem:
         labels, view = cache.column("labels"), _View(self.model, cache)
         rows = np.flatnonzero(np.isin(labels, self.judged))
         probs = np.empty(len(rows))
-        parts = (rows[start : start + EVALUATION_BATCH] for start in range(0, len(rows), EVALUATION_BATCH))
+        size = CUDA_EVALUATION_BATCH if self._device.type == "cuda" else EVALUATION_BATCH
+        parts = (rows[start : start + size] for start in range(0, len(rows), size))
         done = 0
         for batch in DeviceBatches(cache, ["crops"], self._device, budget_bytes=0)(parts):
             crops = view(batch)

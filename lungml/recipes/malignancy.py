@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lungml.recipes.classification import (
     CropProblem,
     best_augmentation,
     best_model,
+    check_classifier,
     demo_negatives,
     report_negatives,
 )
@@ -53,6 +55,15 @@ class MalignancyRecipe:
     negatives: NegativePlan = field(default_factory=NegativePlan)
     target: Target = "votes"
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = {"start": ("nodule", "scratch"), "trainable": ("all", "last_block"), "target": get_args(Target)}
+        for name, kinds in known.items():
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
+        if len(self.shares) != 3 or min(self.shares) < 0 or not math.isclose(sum(self.shares), 1):
+            raise ValueError(f"shares {self.shares} are not three that sum to 1")
+        check_classifier(self.fit, self.label_smoothing)
 
 
 def report_finetuned() -> MalignancyRecipe:

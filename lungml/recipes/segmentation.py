@@ -79,7 +79,10 @@ class SegmentationRecipe:
             raise ValueError(
                 f"no training has {self.pos_weight=}, {self.bce_weight=}, {self.focus=}, {self.judge_scans=}"
             )
-        if self.fit.select_by.startswith("candidate") and self.judge != "scans":
+        pixels, scans = ("precision", "recall", "f1"), ("candidate_score", "candidate_recall")
+        if self.fit.select_by not in (*pixels, *scans):
+            raise ValueError(f"unknown select_by {self.fit.select_by!r}; choose one of {', '.join((*pixels, *scans))}")
+        if self.fit.select_by in scans and self.judge != "scans":
             raise ValueError(f"{self.fit.select_by} is known of whole scans only: it goes with judge=scans")
 
 

@@ -76,7 +76,7 @@ def with_settings(settings: Settings, overrides: Mapping[str, Any], path: str = 
         return replace(settings, **changed)  # type: ignore[type-var]
     except LunaError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
@@ -96,7 +96,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
             raise RecipeError(f"--set {name} is given twice")
         try:
             found[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             found[name] = value.strip()
     return found
 

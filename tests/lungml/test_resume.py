@@ -227,6 +227,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path, val
         assert all(torch.isfinite(v).all() for v in state["model"].values())
 
 
+class Exploding(toy.ToyProblem):  # type: ignore[misc]
+    """Its loss is finite, its gradient is not."""
+
+    def loss(self, net: Any, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        loss = super().loss(net, batch, generator)
+        return loss + (net(batch.arrays[0]).sum() * 0.0).sqrt()
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(folder=tmp_path, identity={})
+    settings = replace(toy.SETTINGS, samples_per_epoch=4)  # one step an epoch: no later loss tells of it
+    with pytest.raises(TrainingError, match="the weights are not finite in epoch 1; lower the learning rate"):
+        fit(Exploding(), settings, seed=3, checkpoints=checkpoints)
+    assert not (tmp_path / LAST).exists()
+
+
 class Large(toy.ToyProblem):  # type: ignore[misc]
     """A device on which no more than `fits` samples have a place."""
 

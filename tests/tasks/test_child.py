@@ -133,6 +133,46 @@ def test_what_ends_the_flow_ends_its_trainings(play: Play, tmp_path: Path) -> No
     assert not any(_runs(pid) for pid in pids)
 
 
+def test_a_dead_child_is_not_waited_for_though_its_pipe_is_held(play: Play, tmp_path: Path) -> None:
+    """Of several processes the first may die while another waits for it."""
+    play(
+        "import subprocess\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"
+        "print(json.dumps({'event': 'error', 'kind': 'OSError', 'errno': 28, 'text': 'No space left', 'file': 'x'}),"
+        " flush=True); sys.exit(1)"
+    )
+    started = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        run_child(tmp_path, lambda event: None)
+    assert time.monotonic() - started < 15
+
+
+def test_bytes_that_are_no_text_are_talk(play: Play, tmp_path: Path) -> None:
+    play("sys.stdout.buffer.write(b'\\xff\\xfe\\n'); sys.stdout.flush(); print(json.dumps({'event': 'epoch'}))")
+    events: list[Any] = []
+    run_child(tmp_path, events.append)
+    assert events == [{"event": "epoch"}]
+
+
+def test_a_flow_that_was_ended_starts_no_training(play: Play, tmp_path: Path) -> None:
+    play("time.sleep(60)")
+    started = time.monotonic()
+
+    def flow() -> None:
+        with children_ended():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flow()
+    with pytest.raises(TrainingStopped):
+        run_child(tmp_path, lambda event: None)  # in a task that had not come to it yet
+    with pytest.raises(TrainingStopped), child.one_at_a_time(tmp_path / "model"):
+        pass
+    assert time.monotonic() - started < 15
+    with children_ended(), child.one_at_a_time(tmp_path / "model"):  # the next flow of this process is free
+        pass
+
+
 def test_a_training_never_outlives_who_started_it(tmp_path: Path) -> None:
     """kill -9 of the parent: nobody is left to tell the child, but its standard input ends."""
     parent = (

@@ -252,7 +252,9 @@ def longer(recipe: Recipe) -> Recipe:
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("change", ["seed", "setting", "data", "fewer scans", "code", "fresh", "model gone"])
+@pytest.mark.parametrize(
+    "change", ["seed", "setting", "data", "fewer scans", "code", "precision", "fresh", "model gone"]
+)
 def test_a_change_trains_again(
     trained: Trained, scans: list[PreparedScan], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -268,6 +270,8 @@ def test_a_change_trains_again(
     elif change == "code":
         # Mistake 16: cache keys held no code version.
         monkeypatch.setattr(fitting, "code_digest", lambda modules: "newer")
+    elif change == "precision":
+        pipeline = replace(pipeline, precision="bf16")
     elif change == "fresh":
         pipeline = replace(pipeline, fresh=True)
     else:
