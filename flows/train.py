@@ -18,6 +18,7 @@ from lungml.job import Stage
 from lungml.recipes import Recipe, RecipeError
 from lungml.recipes.data import PreparedScan, of_split
 from lungml.recipes.variants import recipe_of
+from tasks import tracking
 from tasks.child import children_ended
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.training import (
@@ -142,10 +143,12 @@ def train_stage(
             f"recipe {recipe!r} learns from a U-Net's own candidates; give the U-Net with --segmentation models:/..., "
             "or do without: --set classification.mined=False"
         )
-    for uri in (segmentation, nodule):
+    home = Home.from_env()
+    for uri, of in ((segmentation, "segmentation"), (nodule, "classification")):
         if uri and not uri.startswith("models:/m-"):  # an alias moves on, and the training would not notice
             raise RecipeError(f"{uri}: is no model's own URI; give models:/m-..., as its run shows it")
-    home = Home.from_env()
+        if uri:
+            tracking.load_model(home, uri, expect_stage=of)  # before hours of work, not after
     prepared = prepare(luna_dir, tables_dir, recipe, val_stride, seed, for_training=True, overrides=overrides)
     pipeline = Pipeline(
         home=home,
