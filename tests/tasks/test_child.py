@@ -23,6 +23,12 @@ from tasks.child import ChildDied, TrainingStopped, children_ended, run_child
 Play = Callable[[str], None]
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_ended() -> None:
+    """What ended the flow of another test is over."""
+    child._stopping.clear()
+
+
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     """Let the child be a script."""

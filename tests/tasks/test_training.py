@@ -312,7 +312,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
         raise OSError("no power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "update_progress_artifact", pull_the_plug)
+        patch.setattr(fitting._Events, "_show", pull_the_plug)
         with pytest.raises(OSError, match="no power"):
             train_segmentation.fn(scans, tiny(), pipeline)
     model = done(train_segmentation.fn(scans, tiny(), pipeline))
@@ -326,6 +326,16 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert sorted(file.name for file in home.checkpoints.rglob("*.*") if file.suffix != ".lock") == [
         "augmentation.png", "finished.json", "worst_invented.png", "worst_missed.png",
     ]  # fmt: skip
+
+
+def test_a_progress_bar_that_fails_costs_no_training(
+    scans: list[PreparedScan], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(fitting, "update_progress_artifact", unreachable)
+    assert done(train_segmentation.fn(scans, tiny(), pipeline_in(home))).uri.startswith("models:/m-")
 
 
 def test_a_training_that_dies_while_it_is_logged_repeats_no_epoch(
