@@ -192,7 +192,7 @@ def _crop_sheet(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     rows = problem.order(rng, SHEET_ROWS, 1)
     with closing(problem.loaded([rows])) as loaded:
-        crops = next(loaded).arrays[0].cpu().float()[:, None]
+        crops = problem.view(next(loaded)).cpu()
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     versions = [augment.augment_crops(crops, augmentation, generator) for _ in range(SHEET_VERSIONS)]
     return crops[:, 0].numpy(), np.stack([version[:, 0].numpy() for version in versions], axis=1)

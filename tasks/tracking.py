@@ -150,7 +150,7 @@ def tracking_uri(home: Home) -> str:
 
 def experiment_page(home: Home, stage: str) -> str:
     """Where MLflow's UI shows a stage's runs as charts, behind the UI's own address."""
-    return f"#/experiments/{_experiment_id(home, stage)}?workflowType=machine_learning&compareRunsMode=CHART"
+    return f"#/experiments/{_experiment_id(home, stage)}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 
 @contextmanager

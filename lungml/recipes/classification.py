@@ -188,7 +188,7 @@ class CropProblem:
         self._batches = DeviceBatches(cache, ["crops"], self._device)
         self._labels = cache.column("labels")
         self._ratings = torch.from_numpy(cache.column("rating_counts"))
-        self._view = _View(model, cache)
+        self.view = _View(model, cache)
         self._target, self._smoothing = target, label_smoothing
         self._folder_of = cache.scan_of(np.arange(len(cache)))
         self._negatives, self._mined_from = negatives, len(train)
@@ -231,7 +231,7 @@ class CropProblem:
         self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
     ) -> torch.Tensor:
         """Forward one batch of augmented crops; cross-entropy on the logits."""
-        crops = augment.augment_crops(self._view(batch), self._augmentation, generator)
+        crops = augment.augment_crops(self.view(batch), self._augmentation, generator)
         target = torch.from_numpy(np.isin(self._labels[batch.rows], self._positive))
         target = target.to(self._device, non_blocking=True).long()
         logits = net(crops.contiguous(memory_format=torch.channels_last_3d))
