@@ -285,8 +285,10 @@ def test_crops_in_mm_are_resampled_and_those_in_voxels_are_not() -> None:
     voxels = Box().eval()
     classify(hu, np.array([[30.0, 60.0, 60.0]]), (voxels, mm), grid=GRID)
     assert voxels.seen[0, 0, 16, 24].tolist() == [-800] * 24 + [1000] * 24
-    # Half way between the last column of lung and the first of the wall, which is clipped before it is resampled.
-    assert mm.seen[0, 0, 16, 24].tolist() == [-800] * 23 + [100] + [1000] * 24
+    # Steps of half a column around column 60: at 59.25 and 59.75 a quarter and three quarters of the way from lung to
+    # the wall, which is clipped before it is resampled.
+    expected = [-800] * 22 + [-350, 550] + [1000] * 24
+    np.testing.assert_allclose(mm.seen[0, 0, 16, 24], expected, atol=1e-2)
     assert mm.seen.shape == (1, 1, 32, 48, 48)
 
 
@@ -295,7 +297,7 @@ def test_a_crop_in_mm_lies_at_the_fraction_of_a_voxel() -> None:
     hu[:] = 10 * np.arange(GRID.shape_irc[2])  # 10 HU a column, so 10 HU each 0.7 mm
     mm = Box(NoduleNetConfig(crop_shape=(16, 16, 16), spacing_mm=(2.0, 0.8, 0.35))).eval()
     classify(hu, np.array([[30.0, 60.0, 60.25]]), (mm,), grid=GRID)
-    np.testing.assert_allclose(mm.seen[0, 0, 8, 8], 602.5 + 5 * np.arange(-8, 8), atol=1e-3)
+    np.testing.assert_allclose(mm.seen[0, 0, 8, 8], 602.5 + 5 * (np.arange(16) - 7.5), atol=1e-3)
 
 
 def test_crops_in_mm_need_the_grid() -> None:
