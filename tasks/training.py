@@ -21,7 +21,7 @@ from lungml.findings import segment
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
 from lungml.metrics import is_better
-from lungml.recipes import Recipe
+from lungml.recipes import Keeps, Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
 from tasks import tracking
@@ -170,15 +170,15 @@ def train_malignancy(
 
 
 @task(name="choose_malignancy", cache_policy=NO_CACHE)
-def choose_malignancy(
-    ways: Sequence[Sequence[TrainedModel]], keeps: Literal["better", "both"] = "better"
-) -> Sequence[TrainedModel]:
+def choose_malignancy(ways: Sequence[Sequence[TrainedModel]], keeps: Keeps = "better") -> Sequence[TrainedModel]:
     """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins.
 
-    Where the recipe keeps both ways, all of their members.
+    Where the recipe keeps both ways, all of their members; or those of the way that it names.
     """
     if keeps == "both":
         return [model for way in ways for model in way]
+    if keeps != "better":
+        return ways[0 if keeps == "finetuned" else 1]
     kept_way, best = ways[0], _mean_auc(ways[0])
     for way in ways[1:]:
         if is_better(_mean_auc(way), best):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
 from lungml.recipes import classification, malignancy, segmentation
 from lungml.sampling import NegativePlan
+
+
+Keeps = Literal["better", "both", "finetuned", "scratch"]
 
 
 class RecipeError(LunaError):
@@ -24,7 +27,7 @@ class Recipe:
         ensemble: how many nodule classifiers, and malignancy classifiers of either way, are trained from seeds one
             apart; their probabilities are averaged.
         keeps: which malignancy classifiers go into the bundle: those of the "better" way by validation AUC, as in the
-            report, or those of "both" ways, whose probabilities are averaged.
+            report, those of "both" ways, whose probabilities are averaged, or those "finetuned" or from "scratch".
         nodule_sensitivity: share of the validation nodules that the nodule threshold shall keep, judged at their
             annotated centres; None leaves the threshold at 0.5.
         malignant_sensitivity: the same of the malignant validation nodules.
@@ -42,7 +45,7 @@ class Recipe:
     grouping: GroupingSettings = field(default_factory=GroupingSettings)
     negative_slabs_per_scan: int = 0
     ensemble: int = 1
-    keeps: Literal["better", "both"] = "better"
+    keeps: Keeps = "better"
     nodule_sensitivity: float | None = None
     malignant_sensitivity: float | None = None
     test_time_flips: tuple[str, ...] = ()
@@ -56,8 +59,8 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name!r}: windows without a nodule are asked for, but negative_slabs_per_scan is 0"
             )
-        if self.keeps not in ("better", "both"):
-            raise ValueError(f"recipe {self.name!r} keeps {self.keeps!r}, not the better or both")
+        if self.keeps not in get_args(Keeps):
+            raise ValueError(f"recipe {self.name!r} keeps {self.keeps!r}; choose one of {', '.join(get_args(Keeps))}")
         if self.ensemble < 1:
             raise ValueError(f"recipe {self.name!r}: no ensemble has {self.ensemble} members")
         for share in (self.nodule_sensitivity, self.malignant_sensitivity):

@@ -68,7 +68,7 @@ def test_a_store_holds_the_scan_and_every_nodule_lies_in_its_mask(
         scan, group = read_scan(path), home.scans / f"{series_uid}.zarr"
         assert np.array_equal(store.read_volume(group), scan.hu)
         assert store.read_grid(group) == scan.grid
-        mask = store.read_mask(group, "mask_report")
+        mask = store.read_mask(group, "mask")
         (crops,) = home.crops.glob(f"*.zarr/{series_uid}")
         cache = crop_cache.CropCache([crops], ["centers_xyz", "labels"])
         centers, labels = cache.column("centers_xyz"), cache.column("labels")
@@ -83,7 +83,7 @@ def test_a_store_holds_the_scan_and_every_nodule_lies_in_its_mask(
         findings = [*data.annotated, *data.excluded, *own]
         places = np.array([finding.center_xyz for finding in findings if finding.series_uid == series_uid])
         negatives = centers[labels == crop_cache.NON_NODULE]
-        assert len(negatives) == (180 if crops.parent.name.startswith("report-") else 100)  # five epochs of 36
+        assert len(negatives) == (180 if crops.parent.name.startswith("best-") else 100)  # five epochs of 36
         assert np.linalg.norm(negatives[:, None] - places[None], axis=2).min() >= 15.0
     assert nodules == 3
 

@@ -437,6 +437,8 @@ def test_the_higher_validation_auc_is_kept(aucs: Sequence[float], winner: int) -
 def test_both_ways_are_kept_where_the_recipe_says_so() -> None:
     first, second = [model_of("a", 0.9)], [model_of("b", math.nan)]
     assert choose_malignancy.fn([first, second], "both") == [*first, *second]
+    assert choose_malignancy.fn([first, second], "scratch") == second
+    assert choose_malignancy.fn([first, second], "finetuned") == first
 
 
 def test_an_ensemble_is_chosen_by_its_members_mean() -> None:
