@@ -10,7 +10,6 @@ from lungml.errors import LunaError
 from lungml.recipes import classification, malignancy, segmentation
 from lungml.sampling import NegativePlan
 
-
 Keeps = Literal["better", "both", "finetuned", "scratch"]
 
 
