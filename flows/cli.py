@@ -6,7 +6,7 @@ import errno
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
@@ -15,10 +15,11 @@ from flows import cli_data, cli_evaluate
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
-from lungml.recipes import RecipeError
+from lungml.recipes import PARTS, RecipeError
+from lungml.recipes.data import Stage
 from lungml.recipes.variants import parse_overrides
 
-STAGES = ("segmentation", "classification", "malignancy")
+STAGES = get_args(Stage)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -248,8 +249,8 @@ def check_training(
     from lungml.recipes.variants import recipe_of
 
     settings = recipe_of(recipe, budget=budget, overrides=overrides)
-    for stage in ("segmentation", "classification", "finetuned", "scratch"):
-        check_shared(getattr(settings, stage).fit.batch_size, devices)
+    for part in PARTS:
+        check_shared(getattr(settings, part).fit.batch_size, devices)
     Hardware(device=device, count=devices, precision=precision).check()  # type: ignore[arg-type]
 
 

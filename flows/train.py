@@ -14,9 +14,8 @@ from flows.prepare import prepare
 from flows.progress import gather
 from lungml.devices import Precision
 from lungml.home import Home
-from lungml.job import Stage
 from lungml.recipes import Recipe, RecipeError
-from lungml.recipes.data import PreparedScan, of_split
+from lungml.recipes.data import PreparedScan, Stage, of_split
 from lungml.recipes.variants import recipe_of
 from tasks import tracking
 from tasks.child import children_ended

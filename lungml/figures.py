@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 from lungml import augment, store
 from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
-from lungml.crops import CONTEXT_SLICES, clip_hu, cut_slabs
+from lungml.crops import clip_hu, cut_box
 from lungml.fit import Problem
-from lungml.models.unet import UNet
 from lungml.pictures import Picture, draw_augmentation, draw_worst
 from lungml.plots import Origin, draw_calibration, draw_confusion, draw_curves
 from lungml.recipes.classification import CropProblem
@@ -125,8 +124,8 @@ def slice_figures(
     missed: list[tuple[int, Picture]] = []
     invented: list[tuple[int, Picture]] = []
     for scan in chosen:
-        for wrong, pictures in _slice_errors(problem.model, scan):
-            (missed if wrong == "missed" else invented).extend(pictures)
+        for wrong, pixels, picture in _slice_errors(problem, scan):
+            (missed if wrong == "missed" else invented).append((pixels, picture))
     figures = {}
     for name, found in (("missed", missed), ("invented", invented)):
         worst = _apart([picture for _, picture in sorted(found, key=lambda item: -item[0])])[:WORST]
@@ -206,41 +205,35 @@ def _slab_batch(problem: Problem, rng: np.random.Generator) -> tuple[torch.Tenso
 
 
 @torch.inference_mode()
-def _slice_errors(model: UNet, scan: PreparedScan) -> Iterator[tuple[str, list[tuple[int, Picture]]]]:
-    """Of every slice that holds mask: how many pixels were missed or invented, and a picture around them."""
-    device = next(model.parameters()).device
+def _slice_errors(problem: SegmentationProblem, scan: PreparedScan) -> Iterator[tuple[str, int, Picture]]:
+    """Of every slice that holds mask: "missed" or "invented", how many pixels, and a picture around them."""
     mask = store.read_mask(scan.store, scan.mask_name)
     marked = np.flatnonzero(mask.any(axis=(1, 2)))
     if not len(marked):
         return
-    volume = clip_hu(store.read_volume(scan.store))
-    multiple = model.config.multiple
+    hu = clip_hu(store.read_volume(scan.store))
+    volume = torch.from_numpy(hu).to(next(problem.model.parameters()).device)
     for middle in marked.tolist():
-        around = np.clip(np.arange(middle - CONTEXT_SLICES, middle + CONTEXT_SLICES + 1), 0, len(volume) - 1)
-        slab = torch.from_numpy(volume[around]).to(device).float()[None]
-        rows, cols = slab.shape[-2:]
-        slab = torch.nn.functional.pad(slab, (0, -cols % multiple, 0, -rows % multiple), mode="replicate")
-        flagged = (model(slab)[0, 0, :rows, :cols] > 0).cpu().numpy()
+        flagged = (problem.logits(volume, np.array([middle]))[0, 0] > 0).cpu().numpy()
         target = mask[middle] > 0
         for name, wrong in (("missed", target & ~flagged), ("invented", flagged & ~target)):
             pixels = int(wrong.sum())
             if not pixels:
                 continue
             row, col = (float(axis.mean()) for axis in np.nonzero(wrong))
-            at = np.array([[middle, row, col]])
-
-            def cut(plane: npt.NDArray[Any], at: npt.NDArray[np.float64] = at) -> npt.NDArray[Any]:
-                centered = at.copy()
-                centered[:, 0] = 0
-                return cut_slabs(plane[None], centered, 0, min(PICTURE_SIDE, *plane.shape))[0, 0]
-
             picture = Picture(
-                hu=cut(volume[middle]),
+                hu=_around(hu[middle], row, col),
                 series_uid=scan.series_uid,
                 center=(float(middle), row, col),
                 frame="irc",
                 note=f"{pixels} pixels {name}",
-                target=cut(target.astype(np.uint8)) > 0,
-                flagged=cut(flagged.astype(np.uint8)) > 0,
+                target=_around(target, row, col),
+                flagged=_around(flagged, row, col),
             )
-            yield name, [(pixels, picture)]
+            yield name, pixels, picture
+
+
+def _around(plane: npt.NDArray[Any], row: float, col: float) -> npt.NDArray[Any]:
+    """The part of a slice that is shown around one of its pixels."""
+    side = min(PICTURE_SIDE, *plane.shape)
+    return cut_box(plane[None], (0, row, col), (1, side, side))[0]

@@ -182,7 +182,7 @@ class _Fit:
         self.generator = torch.Generator(self.device)
         self.epoch, self.step = 1, 0  # of the step that comes next; steps are counted from 0
         self.best_epoch, self.best_score, self.best_val = 0, math.nan, dict[str, float]()
-        self.best_weights = _snapshot(self.model)
+        self.best_weights = dict[str, torch.Tensor]()
         self.history: list[dict[str, Any]] = []
 
     def run(self, on_epoch: Callable[[EpochReport], None], on_step: Callable[[StepReport], None]) -> FitResult:

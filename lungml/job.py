@@ -34,12 +34,11 @@ from lungml.files import whole_file, write_text_atomic
 from lungml.fit import CHECKPOINT_STEPS, EpochReport, Problem, StepReport, fit
 from lungml.plots import write_figures
 from lungml.recipes.classification import ClassificationRecipe, CropProblem, classification_problem
-from lungml.recipes.data import PreparedScan
+from lungml.recipes.data import PreparedScan, Stage
 from lungml.recipes.malignancy import MalignancyRecipe, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem, SegmentationRecipe
 from lungml.thresholds import threshold_at_sensitivity
 
-Stage = Literal["segmentation", "classification", "malignancy"]
 JOB, WEIGHTS, RESULT, PARENT = "job.pickle", "best.safetensors", "result.json", "parent.safetensors"
 FIGURES = "figures"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Stage = Literal["segmentation", "classification", "malignancy"]
+from lungml.recipes.data import Stage
 
 DOES = {
     "segmentation": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -11,9 +10,8 @@ from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
 from lungml.errors import TrainingError, one_line
 from lungml.groups import map_array
 from lungml.luna import SPLITS
-from lungml.recipes.data import PreparedScan, of_split
+from lungml.recipes.data import PreparedScan, Stage, of_split
 
-Stage = Literal["segmentation", "classification", "malignancy"]
 # Per stage: what its crops' labels must hold of each class, by name.
 CLASSES: dict[Stage, dict[str, tuple[int, ...]]] = {
     "segmentation": {"nodule": (BENIGN, MALIGNANT)},

@@ -20,12 +20,12 @@ from lungml.crops import CROP_SHAPE
 from lungml.errors import one_line
 from lungml.files import write_text_atomic
 from lungml.fit import identity_of
-from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, Stage, TrainingJob, read_result, write_job
+from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
 from lungml.luna import SPLITS
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
-from lungml.recipes.data import PreparedScan, of_split
+from lungml.recipes.data import PreparedScan, Stage, of_split
 from tasks import tracking
 from tasks.bundles import build_model, stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
@@ -101,7 +101,8 @@ def train_model(
             run_id=_read_run(folder),
         ) as run:
             write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
-            run.log_datasets("scans", _digests(scans), sizes=split_sizes(scans), parents=dict(parents or {}))
+            digests, sizes = _digests(scans), split_sizes(scans)
+            run.log_datasets("scans", digests, sizes=sizes, parents=dict(parents or {}))
             run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
             notes = check_ready(
                 stage,
@@ -150,7 +151,7 @@ def train_model(
                     "best_epoch": result.best_epoch,
                 }
             )
-            _warn_of_perfection(run, stage, result, split_sizes(scans)["val"]["nodules"], log.warning)
+            _warn_of_perfection(run, stage, result, sizes["val"]["nodules"], log.warning)
             if (folder / FIGURES).exists():
                 run.log_figures(folder / FIGURES)
             model = build_model(stage, result.config, weights)
@@ -158,8 +159,8 @@ def train_model(
                 name=name,
                 stage=stage,
                 origin=pipeline.origin,
-                digests=_digests(scans),
-                sizes=split_sizes(scans),
+                digests=digests,
+                sizes=sizes,
                 recipe=recipe_name,
                 settings=identity_of(settings),
                 best_epoch=result.best_epoch,

@@ -9,7 +9,7 @@ from typing import Literal
 from lungml.devices import Hardware, Precision
 from lungml.fit import CHECKPOINT_STEPS
 from lungml.home import Home
-from lungml.job import Stage
+from lungml.recipes.data import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

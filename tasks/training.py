@@ -31,7 +31,6 @@ from tasks.fitting import train_model
 from tasks.pipeline import Pipeline, TrainedModel
 
 Way = Literal["finetuned", "scratch"]
-DEFAULT_THRESHOLD = 0.5  # the report's
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
 
 
@@ -227,4 +226,4 @@ def _mean_auc(models: Sequence[TrainedModel]) -> float:
 
 
 def _mean_threshold(models: Sequence[TrainedModel]) -> float:
-    return sum(model.val.get("threshold", DEFAULT_THRESHOLD) for model in models) / len(models)
+    return sum(model.val["threshold"] for model in models) / len(models)

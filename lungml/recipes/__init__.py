@@ -10,6 +10,7 @@ from lungml.errors import LunaError
 from lungml.recipes import classification, malignancy, segmentation
 from lungml.sampling import NegativePlan
 
+PARTS = ("segmentation", "classification", "finetuned", "scratch")  # of a recipe: one a model
 Keeps = Literal["better", "both", "finetuned", "scratch"]
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lungml.crop_cache import CropCache
 from lungml.luna import Excluded, Nodule, Split
 from lungml.remote import Location
 
-__all__ = ["PreparedScan", "Split", "of_split", "open_crops"]
+__all__ = ["PreparedScan", "Split", "Stage", "of_split", "open_crops"]
+
+Stage = Literal["segmentation", "classification", "malignancy"]
 
 
 @dataclass(frozen=True, kw_only=True)

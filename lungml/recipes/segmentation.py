@@ -234,7 +234,7 @@ class SegmentationProblem:
             probs = np.empty(hu.shape, np.float32) if whole else None
             for middles in np.split(looked_at, range(self._slices, len(looked_at), self._slices)):
                 target = torch.from_numpy(mask[middles]).to(self._device).float()[:, None]
-                logits = self._logits(volume, middles)
+                logits = self.logits(volume, middles)
                 counts.add(logits > 0, target > 0.5)
                 for one, there in zip(logits.split(1), target.split(1)):
                     total += self._loss_of(one, there) if whole else losses.report_segmentation_loss(one, there)
@@ -259,7 +259,7 @@ class SegmentationProblem:
             return scans
         return [scans[number * len(scans) // bound] for number in range(bound)]
 
-    def _logits(self, volume: torch.Tensor, middles: npt.NDArray[np.int64]) -> torch.Tensor:
+    def logits(self, volume: torch.Tensor, middles: npt.NDArray[np.int64]) -> torch.Tensor:
         """(B, 1, rows, cols) logits of some slices of a clipped volume, which lies on the model's device."""
         multiple = self.recipe.model.multiple
         around = np.clip(middles[:, None] + np.arange(-CONTEXT_SLICES, CONTEXT_SLICES + 1), 0, len(volume) - 1)

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from lungml.errors import LunaError
-from lungml.recipes import Recipe, RecipeError, by_name
+from lungml.recipes import PARTS, Recipe, RecipeError, by_name
 
 Settings = TypeVar("Settings")
 
@@ -32,9 +32,9 @@ def recipe_of(name: str, *, budget: float = 1.0, overrides: Mapping[str, Any] | 
         recipe = replace(
             recipe,
             **{
-                stage: replace(settings, fit=settings.fit.scaled(budget))
-                for stage in ("segmentation", "classification", "finetuned", "scratch")
-                for settings in [getattr(recipe, stage)]
+                part: replace(settings, fit=settings.fit.scaled(budget))
+                for part in PARTS
+                for settings in [getattr(recipe, part)]
             },
         )
     return with_settings(recipe, overrides or {})
