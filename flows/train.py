@@ -59,7 +59,6 @@ def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> 
         check_data(scans)
         segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
         scans = mine(scans, recipe, pipeline, segmentation.uri)
-        check_data(scans)
         nodules = [
             train_classification.submit(scans, recipe, pipeline, segmentation.uri, member).result()
             for member in range(recipe.ensemble)
@@ -94,7 +93,9 @@ def mine(
         grouping=unmapped(recipe.grouping),
         pipeline=unmapped(pipeline),
     )
-    return [*gather(mining, "mining candidates"), *of_split(scans, "val"), *of_split(scans, "test")]
+    scans = [*gather(mining, "mining candidates"), *of_split(scans, "val"), *of_split(scans, "test")]
+    check_data(scans)  # crops have joined them
+    return scans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,6 @@ def _train_stage(
     if stage == "classification":
         if segmentation:
             scans = mine(scans, recipe, pipeline, segmentation)
-            check_data(scans)
         return (train_classification.submit(scans, recipe, pipeline, segmentation or "").result(),)
     ways = [way for way in WAYS if nodule or getattr(recipe, way).start == "scratch"]
     if not ways:

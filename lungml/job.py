@@ -31,9 +31,14 @@ from lungml.devices import Hardware
 from lungml.errors import LunaError
 from lungml.figures import THRESHOLD, crop_figures, judged, slice_figures
 from lungml.files import whole_file, write_text_atomic
-from lungml.fit import CHECKPOINT_STEPS, EpochReport, Problem, StepReport, fit
+from lungml.fit import CHECKPOINT_STEPS, Problem, fit
 from lungml.plots import write_figures
-from lungml.recipes.classification import ClassificationRecipe, CropProblem, classification_problem
+from lungml.recipes.classification import (
+    ClassificationRecipe,
+    CropProblem,
+    classification_problem,
+    judged_metrics,
+)
 from lungml.recipes.data import PreparedScan, Stage
 from lungml.recipes.malignancy import MalignancyRecipe, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem, SegmentationRecipe
@@ -111,7 +116,7 @@ def run_job(folder: Path, tell: Tell) -> None:
 
     Args:
         folder: holds the job, and the states of a training that goes on.
-        tell: called with an event's name and its fields: `going_on`, `step`, `epoch`.
+        tell: called with an event's name and its fields: `step` and `epoch`, those of `StepReport` and `EpochReport`.
 
     Raises:
         LunaError: what a person can mend.
@@ -119,16 +124,8 @@ def run_job(folder: Path, tell: Tell) -> None:
     """
     job: TrainingJob = pickle.loads((folder / JOB).read_bytes())  # our own, written by `write_job`
     fabric = job.hardware.launch()
-    first = fabric.global_rank == 0
     torch.manual_seed(job.seed)  # of dropout; the process is ours alone
     problem = make_problem(job, folder, fabric.device)
-
-    def on_epoch(report: EpochReport) -> None:
-        tell("epoch", **asdict(report))
-
-    def on_step(report: StepReport) -> None:
-        tell("step", **asdict(report))
-
     checkpoints = Checkpoints(folder=folder, identity=job.identity, commit=job.commit)
     result = fit(
         problem,
@@ -137,21 +134,17 @@ def run_job(folder: Path, tell: Tell) -> None:
         fabric=fabric,
         checkpoints=checkpoints,
         checkpoint_steps=job.checkpoint_steps,
-        on_epoch=on_epoch,
-        on_step=on_step,
+        on_epoch=lambda report: tell("epoch", **asdict(report)),
+        on_step=lambda report: tell("step", **asdict(report)),
     )
-    if not first:
+    if fabric.global_rank:
         return
-    test = problem.evaluate("test")
-    quality, threshold = _draw(job, problem, folder)
     _write_weights(folder / WEIGHTS, result.weights)
     about = JobResult(
         best_epoch=result.best_epoch,
         val=result.val,
-        test=test,
         config=asdict(problem.model.config),  # type: ignore[call-overload]
-        quality=quality,
-        threshold=threshold,
+        **_judge(job, problem, folder / FIGURES),
     )
     write_text_atomic(folder / RESULT, json.dumps(asdict(about), indent=1))
 
@@ -167,29 +160,29 @@ def make_problem(job: TrainingJob, folder: Path, device: torch.device) -> Proble
     return malignancy_problem(settings, job.scans, nodule_weights=weights, device=device, generator=generator)
 
 
-def _draw(job: TrainingJob, problem: Problem, folder: Path) -> tuple[dict[str, dict[str, float]], float]:
-    """Draw the figures of the kept weights; returns the quality of each split, and the threshold."""
-    quality: dict[str, dict[str, float]] = {}
-    threshold = THRESHOLD
+def _judge(job: TrainingJob, problem: Problem, figures: Path) -> dict[str, Any]:
+    """What the kept weights reach on the test split and what else a `JobResult` tells of them; draws the figures."""
     about: Any = {
         "title": job.stage,
         "origin": job.origin,
         "rng": np.random.default_rng([job.seed, 0]),  # epochs are counted from 1: no epoch draws the same
     }
+    augmentation = job.settings.augmentation
     if isinstance(problem, SegmentationProblem):
-        drawn = slice_figures(problem, job.scans, job.settings.augmentation, **about)
-    else:
-        assert isinstance(problem, CropProblem)
-        scored = judged(problem)
-        if job.sensitivity is not None:
-            found_at = threshold_at_sensitivity(scored["val"].targets, scored["val"].probs, job.sensitivity)
-            threshold = THRESHOLD if math.isnan(found_at) else found_at
-        drawn, found = crop_figures(
-            problem, job.scans, job.settings.augmentation, scored=scored, threshold=threshold, **about
-        )
-        quality = {split: asdict(one) for split, one in found.items()}
-    write_figures(folder / FIGURES, drawn)
-    return quality, threshold
+        write_figures(figures, slice_figures(problem, job.scans, augmentation, **about))
+        return {"test": problem.evaluate("test")}
+    assert isinstance(problem, CropProblem)
+    scored, threshold = judged(problem), THRESHOLD
+    if job.sensitivity is not None:
+        found = threshold_at_sensitivity(scored["val"].targets, scored["val"].probs, job.sensitivity)
+        threshold = THRESHOLD if math.isnan(found) else found
+    drawn, quality = crop_figures(problem, job.scans, augmentation, scored=scored, threshold=threshold, **about)
+    write_figures(figures, drawn)
+    return {
+        "test": judged_metrics(scored["test"].targets, scored["test"].probs),
+        "quality": {split: asdict(one) for split, one in quality.items()},
+        "threshold": threshold,
+    }
 
 
 def read_result(folder: Path) -> tuple[JobResult, dict[str, torch.Tensor]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import queue
 import signal
@@ -16,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import lungml.errors
 from lungml.checkpoint import CheckpointError
 from lungml.errors import LunaError, TrainingError
 from lungml.files import try_lock
@@ -67,7 +65,7 @@ def run_child(
         end_children()
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
-    deadline = time.monotonic() + time_limit_s if time_limit_s else None
+    started = time.monotonic()
     failure: Mapping[str, Any] | None = None
     talk: list[str] = []
     try:
@@ -87,7 +85,7 @@ def run_child(
                 failure = failure or event  # the first says what happened, the others that it did
             else:
                 on_event(event)
-            if deadline and time_limit_s and time.monotonic() > deadline:
+            if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                 raise TrainingError(
                     f"{folder}: the training took more than {time_limit_s / 3600:g} h and was ended; "
                     "its checkpoint stays: allow it more time and it goes on"
@@ -106,8 +104,6 @@ def run_child(
         raise ChildDied(
             f"{folder}: the training process ended with {how}; {' | '.join(talk[-5:]) or 'it said nothing'}"
         )
-    for line in talk:
-        logging.getLogger(__name__).debug("%s", line)
 
 
 @contextmanager
@@ -182,4 +178,4 @@ def _error(failure: Mapping[str, Any]) -> Exception:
     if failure["kind"] == "OSError":
         return OSError(failure["errno"], failure["text"], failure["file"])
     kinds: dict[str, type[LunaError]] = {"CheckpointError": CheckpointError, "TrainingError": TrainingError}
-    return kinds.get(failure["kind"], lungml.errors.LunaError)(failure["text"])
+    return kinds.get(failure["kind"], LunaError)(failure["text"])

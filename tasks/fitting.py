@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,11 @@ from tasks.pipeline import Pipeline, TrainedModel
 FINISHED, RUN = "finished.json", "mlflow-run.json"
 
 
-def train_model(
-    stage: Stage,
-    name: str,
-    settings: Any,
-    scans: Sequence[PreparedScan],
-    pipeline: Pipeline,
-    *,
-    recipe_name: str,
-    sensitivity: float | None = None,
-    parents: Mapping[str, str] | None = None,
-    parent_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None,
-    extra: Mapping[str, Mapping[str, float]] | None = None,
-) -> State | TrainedModel:
-    """Train one model in a process of its own, or return the finished one of an equal key.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One model to be trained.
 
-    An unfinished training of an equal key goes on from its last checkpoint, in the MLflow run that it began.
-
-    Args:
+    Attributes:
         stage: which of the three.
         name: of the run.
         settings: the stage's recipe; its `fit` drives the loop.
@@ -64,124 +51,90 @@ def train_model(
         parent_weights: reads the weights it begins with.
         extra: further metrics to log per split, baselines for example.
     """
-    log, home, hardware = get_run_logger(), pipeline.home, pipeline.hardware
-    device = hardware.check()
-    made_from = {
-        "data": digest([scan.digest for scan in scans]),
-        "parents": json.dumps(dict(parents or {}), sort_keys=True),
-        "seed": pipeline.seed,
-        "device": device.type,
-        "devices": hardware.count,
-        "precision": hardware.precision,
-        "sensitivity": sensitivity,
-    }
-    identity = identity_of(settings, **made_from)
-    key = digest([identity, code_digest(TRAINING_MODULES), pipeline.pipeline_id if pipeline.fresh else None])
-    folder = home.checkpoints / stage / key
+
+    stage: Stage
+    name: str
+    settings: Any
+    scans: Sequence[PreparedScan]
+    pipeline: Pipeline
+    recipe_name: str
+    sensitivity: float | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)
+    parent_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    extra: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What of the hardware decides the model."""
+        hardware = self.pipeline.hardware
+        return {"device": hardware.check().type, "devices": hardware.count, "precision": hardware.precision}
+
+    @cached_property
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Scans, nodules and malignant nodules of each split."""
+        sizes: dict[str, dict[str, int]] = {}
+        for split in SPLITS:
+            chosen = of_split(self.scans, split)
+            nodules = [nodule for scan in chosen for nodule in scan.nodules]
+            malignant = sum(nodule.malignant for nodule in nodules)
+            sizes[split] = {"scans": len(chosen), "nodules": len(nodules), "malignant": malignant}
+        return sizes
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the data of each split."""
+        return {split: digest([scan.digest for scan in of_split(self.scans, split)]) for split in SPLITS}
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What makes it the training it is, but for the code."""
+        return identity_of(
+            self.settings,
+            data=digest([scan.digest for scan in self.scans]),
+            parents=json.dumps(dict(self.parents), sort_keys=True),
+            seed=self.pipeline.seed,
+            sensitivity=self.sensitivity,
+            **self.hardware,
+        )
+
+
+def train_model(training: Training) -> State | TrainedModel:
+    """Train one model in a process of its own, or return the finished one of an equal key.
+
+    An unfinished training of an equal key goes on from its last checkpoint, in the MLflow run that it began.
+    """
+    log, pipeline, identity = get_run_logger(), training.pipeline, training.identity
+    home, fresh = pipeline.home, pipeline.pipeline_id if pipeline.fresh else None
+    key = digest([identity, code_digest(TRAINING_MODULES), fresh])
+    folder = home.checkpoints / training.stage / key
     with one_at_a_time(folder):  # a second run at once waits, and finds it finished
         finished = _read_finished(folder)
         if finished and tracking.model_exists(home, finished.uri):
-            log.info("%s: kept %s, trained before from the same data, settings and code", name, finished.uri)
+            log.info("%s: kept %s, trained before from the same data, settings and code", training.name, finished.uri)
             return kept(finished)
+        params = {
+            **identity_of(training.settings),
+            "recipe": training.recipe_name,
+            "seed": pipeline.seed,
+            "origin": pipeline.origin,
+            **training.hardware,
+            "device": str(pipeline.hardware.check()),
+        }
         with tracking.open_run(
             home,
-            stage,
-            name=f"{name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
+            training.stage,
+            name=f"{training.name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
             pipeline_id=pipeline.pipeline_id,
-            params={
-                **identity_of(settings),
-                "recipe": recipe_name,
-                "seed": pipeline.seed,
-                "device": str(device),
-                "devices": hardware.count,
-                "precision": hardware.precision,
-                "origin": pipeline.origin,
-            },
+            params=params,
             tags={"luna.origin": pipeline.origin},
             run_id=_read_run(folder),
         ) as run:
             write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))
-            digests, sizes = _digests(scans), split_sizes(scans)
-            run.log_datasets("scans", digests, sizes=sizes, parents=dict(parents or {}))
-            run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
-            notes = check_ready(
-                stage,
-                scans,
-                batch_size=settings.fit.batch_size,
-                crop_shape=None if stage == "segmentation" else CROP_SHAPE,
-                mined=getattr(settings, "mined", False),
-            )
-            for note in notes:
-                log.warning(note)
-            if read_result(folder) is None:
-                job = TrainingJob(
-                    stage=stage,
-                    settings=settings,
-                    scans=tuple(scans),
-                    seed=pipeline.seed,
-                    hardware=hardware,
-                    identity=identity,
-                    commit=tracking.git_commit(),
-                    origin=pipeline.origin,
-                    from_parent=parent_weights is not None,
-                    sensitivity=sensitivity,
-                    checkpoint_steps=pipeline.checkpoint_steps,
-                )
-                write_job(folder, job, parent_weights() if parent_weights else None)
-                events = _Events(name, settings.fit.select_by, run, log)
-                limit = pipeline.time_limit_h
-                run_child(folder, events, time_limit_s=limit and 3600 * limit)
-            done = read_result(folder)
-            if done is None:
-                raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
-            result, weights = done
-            val = {**result.val, **(extra or {}).get("val", {})}
-            if result.quality:
-                val["threshold"] = result.threshold
-            test = {**result.test, **(extra or {}).get("test", {})}
-            run.log_metrics(
-                {
-                    **{f"val/best_{metric}": value for metric, value in val.items()},
-                    **{f"test/{metric}": value for metric, value in test.items()},
-                    **{
-                        f"{'val/best_' if split == 'val' else 'test/'}{name}": value
-                        for split, one in result.quality.items()
-                        for name, value in one.items()
-                    },
-                    "best_epoch": result.best_epoch,
-                }
-            )
-            _warn_of_perfection(run, stage, result, sizes["val"]["nodules"], log.warning)
+            _log_data(run, training)
+            result, weights = read_result(folder) or _learn(training, folder, run)
             if (folder / FIGURES).exists():
                 run.log_figures(folder / FIGURES)
-            model = build_model(stage, result.config, weights)
-            card = ModelCard(
-                name=name,
-                stage=stage,
-                origin=pipeline.origin,
-                digests=digests,
-                sizes=sizes,
-                recipe=recipe_name,
-                settings=identity_of(settings),
-                best_epoch=result.best_epoch,
-                selected_by=settings.fit.select_by,
-                metrics={"val": result.val, "test": result.test},
-                baselines=dict((extra or {}).items()),
-                threshold=result.threshold,
-                calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
-                parameters=sum(weight.numel() for weight in model.parameters()),
-                parents=dict(parents or {}),
-                commit=tracking.git_commit(),
-            )
-            uri = tracking.log_model(
-                run,
-                model,
-                arch={"stage": stage, "config": dict(result.config)},
-                example=stage_example(model),
-                name=name,
-                card=write_card(card),
-            )
-        trained = TrainedModel(stage=stage, name=name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
+            trained = _log_model(run, training, result, weights)
         write_text_atomic(folder / FINISHED, json.dumps(asdict(trained), indent=1))
         # A finished training is closed: nothing of it is ever gone on with.
         Checkpoints(folder=folder, identity=identity).close()
@@ -190,31 +143,99 @@ def train_model(
         return trained
 
 
-def split_sizes(scans: Sequence[PreparedScan]) -> dict[str, dict[str, int]]:
-    """Scans, nodules and malignant nodules of each split."""
-    sizes: dict[str, dict[str, int]] = {}
-    for split in SPLITS:
-        chosen = of_split(scans, split)
-        nodules = [nodule for scan in chosen for nodule in scan.nodules]
-        sizes[split] = {
-            "scans": len(chosen),
-            "nodules": len(nodules),
-            "malignant": Counter(nodule.malignant for nodule in nodules)[True],
-        }
-    return sizes
+def _log_data(run: tracking.Run, training: Training) -> None:
+    """Log what is learned from and judged on, and refuse what there is too little of."""
+    scans = training.scans
+    run.log_datasets("scans", training.digests, sizes=training.sizes, parents=training.parents)
+    run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
+    notes = check_ready(
+        training.stage,
+        scans,
+        batch_size=training.settings.fit.batch_size,
+        crop_shape=None if training.stage == "segmentation" else CROP_SHAPE,
+        mined=getattr(training.settings, "mined", False),
+    )
+    for note in notes:
+        get_run_logger().warning(note)
 
 
-def _digests(scans: Sequence[PreparedScan]) -> dict[str, str]:
-    return {split: digest([scan.digest for scan in of_split(scans, split)]) for split in SPLITS}
+def _learn(training: Training, folder: Path, run: tracking.Run) -> tuple[JobResult, dict[str, torch.Tensor]]:
+    """Run the training, or what is left of it, in its own process; its epochs go to the run."""
+    pipeline = training.pipeline
+    job = TrainingJob(
+        stage=training.stage,
+        settings=training.settings,
+        scans=tuple(training.scans),
+        seed=pipeline.seed,
+        hardware=pipeline.hardware,
+        identity=training.identity,
+        commit=tracking.git_commit(),
+        origin=pipeline.origin,
+        from_parent=training.parent_weights is not None,
+        sensitivity=training.sensitivity,
+        checkpoint_steps=pipeline.checkpoint_steps,
+    )
+    write_job(folder, job, training.parent_weights() if training.parent_weights else None)
+    events = _Events(training.name, training.settings.fit.select_by, run, get_run_logger())
+    limit = pipeline.time_limit_h
+    run_child(folder, events, time_limit_s=limit and 3600 * limit)
+    done = read_result(folder)
+    if done is None:
+        raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
+    return done
 
 
-def _warn_of_perfection(
-    run: tracking.Run, stage: Stage, result: JobResult, nodules: int, warn: Callable[..., None]
-) -> None:
+def _log_model(
+    run: tracking.Run, training: Training, result: JobResult, weights: Mapping[str, torch.Tensor]
+) -> TrainedModel:
+    """Log the kept epoch's metrics and its model, with its card."""
+    stage = training.stage
+    val = {**result.val, **training.extra.get("val", {})}
+    if result.quality:
+        val["threshold"] = result.threshold
+    test = {**result.test, **training.extra.get("test", {})}
+    logged = {
+        "val/best_": {**val, **result.quality.get("val", {})},
+        "test/": {**test, **result.quality.get("test", {})},
+    }
+    metrics = {f"{split}{name}": value for split, one in logged.items() for name, value in one.items()}
+    run.log_metrics({**metrics, "best_epoch": result.best_epoch})
+    _warn_of_perfection(run, stage, result, training.sizes["val"]["nodules"])
+    model = build_model(stage, result.config, weights)
+    card = ModelCard(
+        name=training.name,
+        stage=stage,
+        origin=training.pipeline.origin,
+        digests=training.digests,
+        sizes=training.sizes,
+        recipe=training.recipe_name,
+        settings=identity_of(training.settings),
+        best_epoch=result.best_epoch,
+        selected_by=training.settings.fit.select_by,
+        metrics={"val": result.val, "test": result.test},
+        baselines=training.extra,
+        threshold=result.threshold,
+        calibration={split: (one["ece"], one["brier"]) for split, one in result.quality.items()},
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        parents=training.parents,
+        commit=tracking.git_commit(),
+    )
+    uri = tracking.log_model(
+        run,
+        model,
+        arch={"stage": stage, "config": dict(result.config)},
+        example=stage_example(model),
+        name=training.name,
+        card=write_card(card),
+    )
+    return TrainedModel(stage=stage, name=training.name, uri=uri, best_epoch=result.best_epoch, val=val, test=test)
+
+
+def _warn_of_perfection(run: tracking.Run, stage: Stage, result: JobResult, nodules: int) -> None:
     judged = result.quality.get("val", {"positives": nodules, "negatives": nodules})  # pixels are not counted
     sentence = too_good(stage, result.val, int(judged["positives"]), int(judged["negatives"]))
     if sentence:
-        warn(sentence)
+        get_run_logger().warning(sentence)
         run.log_tag("luna.warning", sentence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
 from tasks import tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
-from tasks.fitting import train_model
+from tasks.fitting import Training, train_model
 from tasks.pipeline import Pipeline, TrainedModel
 
 Way = Literal["finetuned", "scratch"]
@@ -59,7 +60,14 @@ def check_data(scans: Sequence[PreparedScan]) -> None:
 def train_segmentation(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> State | TrainedModel:
     """Train the U-Net and log its best epoch."""
     return train_model(
-        "segmentation", f"{recipe.name}-unet", recipe.segmentation, scans, pipeline, recipe_name=recipe.name
+        Training(
+            stage="segmentation",
+            name=f"{recipe.name}-unet",
+            settings=recipe.segmentation,
+            scans=scans,
+            pipeline=pipeline,
+            recipe_name=recipe.name,
+        )
     )
 
 
@@ -124,14 +132,16 @@ def train_classification(
     """Train the nodule classifier, or one member of an ensemble of them, and log its best epoch."""
     settings = recipe.classification
     return train_model(
-        "classification",
-        f"{recipe.name}-nodule{_suffix(member)}",
-        settings,
-        scans,
-        _seeded(pipeline, member),
-        recipe_name=recipe.name,
-        sensitivity=recipe.nodule_sensitivity,
-        parents={"segmentation": segmentation_uri} if settings.mined else {},
+        Training(
+            stage="classification",
+            name=f"{recipe.name}-nodule{_suffix(member)}",
+            settings=settings,
+            scans=scans,
+            pipeline=_seeded(pipeline, member),
+            recipe_name=recipe.name,
+            sensitivity=recipe.nodule_sensitivity,
+            parents={"segmentation": segmentation_uri} if settings.mined else {},
+        )
     )
 
 
@@ -152,19 +162,21 @@ def train_malignancy(
 
     from_nodule = settings.start == "nodule"
     return train_model(
-        "malignancy",
-        f"{recipe.name}-malignancy-{way}{_suffix(member)}",
-        settings,
-        scans,
-        _seeded(pipeline, member),
-        recipe_name=recipe.name,
-        sensitivity=recipe.malignant_sensitivity,
-        parents={"classification": nodule_uri} if from_nodule else {},
-        parent_weights=nodule_weights if from_nodule else None,
-        extra={
-            "val": {"diameter_auc": diameter_baseline(scans, "val")},
-            "test": {"diameter_auc": diameter_baseline(scans, "test")},
-        },
+        Training(
+            stage="malignancy",
+            name=f"{recipe.name}-malignancy-{way}{_suffix(member)}",
+            settings=settings,
+            scans=scans,
+            pipeline=_seeded(pipeline, member),
+            recipe_name=recipe.name,
+            sensitivity=recipe.malignant_sensitivity,
+            parents={"classification": nodule_uri} if from_nodule else {},
+            parent_weights=nodule_weights if from_nodule else None,
+            extra={
+                "val": {"diameter_auc": diameter_baseline(scans, "val")},
+                "test": {"diameter_auc": diameter_baseline(scans, "test")},
+            },
+        )
     )
 
 
@@ -178,10 +190,11 @@ def choose_malignancy(ways: Sequence[Sequence[TrainedModel]], keeps: Keeps = "be
         return [model for way in ways for model in way]
     if keeps != "better":
         return ways[0 if keeps == "finetuned" else 1]
-    kept_way, best = ways[0], _mean_auc(ways[0])
+    kept_way, best = ways[0], _mean(ways[0], "auc")
     for way in ways[1:]:
-        if is_better(_mean_auc(way), best):
-            kept_way, best = way, _mean_auc(way)
+        auc = _mean(way, "auc")
+        if is_better(auc, best):
+            kept_way, best = way, auc
     get_run_logger().info("kept %s: validation AUC %.4f", ", ".join(model.name for model in kept_way), best)
     return kept_way
 
@@ -203,8 +216,8 @@ def assemble_bundle(
         "nodule": [model.uri for model in nodules],
         "malignancy": [model.uri for model in malignancies],
         "grouping": asdict(recipe.grouping),
-        "nodule_threshold": _mean_threshold(nodules),
-        "malignant_threshold": _mean_threshold(malignancies),
+        "nodule_threshold": _mean(nodules, "threshold"),
+        "malignant_threshold": _mean(malignancies, "threshold"),
         "test_time_flips": list(recipe.test_time_flips),
         "recipe": recipe.name,
         "origin": pipeline.origin,
@@ -221,9 +234,6 @@ def _seeded(pipeline: Pipeline, member: int) -> Pipeline:
     return replace(pipeline, seed=pipeline.seed + member)
 
 
-def _mean_auc(models: Sequence[TrainedModel]) -> float:
-    return sum(model.val["auc"] for model in models) / len(models)
-
-
-def _mean_threshold(models: Sequence[TrainedModel]) -> float:
-    return sum(model.val["threshold"] for model in models) / len(models)
+def _mean(models: Sequence[TrainedModel], metric: str) -> float:
+    """A validation metric, averaged over the members of an ensemble; NaN where one has none."""
+    return fmean(model.val[metric] for model in models)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -247,11 +248,7 @@ class CropProblem:
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Loss, precision, recall, F1 and AUC over every judged crop of a split, neither balanced nor augmented."""
-        targets, probs = self.predict(split)
-        if not len(targets):
-            return {"loss": float("nan"), **binary_metrics(targets, probs)}
-        picked = np.where(targets == 1, probs, 1 - probs)
-        return {"loss": float(-np.log(np.maximum(picked, 1e-12)).mean()), **binary_metrics(targets, probs)}
+        return judged_metrics(*self.predict(split))
 
     @torch.inference_mode()
     def predict(self, split: Split) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -290,6 +287,13 @@ class _View:
             column[rows].to(crops.device, non_blocking=True) for column in (self._places, self._spacings)
         )
         return resample_mm(crops, places, spacings, shape, self._config.spacing_mm)
+
+
+def judged_metrics(targets: npt.NDArray[Any], probs: npt.NDArray[Any]) -> dict[str, float]:
+    """The loss of what `CropProblem.predict` says, and its `binary_metrics`; the loss of nothing is NaN."""
+    picked = np.where(targets == 1, probs, 1 - probs)
+    loss = float(-np.log(np.maximum(picked, 1e-12)).mean()) if len(targets) else math.nan
+    return {"loss": loss, **binary_metrics(targets, probs)}
 
 
 def binary_metrics(targets: npt.NDArray[np.int64], probs: npt.NDArray[np.floating]) -> dict[str, float]:
