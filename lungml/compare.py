@@ -25,6 +25,7 @@ from lungml.score import (
     Truth,
     count_marks,
     find_hits,
+    finite_or_none,
     score_table,
 )
 
@@ -329,11 +330,6 @@ def paired_differences(
 def against_diameter(samples: Mapping[Statistic, Sampled]) -> Difference:
     """The malignancy model's AUC less the annotated diameter's, on the same nodules."""
     return paired_difference(samples["diameter_auc"], samples["malignancy_auc"])
-
-
-def finite_or_none(value: float) -> float | None:
-    """The value, or None where JSON has no number for it."""
-    return value if math.isfinite(value) else None
 
 
 def _columns(rows: Sequence[tuple[float, ...]], count: int) -> list[list[float]]:

@@ -6,7 +6,6 @@ patient but the series_uid leaves this module.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -40,6 +39,7 @@ from lungml.dicom_slice import (
 from lungml.files import walk
 from lungml.geometry import Grid, GridError
 from lungml.metaimage import MAX_SPACING_MM, MAX_VOXELS, MIN_SPACING_MM
+from lungml.patients import patient_mark
 from lungml.plausibility import as_int16
 from lungml.scan_errors import (
     ByteCountError,
@@ -140,8 +140,8 @@ def patient_digest(path: Path) -> str:
                 if not is_dicom(handle):
                     continue
                 about, _ = parse(handle, name, path, ["PatientID"])
-            if patient := str(about.get("PatientID") or ""):
-                return hashlib.sha256(patient.encode()).hexdigest()[:16]
+            if mark := patient_mark(str(about.get("PatientID") or "")):
+                return mark
     return ""
 
 

@@ -258,7 +258,7 @@ class FrocResult:
     def as_dict(self) -> dict[str, float | list[float | None] | None]:
         """All fields, JSON-able: lists for tuples, None for NaN and for the infinite first threshold."""
         return {
-            name: [_finite_or_none(v) for v in value] if isinstance(value, tuple) else _finite_or_none(value)
+            name: [finite_or_none(v) for v in value] if isinstance(value, tuple) else finite_or_none(value)
             for name, value in asdict(self).items()
         }
 
@@ -486,5 +486,6 @@ def _probabilities(marks: Sequence[Mark], series_uid: str) -> npt.NDArray[np.flo
     return probs
 
 
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """The value, or None where JSON has no number for it."""
     return value if math.isfinite(value) else None

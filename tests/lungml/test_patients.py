@@ -34,7 +34,7 @@ def test_a_mark_is_what_a_dicom_header_gives(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_patients(text: str, tmp_path: Path) -> None:
-    (tmp_path / "patients.csv").write_text(text, newline="")
+    (tmp_path / "patients.csv").write_text(text, encoding="utf-8", newline="")
     assert read_patients(tmp_path / "patients.csv") == {"1.2": patient_mark("P1"), "1.3": patient_mark("P2")}
 
 
