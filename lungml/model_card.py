@@ -27,7 +27,8 @@ DOES = {
 LIMITS = {
     "segmentation": (
         "Voxels are taken as they are: other slice spacings than those trained on change what a nodule looks like.",
-        "Pixel metrics count slices that hold a nodule; how many false marks a whole scan gets is told end to end.",
+        "Pixel metrics are of the slices that hold a nodule or, where the setting `judge` is scans, of all slices of "
+        "at most `judge_scans` scans of a split; how many false marks a whole scan gets is told end to end.",
     ),
     "classification": (
         "It only judges places that the segmentation offers: what is not offered is missed.",
