@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.geometry import Grid, irc_to_xyz
+from lungml.marked import Marked
 from lungml.score import OFFICIAL_REACH, Place, find_hits
 
 LIMITS = (5, 10, 20, 50)  # candidates a scan, each about twice the one before, at which recall is read
@@ -60,7 +61,8 @@ class CandidateRecall:
             excluded: findings that are neither hits nor false positives.
             series_uid: for errors.
         """
-        centers = group_candidates(probs > self._grouping.threshold, hu, self._grouping)
+        found = group_candidates(Marked.of(probs, self._grouping.floor), hu, grid, self._grouping)
+        centers = found.centers_irc
         ranks = [_mean_around(probs, center) for center in centers]
         marks = [
             _Mark((x, y, z), rank) for (x, y, z), rank in zip(irc_to_xyz(centers, grid).tolist(), ranks, strict=True)

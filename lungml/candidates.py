@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from lungml.crops import HU_MAX, HU_MIN
 from lungml.errors import LunaError
+from lungml.geometry import Grid
+from lungml.marked import Marked
 
 Grouping = Literal["report", "union"]
 
@@ -40,23 +42,55 @@ class GroupingSettings:
         if not 0 <= self.threshold < 1:
             raise GroupingError(f"grouping threshold {self.threshold} is not in [0, 1)")
 
+    @property
+    def floor(self) -> float:
+        """The lowest probability above which the rule looks at a voxel."""
+        return self.threshold
 
-def group_candidates(
-    mask: npt.NDArray[np.bool_], hu: npt.NDArray[np.int16], settings: GroupingSettings
-) -> npt.NDArray[np.float64]:
-    """Turn a thresholded segmentation into candidate centres.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """Places to look at.
+
+    Attributes:
+        centers_irc: (n, 3) float64, fractional voxels.
+        diameters_mm: (n,) float64, of a sphere of the volume that was marked there.
+        scores: (n,) float64 in [0, 1], how sure the segmentation was.
+        left_out: places beyond the limit of a scan.
+    """
+
+    centers_irc: npt.NDArray[np.float64]
+    diameters_mm: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.centers_irc)
+
+
+def group_candidates(marked: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: GroupingSettings) -> Candidates:
+    """Turn the marked voxels of a scan into candidates; none marked, none found.
 
     Components are 6-connected; a centre is the mean of its voxels weighted by clipped HU + 1001 (so that no weight
-    is 0), as in the report's published results. An empty mask gives no candidates.
+    is 0), as in the report's published results.
 
     Args:
-        mask: (index, row, col) bool.
+        marked: voxels above `settings.floor` or a lower one.
         hu: (index, row, col) int16; clipped here, on the candidates' voxels only.
+        grid: the scan's sampling grid.
         settings: the rule.
 
     Returns:
-        (n, 3) float64 fractional voxels, in the order of the components' first voxels.
+        the candidates, in the order of the components' first voxels.
     """
+    centers = _group(marked.mask(settings.threshold), hu, settings)
+    unknown = np.full(len(centers), np.nan)
+    return Candidates(centers_irc=centers, diameters_mm=unknown, scores=unknown)
+
+
+def _group(
+    mask: npt.NDArray[np.bool_], hu: npt.NDArray[np.int16], settings: GroupingSettings
+) -> npt.NDArray[np.float64]:
     cores = erode(mask)
     centers = _component_centers(cores, hu)
     if settings.rule == "report":

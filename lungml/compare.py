@@ -15,19 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lungml.score import (
-    BAND_PERCENTILES,
-    FPS_PER_SCAN,
-    REPORT_REACH,
-    Curve,
-    Judged,
-    Place,
-    Truth,
-    count_marks,
-    find_hits,
-    finite_or_none,
-    score_table,
-)
+from lungml.froc import BAND_PERCENTILES, FPS_PER_SCAN, Curve, count_marks
+from lungml.score import REPORT_REACH, Judged, Place, Truth, find_hits, finite_or_none, score_table
 
 Statistic = Literal[
     "cpm", "sensitivity_at_1_fps", "found", "false_positives",

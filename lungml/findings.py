@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungml.candidates import GroupingSettings, group_candidates
-from lungml.crops import CROP_SHAPE, clip_hu, cut_box, cut_boxes, place_in_boxes, resample_mm
+from lungml.calibration import Calibration
+from lungml.candidates import Candidates, GroupingSettings, group_candidates
+from lungml.classify import classify
 from lungml.files import write_csv_atomic
 from lungml.geometry import Grid, irc_to_xyz
-from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.marked import Marked
+from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
+from lungml.segment import segment
 
 Stage = Literal["filtered", "benign", "malignant"]
 Member = Literal["segmentation", "nodule", "malignancy"]
-SLICES_PER_BATCH = 1  # more slices at once are slower on a CPU: the activations leave the cache
-CROPS_PER_BATCH = 4
-CUDA_SLICES_PER_BATCH, CUDA_CROPS_PER_BATCH = 16, 256
 FINDINGS_COLUMNS = (
     "series_uid", "x_mm", "y_mm", "z_mm", "index", "row", "col", "prob_nodule", "prob_malignant", "stage",
+    "diameter_mm", "reason",
 )  # fmt: skip
 
 
@@ -37,16 +38,21 @@ class Finding:
     Attributes:
         center_irc: fractional voxels.
         center_xyz: the same point, mm, LPS.
-        prob_nodule: probability of being a nodule.
-        prob_malignant: probability of malignancy, given that it is one.
+        diameter_mm: of a sphere of the volume that the segmentation marked; NaN where nothing tells it.
+        prob_nodule: probability of being a nodule, calibrated where the bundle is.
+        prob_malignant: probability of malignancy, given that it is one, calibrated where the bundle is; NaN where
+            the malignancy models were not asked.
         stage: where it ended: filtered (taken for no nodule), benign or malignant.
+        reason: why it ended there, in words.
     """
 
     center_irc: tuple[float, float, float]
     center_xyz: tuple[float, float, float]
+    diameter_mm: float = math.nan
     prob_nodule: float
     prob_malignant: float
     stage: Stage
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +65,10 @@ class Bundle:
     Attributes:
         segmentation, nodule, malignancy: one model or more each; a model given alone becomes a tuple of one.
         grouping: how voxels become candidates.
-        nodule_threshold: on the averaged probability, inclusive.
+        calibration: what turns the averaged probabilities into those that a finding shows.
+        nodule_threshold: on the probability that a finding shows, inclusive.
         malignant_threshold: the same.
+        judge_all: ask the malignancy models about every candidate, not only about those taken for nodules.
         flips: whose answers are averaged over mirror images as well: the U-Net sees each slice in its four mirror
             images in plane and so costs four times as much, a classifier sees each crop in all eight and costs
             eight times as much.
@@ -73,8 +81,10 @@ class Bundle:
     nodule: tuple[NoduleNet, ...]
     malignancy: tuple[NoduleNet, ...]
     grouping: GroupingSettings = field(default_factory=GroupingSettings)
+    calibration: Calibration = field(default_factory=Calibration)
     nodule_threshold: float = 0.5
     malignant_threshold: float = 0.5
+    judge_all: bool = False
     flips: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
@@ -95,142 +105,99 @@ class Bundle:
             object.__setattr__(self, name, models)
 
 
-@torch.inference_mode()
-def segment(
-    hu: npt.NDArray[np.int16],
-    models: UNet | Sequence[UNet],
-    *,
-    threshold: float = 0.5,
-    flips: bool = False,
-    on_slice: Callable[[int, int], None] | None = None,
-) -> npt.NDArray[np.bool_]:
-    """Segment every slice of a scan with its neighbours as channels; edge slices are repeated.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """What the networks said of one scan: no threshold and no calibration yet.
 
-    Args:
-        hu: (index, row, col) int16, any in-plane size.
-        models: one, or several whose probabilities are averaged; in eval mode, on one device; the work runs there.
-        threshold: on the probability, exclusive.
-        flips: average over each slice's four mirror images in plane as well; four times the work.
-        on_slice: called with (slices done, slices in all).
-
-    Returns:
-        (index, row, col) bool.
+    Attributes:
+        marked: by the segmentation.
+        candidates: n places.
+        prob_nodule: (n,) float64, averaged over the models.
+        prob_malignant: (n,) float64, the same; NaN where the malignancy models were not asked.
     """
-    models = (models,) if isinstance(models, UNet) else tuple(models)
-    device = next(models[0].parameters()).device
-    batch = CUDA_SLICES_PER_BATCH if device.type == "cuda" else SLICES_PER_BATCH
-    multiple = max(model.config.multiple for model in models)  # powers of two: the largest serves all
-    context = max(model.config.context_slices for model in models)
-    mirrors = _mirrors(2, 3) if flips else [()]
-    count, rows, cols = hu.shape
-    pad = (0, -cols % multiple, 0, -rows % multiple)
-    alone = len(models) == len(mirrors) == 1
-    # sigmoid is monotonic: where nothing is averaged the threshold moves to the logits and no sigmoid runs.
-    limit = threshold
-    if alone:
-        limit = float(np.log(threshold / (1 - threshold))) if threshold > 0 else -np.inf
-    volume = torch.from_numpy(clip_hu(hu)).to(device)
-    mask = np.empty(hu.shape, dtype=np.bool_)
-    offsets = torch.arange(-context, context + 1, device=device)
-    for start in range(0, count, batch):
-        middles = torch.arange(start, min(start + batch, count), device=device)
-        slabs = volume[(middles[:, None] + offsets).clamp(0, count - 1)].float()
-        if any(pad):
-            slabs = torch.nn.functional.pad(slabs, pad, mode="replicate")
-        slabs = slabs.to(memory_format=torch.channels_last)
-        scores = models[0](slabs) if alone else _mean_probs(slabs, models, mirrors)
-        mask[start : start + len(middles)] = (scores[:, 0, :rows, :cols] > limit).cpu().numpy()
-        if on_slice:
-            on_slice(start + len(middles), count)
-    return mask
+
+    marked: Marked
+    candidates: Candidates
+    prob_nodule: npt.NDArray[np.float64]
+    prob_malignant: npt.NDArray[np.float64]
 
 
-def _mean_probs(slabs: torch.Tensor, models: Sequence[UNet], mirrors: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    """(B, 1, H, W) probabilities averaged over models and mirror images; each model sees its own context."""
-    total = torch.zeros_like(slabs[:, :1])
-    for axes in mirrors:
-        seen = _flip(slabs, axes)
-        for model in models:
-            spare = (seen.shape[1] - model.config.channels) // 2
-            context = seen[:, spare : spare + model.config.channels].contiguous(memory_format=torch.channels_last)
-            total += _flip(torch.sigmoid(model(context)), axes)
-    return total / (len(mirrors) * len(models))
-
-
-@torch.inference_mode()
-def classify(
+def ask(
     hu: npt.NDArray[np.int16],
-    centers_irc: npt.NDArray[np.float64],
-    models: Sequence[NoduleNet],
+    grid: Grid,
+    bundle: Bundle,
     *,
-    grid: Grid | None = None,
-    flips: bool | Sequence[bool] = False,
-) -> npt.NDArray[np.float64]:
-    """Probability of class 1 at every centre, by each model, on crops as its configuration has them.
-
-    A crop of voxels lies around the centre's voxel; halves go to the even voxel, as in the report's published
-    results. A crop in mm is resampled, see `lungml.crops.resample_mm`. Models that see the same crop share it.
+    on_slice: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Segment a scan, group what was marked, and ask the classifiers about every candidate.
 
     Args:
-        hu: (index, row, col) int16.
-        centers_irc: (n, 3) fractional voxels.
-        models: in eval mode, on one device.
-        grid: the scan's sampling grid; only crops in mm need it.
-        flips: of each model, or of all: average over the crop's eight mirror images; eight times the work.
+        hu: (index, row, col) int16, not clipped; left as it is.
+        grid: the scan's sampling grid.
+        bundle: models and settings; where a member has several models, their probabilities are averaged.
+        on_slice: progress of the segmentation, see `segment`.
+    """
+    marked = segment(
+        hu,
+        bundle.segmentation,
+        floor=bundle.grouping.floor,
+        flips="segmentation" in bundle.flips,
+        on_slice=on_slice,
+    )
+    candidates = group_candidates(marked, hu, grid, bundle.grouping)
+    centers = candidates.centers_irc
+    prob_nodule = classify(hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips).mean(axis=0)
+    asked = np.full(len(centers), bundle.judge_all)
+    asked |= bundle.calibration.nodule_probs(prob_nodule) >= bundle.nodule_threshold
+    prob_malignant = np.full(len(centers), np.nan)
+    prob_malignant[asked] = classify(
+        hu, centers[asked], bundle.malignancy, grid=grid, flips="malignancy" in bundle.flips
+    ).mean(axis=0)
+    return Answers(marked=marked, candidates=candidates, prob_nodule=prob_nodule, prob_malignant=prob_malignant)
 
-    Returns:
-        (len(models), n) float64.
+
+def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
+    """Every candidate as a finding, the most probable nodule first.
 
     Raises:
-        ValueError: when a model's crops are in mm and there is no grid.
+        ValueError: when a candidate reaches the nodule threshold whose malignancy was not asked, or a network gave a
+            probability that is not a number.
     """
-    device = next(models[0].parameters()).device
-    batch = CUDA_CROPS_PER_BATCH if device.type == "cuda" else CROPS_PER_BATCH
-    flipped = [flips] * len(models) if isinstance(flips, bool) else list(flips)
-    views: dict[tuple[Any, ...], list[int]] = {}  # what is seen: the models that see it
-    for row, model in enumerate(models):
-        views.setdefault((model.config.crop_shape, model.config.spacing_mm), []).append(row)
-    probs = np.empty((len(models), len(centers_irc)))
-    for start in range(0, len(centers_irc), batch):
-        centers = centers_irc[start : start + batch]
-        for rows in views.values():
-            crops = _cut(hu, centers, models[rows[0]].config, grid, device)
-            crops = crops.to(memory_format=torch.channels_last_3d)
-            for row in rows:
-                mirrors = _mirrors(2, 3, 4) if flipped[row] else [()]
-                answers = [torch.softmax(models[row](_flip(crops, axes)).double(), dim=1)[:, 1] for axes in mirrors]
-                probs[row, start : start + len(centers)] = torch.stack(answers).mean(dim=0).cpu().numpy()
-    return probs
+    candidates = answers.candidates
+    if np.isnan(answers.prob_nodule).any():
+        raise ValueError("a nodule classifier gave a probability that is not a number; train or import it again")
+    prob_nodule = bundle.calibration.nodule_probs(answers.prob_nodule)
+    prob_malignant = bundle.calibration.malignancy_probs(answers.prob_malignant)
+    points = irc_to_xyz(candidates.centers_irc, grid)
+    findings = []
+    for position in np.argsort(-answers.prob_nodule, kind="stable").tolist():
+        nodule, malignant = float(prob_nodule[position]), float(prob_malignant[position])
+        if nodule >= bundle.nodule_threshold and math.isnan(malignant):
+            raise ValueError("a malignancy classifier gave a probability that is not a number, or was not asked")
+        index, row, col = candidates.centers_irc[position].tolist()
+        x, y, z = points[position].tolist()
+        stage, reason = _end(nodule, malignant, bundle)
+        findings.append(
+            Finding(
+                center_irc=(index, row, col),
+                center_xyz=(x, y, z),
+                diameter_mm=float(candidates.diameters_mm[position]),
+                prob_nodule=nodule,
+                prob_malignant=malignant,
+                stage=stage,
+                reason=reason,
+            )
+        )
+    return tuple(findings)
 
 
-def _cut(
-    hu: npt.NDArray[np.int16],
-    centers_irc: npt.NDArray[np.float64],
-    config: NoduleNetConfig,
-    grid: Grid | None,
-    device: torch.device,
-) -> torch.Tensor:
-    """(n, 1, D, H, W) float32 clipped HU around each centre, on the device, as a configuration has its crops."""
-    if config.spacing_mm is None:
-        boxes = np.stack([clip_hu(cut_box(hu, voxel, config.crop_shape)) for voxel in np.rint(centers_irc)])
-        return torch.from_numpy(boxes).to(device).float()[:, None]
-    if grid is None:
-        raise ValueError("a model's crops are in mm; give the scan's grid")
-    # As in training, which resamples what the crop cache holds: clipped boxes of this many voxels.
-    boxes = clip_hu(cut_boxes(hu, centers_irc, CROP_SHAPE))
-    crops = torch.from_numpy(boxes).to(device).float()[:, None]
-    places = torch.from_numpy(place_in_boxes(hu.shape, centers_irc, CROP_SHAPE)).to(device)
-    spacings = torch.from_numpy(grid.spacing_irc).expand(len(boxes), 3).to(device)
-    return resample_mm(crops, places, spacings, config.crop_shape, config.spacing_mm)
-
-
-def _mirrors(*axes: int) -> list[tuple[int, ...]]:
-    """Every set of axes to flip, the empty one first."""
-    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
-
-
-def _flip(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    return torch.flip(x, axes) if axes else x
+def _end(nodule: float, malignant: float, bundle: Bundle) -> tuple[Stage, str]:
+    """Where a candidate ends, and why."""
+    if nodule < bundle.nodule_threshold:
+        return "filtered", f"nodule probability below {bundle.nodule_threshold:.3g}"
+    if malignant < bundle.malignant_threshold:
+        return "benign", f"malignancy probability below {bundle.malignant_threshold:.3g}"
+    return "malignant", f"malignancy probability at least {bundle.malignant_threshold:.3g}"
 
 
 def find_nodules(
@@ -240,44 +207,8 @@ def find_nodules(
     *,
     on_slice: Callable[[int, int], None] | None = None,
 ) -> tuple[Finding, ...]:
-    """Scan in, every candidate out, the most probable nodule first.
-
-    Args:
-        hu: (index, row, col) int16, not clipped; left as it is.
-        grid: the scan's sampling grid.
-        bundle: models and settings; where a member has several models, their probabilities are averaged.
-        on_slice: progress of the segmentation, see `segment`.
-    """
-    mask = segment(
-        hu,
-        bundle.segmentation,
-        threshold=bundle.grouping.threshold,
-        flips="segmentation" in bundle.flips,
-        on_slice=on_slice,
-    )
-    centers = group_candidates(mask, hu, bundle.grouping)
-    nodule, malignancy = len(bundle.nodule), len(bundle.malignancy)
-    flips = ["nodule" in bundle.flips] * nodule + ["malignancy" in bundle.flips] * malignancy
-    probs = classify(hu, centers, (*bundle.nodule, *bundle.malignancy), grid=grid, flips=flips)
-    prob_nodule, prob_malignant = probs[:nodule].mean(axis=0), probs[nodule:].mean(axis=0)
-    points = irc_to_xyz(centers, grid)
-    findings = []
-    for position in np.argsort(-prob_nodule, kind="stable"):
-        stage: Stage = "filtered"
-        if prob_nodule[position] >= bundle.nodule_threshold:
-            stage = "malignant" if prob_malignant[position] >= bundle.malignant_threshold else "benign"
-        index, row, col = centers[position].tolist()
-        x, y, z = points[position].tolist()
-        findings.append(
-            Finding(
-                center_irc=(index, row, col),
-                center_xyz=(x, y, z),
-                prob_nodule=float(prob_nodule[position]),
-                prob_malignant=float(prob_malignant[position]),
-                stage=stage,
-            )
-        )
-    return tuple(findings)
+    """Scan in, every candidate out, the most probable nodule first; arguments and errors as of `ask` and `judge`."""
+    return judge(ask(hu, grid, bundle, on_slice=on_slice), grid, bundle)
 
 
 def write_findings(path: Path, series_uid: str, findings: tuple[Finding, ...]) -> None:
@@ -288,8 +219,10 @@ def write_findings(path: Path, series_uid: str, findings: tuple[Finding, ...]) -
             *(f"{mm:.4f}" for mm in f.center_xyz),
             *(f"{voxel:.4f}" for voxel in f.center_irc),
             f"{f.prob_nodule:.9g}",  # as exact as float32: saturated scores keep their order
-            f"{f.prob_malignant:.9g}",
+            "" if math.isnan(f.prob_malignant) else f"{f.prob_malignant:.9g}",
             f.stage,
+            "" if math.isnan(f.diameter_mm) else f"{f.diameter_mm:.2f}",
+            f.reason,
         )
         for f in findings
     ]
@@ -304,8 +237,10 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
                 center_irc=(float(row["index"]), float(row["row"]), float(row["col"])),
                 center_xyz=(float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"])),
                 prob_nodule=float(row["prob_nodule"]),
-                prob_malignant=float(row["prob_malignant"]),
+                prob_malignant=float(row["prob_malignant"] or math.nan),
                 stage=row["stage"],  # type: ignore[arg-type]
+                diameter_mm=float(row["diameter_mm"] or math.nan),
+                reason=row["reason"],
             )
             for row in csv.DictReader(handle)
         )

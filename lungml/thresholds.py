@@ -55,7 +55,7 @@ def threshold_at_fps_per_scan(
 ) -> float:
     """The lowest threshold on the nodule probability at which false positives stay within a budget.
 
-    False positives are LUNA16's, as in `lungml.score.froc`: marks within the radius of neither a nodule nor an
+    False positives are LUNA16's, as in `lungml.froc`: marks within the radius of neither a nodule nor an
     excluded finding; but all of them count, not only those among a scan's 100 most probable marks: a reader sees
     all. A threshold is inclusive, so the answer is the probability of a mark, on a nodule or not; of marks that
     share it all pass. Lower ones would let too many false positives pass, or no mark more.

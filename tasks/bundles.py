@@ -21,7 +21,7 @@ from lungml.home import Home
 from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
-from tasks import tracking
+from tasks import registry, tracking
 
 
 class WeightsError(LunaError):
@@ -31,7 +31,7 @@ class WeightsError(LunaError):
 def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
     """Rebuild a bundle's models once per process, on one device, without pickle."""
     # By content, not by URI: an alias moves on.
-    return _build_bundle(home, json.dumps(tracking.read_bundle(home, uri), sort_keys=True), device)
+    return _build_bundle(home, json.dumps(registry.read_bundle(home, uri), sort_keys=True), device)
 
 
 @lru_cache(maxsize=2)
@@ -40,11 +40,11 @@ def _build_bundle(home: Home, bundle_json: str, device: str) -> Bundle:
     target = resolve_device(device)
 
     def nets(member: str) -> tuple[NoduleNet, ...]:
-        stage = tracking.BUNDLE_MEMBERS[member]
-        return tuple(load_nodule_net(home, uri, target, stage) for uri in tracking.member_uris(fields, member))
+        stage = registry.BUNDLE_MEMBERS[member]
+        return tuple(load_nodule_net(home, uri, target, stage) for uri in registry.member_uris(fields, member))
 
     return Bundle(
-        segmentation=tuple(load_unet(home, uri, target) for uri in tracking.member_uris(fields, "segmentation")),
+        segmentation=tuple(load_unet(home, uri, target) for uri in registry.member_uris(fields, "segmentation")),
         nodule=nets("nodule"),
         malignancy=nets("malignancy"),
         grouping=GroupingSettings(**fields["grouping"]),
@@ -95,7 +95,7 @@ def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: P
         "nodule": _log(home, "classification", nets[0], nodule),
         "malignancy": _log(home, "malignancy", nets[1], malignancy),
     }
-    return tracking.register_bundle(
+    return registry.register_bundle(
         home,
         {
             **uris,

@@ -23,9 +23,9 @@ __all__ = ["code_digest", "digest", "file_digest", "kept"]
 # What decides a trained model; a change in any of these files trains anew.
 TRAINING_MODULES = (
     "augment.py", "averaging.py", "candidate_recall.py", "candidates.py", "crop_cache.py", "crops.py", "devices.py",
-    "figures.py", "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py",
-    "metrics.py", "models",
-    "ratings.py", "recipes", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
+    "figures.py", "fit.py", "fit_settings.py", "froc.py", "geometry.py", "job.py", "loading.py", "losses.py",
+    "masks.py", "metrics.py", "models", "ratings.py", "recipes", "sampling.py", "score.py", "scored.py",
+    "tally.py", "thresholds.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (
@@ -38,7 +38,10 @@ CONTOUR_MODULES = (
 )  # fmt: skip
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
-INFERENCE_MODULES = ("candidates.py", "crops.py", "findings.py", "geometry.py", "models")
+INFERENCE_MODULES = (
+    "candidates.py", "classify.py", "crops.py", "findings.py", "geometry.py", "lungs.py", "marked.py", "models",
+    "segment.py",
+)  # fmt: skip
 
 
 def file_digest(path: Path) -> str:

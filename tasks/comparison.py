@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from lungml import compare, luna, store
 from lungml import findings as finding
+from lungml.classify import classify
 from lungml.errors import LunaError, one_line
 from lungml.files import write_csv_atomic, write_text_atomic
 from lungml.geometry import xyz_to_irc
@@ -23,7 +24,7 @@ from lungml.groups import read_attributes
 from lungml.home import Home
 from lungml.phantom import is_phantom_uid
 from lungml.remote import Location
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.bundles import load_bundle
 from tasks.caching import INFERENCE_MODULES, code_digest, digest
 from tasks.data import StoredScan
@@ -94,7 +95,7 @@ def judge_annotated(scans: Sequence[Readable], bundle_uri: str, pipeline: Pipeli
 def _at_centers(scan: Readable, bundle: finding.Bundle) -> list[float]:
     grid = store.read_grid(scan.store)
     centers = xyz_to_irc(np.array([nodule.center_xyz for nodule in scan.nodules]).reshape(-1, 3), grid)
-    probs = finding.classify(
+    probs = classify(
         store.read_volume(scan.store), centers, bundle.malignancy, grid=grid, flips="malignancy" in bundle.flips
     )
     return [float(prob) for prob in probs.mean(axis=0)]
@@ -179,14 +180,14 @@ def check_unseen(tree: Tree, bundle_uri: str, home: Home) -> tuple[str, ...]:
         EvaluationError: some of the scans were trained on.
         TrackingError: no such bundle.
     """
-    fields = tracking.read_bundle(home, bundle_uri)
+    fields = registry.read_bundle(home, bundle_uri)
     drawn = [is_phantom_uid(truth.series_uid) for truth in tree.truths]
     if fields["recipe"] == PUBLISHED:
         known = "" if all(drawn) else f"it is not known which scans {bundle_uri} learned from: a score may flatter it"
         return (known,) if known else ()
     if fields["origin"] == "real" and all(drawn):
         return ()
-    members = [uri for member in tracking.BUNDLE_MEMBERS for uri in tracking.member_uris(fields, member)]
+    members = [uri for member in registry.BUNDLE_MEMBERS for uri in registry.member_uris(fields, member)]
     told = [tracking.model_scans(home, uri) for uri in members]
     learned = {uid for scans in told for uid, split in scans.items() if split == "train"}
     if not all(told):
@@ -290,7 +291,7 @@ def score_bundle(
     pipeline: Pipeline,
 ) -> BundleScore:
     """Score one bundle on a tree and on the resamples of its scans that the seed decides."""
-    fields = tracking.read_bundle(pipeline.home, bundle_uri)
+    fields = registry.read_bundle(pipeline.home, bundle_uri)
     read = {scan.series_uid for scan in scans}
     aside = [truth for truth in tree.truths if truth.series_uid not in read]
     score = score_findings.fn(tree.chosen, scans, files, aside, bundle_uri, pipeline, bootstraps=0)
@@ -339,7 +340,7 @@ def log_evaluation(evaluation: Evaluation, folder: Path | None, pipeline: Pipeli
             pipeline_id=pipeline.pipeline_id,
             params={
                 "bundle": bundle.bundle_uri,
-                **{member: members[member] for member in tracking.BUNDLE_MEMBERS},
+                **{member: members[member] for member in registry.BUNDLE_MEMBERS},
                 "recipe": bundle.recipe,
                 "scans": f"{tree.name} {chosen} {series}",
                 "seed": str(evaluation.seed),

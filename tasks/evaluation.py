@@ -17,11 +17,12 @@ from prefect.states import State
 from lungml import findings as finding
 from lungml import luna, store
 from lungml.files import write_text_atomic
+from lungml.froc import FPS_PER_SCAN, FrocResult, froc
 from lungml.groups import read_attributes
 from lungml.home import Home
 from lungml.remote import Location
-from lungml.score import COLUMNS, FPS_PER_SCAN, FrocResult, Table, froc, score_table
-from tasks import tracking
+from lungml.score import COLUMNS, Table, score_table
+from tasks import registry, tracking
 from tasks.bundles import load_bundle
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
 from tasks.pipeline import Pipeline, TrainedModel
@@ -103,7 +104,7 @@ def score_findings(
 
     `bootstraps` are those of the official score's band: 0 for none, `BOOTSTRAPS` when not given.
     """
-    fields = tracking.read_bundle(pipeline.home, bundle_uri)
+    fields = registry.read_bundle(pipeline.home, bundle_uri)
     found = {scan.series_uid: finding.read_findings(file) for scan, file in zip(scans, files, strict=True)}
     known = [*scans, *set_aside]
     nodules = {scan.series_uid: scan.nodules for scan in known}
@@ -171,7 +172,7 @@ def publish_summary(scores: Sequence[SplitScore], models: Sequence[TrainedModel]
 
 def bundle_content(home: Home, bundle_uri: str) -> dict[str, Any]:
     """Models, thresholds and grouping, not the version's number or commit: equal bundles give equal findings."""
-    return {name: value for name, value in tracking.read_bundle(home, bundle_uri).items() if name != "code"}
+    return {name: value for name, value in registry.read_bundle(home, bundle_uri).items() if name != "code"}
 
 
 def findings_folder(home: Home, members: Mapping[str, Any], series_uid: str) -> Path:

@@ -1,4 +1,4 @@
-"""What do runs, models and bundles leave in MLflow? The only module that talks to it.
+"""What do runs and models leave in MLflow? Only this module and `tasks.registry`, for bundles, talk to it.
 
 Runs are opened by experiment id through a client, never through MLflow's process-global current run or experiment, so
 that two stages at once never write into each other's. Models travel as `models:/...` URIs; they are kept as an exported
@@ -15,7 +15,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -64,9 +64,6 @@ log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("segmentation", "classification", "malignancy", "end-to-end")
 SCANS = "scans.json"  # of a training's run: series_uid -> split
-BUNDLE_NAME = "luna"
-BUNDLE_MEMBERS = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
-BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", "nodule_threshold", "malignant_threshold", "recipe", "origin")
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
 MAX_TAG_CHARACTERS = 8000  # MLflow refuses longer ones
 DIGEST_CHARACTERS = 12  # of a data set's digest, as MLflow's pages show it; all of it is kept as the source
@@ -150,7 +147,7 @@ def tracking_uri(home: Home) -> str:
 
 def experiment_page(home: Home, stage: str) -> str:
     """Where MLflow's UI shows a stage's runs as charts, behind the UI's own address."""
-    return f"#/experiments/{_experiment_id(home, stage)}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    return f"#/experiments/{experiment_id_of(home, stage)}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 
 @contextmanager
@@ -181,8 +178,8 @@ def open_run(
             another stage, a new run is opened, and said.
         sample_every_s: seconds between samples of the machine; None takes none.
     """
-    client = _client(home)
-    experiment_id = _experiment_id(home, stage)
+    client = client_of(home)
+    experiment_id = experiment_id_of(home, stage)
     all_tags = {"luna.pipeline": pipeline_id, "luna.stage": stage, **(tags or {})}
     commit = git_commit()
     if commit:
@@ -333,7 +330,7 @@ def load_model(
     Raises:
         TrackingError: when there is no such model, or it belongs to another stage.
     """
-    folder = _download(home, uri)
+    folder = download_model(home, uri)
     arch_file, weights_file = (next(folder.rglob(n), None) for n in ("arch.json", "weights.safetensors"))
     if arch_file is None or weights_file is None:
         raise TrackingError(f"{uri}: holds no luna model (arch.json, weights.safetensors)")
@@ -349,7 +346,7 @@ def load_model(
 
 def model_scans(home: Home, uri: str) -> dict[str, str]:
     """The split of every series that a model was trained, chosen or tested on; empty where its run does not say."""
-    client = _client(home)
+    client = client_of(home)
     try:
         run_id = client.get_logged_model(uri.removeprefix("models:/")).source_run_id
         text = mlflow.artifacts.load_text(f"runs:/{run_id}/{SCANS}")
@@ -368,154 +365,6 @@ def model_exists(home: Home, uri: str) -> bool:
     return True
 
 
-def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> str:
-    """Make a bundle a version of the registered model `luna`, its members versions of theirs.
-
-    A bundle that equals the newest version, the code's included, is that version: a repeated run adds none.
-
-    Args:
-        home: where MLflow's database lies.
-        bundle: see `check_bundle`; the code's version is added as `code`.
-        aliases: set on the new version; a phantom bundle may only be `demo`.
-
-    Returns:
-        `models:/luna/N`.
-
-    Raises:
-        TrackingError: when the bundle is not whole, a member is not there, or a phantom bundle asks for another alias.
-    """
-    check_bundle(bundle)
-    if bundle["origin"] == "phantom" and set(aliases) - {"demo"}:
-        raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
-    whole = {**_plain(bundle), "code": git_commit()}
-    client = _client(home)
-    newest = _newest_version(client, BUNDLE_NAME)
-    if newest and _holds(home, f"models:/{BUNDLE_NAME}/{newest}", whole):
-        for alias in aliases:
-            client.set_registered_model_alias(BUNDLE_NAME, alias, newest)
-        return f"models:/{BUNDLE_NAME}/{newest}"
-    for member, stage in BUNDLE_MEMBERS.items():
-        for uri in member_uris(bundle, member):
-            _register(client, f"luna-{stage}", uri)
-    logged = client.create_logged_model(
-        _experiment_id(home, "end-to-end"),
-        name="luna-bundle",
-        model_type="bundle",
-        params={name: value if isinstance(value, str) else json.dumps(value) for name, value in whole.items()},
-    )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "bundle.json").write_text(json.dumps(whole, indent=1))
-            Model(model_id=logged.model_id).save(str(Path(folder) / "MLmodel"))
-            client.log_model_artifacts(logged.model_id, folder)
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
-        raise
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    version = _register(client, BUNDLE_NAME, f"models:/{logged.model_id}")
-    for alias in aliases:
-        client.set_registered_model_alias(BUNDLE_NAME, alias, version)
-    return f"models:/{BUNDLE_NAME}/{version}"
-
-
-def read_bundle(home: Home, uri: str) -> dict[str, Any]:
-    """The bundle behind `models:/luna/N` or `models:/luna@alias`.
-
-    Raises:
-        TrackingError: when there is none, or it is not whole.
-    """
-    file = next(_download(home, uri).rglob("bundle.json"), None)
-    if file is None:
-        raise TrackingError(f"{uri}: is not a bundle; give models:/luna/N")
-    try:
-        bundle: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise TrackingError(f"{file}: damaged ({error}); restore it, or train or import again") from error
-    check_bundle(bundle)
-    return bundle
-
-
-def check_bundle(bundle: Mapping[str, Any]) -> None:
-    """See that a bundle is whole: three members, grouping, two thresholds, recipe, origin.
-
-    A member is the URI of a model, or a list of them whose probabilities are averaged. `test_time_flips` may list
-    the members whose answers are averaged over mirror images too; without it there are none.
-
-    Raises:
-        TrackingError: naming what is wrong.
-    """
-    missing = [name for name in BUNDLE_FIELDS if name not in bundle]
-    if missing:
-        raise TrackingError(f"the bundle lacks {', '.join(missing)}")
-    if bundle["origin"] not in ("real", "phantom"):
-        raise TrackingError(f"the bundle's origin is {bundle['origin']!r}, not 'real' or 'phantom'")
-    for member in BUNDLE_MEMBERS:
-        uris = member_uris(bundle, member)
-        wrong = [uri for uri in uris if not str(uri).startswith("models:/m-")]
-        if wrong:
-            raise TrackingError(f"the bundle's {member} is {wrong[0]!r}, not a models:/m-... URI")
-        if not uris:
-            raise TrackingError(f"the bundle's {member} is an empty list; give the URI of a model, or several")
-        if len(set(uris)) < len(uris):
-            raise TrackingError(f"the bundle's {member} names a model twice; give each once")
-    flips = bundle.get("test_time_flips", ())
-    if not isinstance(flips, list | tuple) or not all(str(name) in BUNDLE_MEMBERS for name in flips):
-        raise TrackingError(
-            f"the bundle's test_time_flips is {flips!r}; give a list of some of {', '.join(BUNDLE_MEMBERS)}"
-        )
-    for threshold in ("nodule_threshold", "malignant_threshold"):
-        if not 0.0 <= bundle[threshold] <= 1.0:
-            raise TrackingError(f"the bundle's {threshold} is {bundle[threshold]!r}, not a probability")
-
-
-def member_uris(bundle: Mapping[str, Any], member: str) -> tuple[str, ...]:
-    """The URIs of a bundle's member, however many models it has."""
-    given = bundle[member]
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
-
-
-def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """A checked bundle in its one form, so that equal ones are equal: a lone URI is a text, no flips are no entry."""
-    plain = dict(bundle)
-    for member in BUNDLE_MEMBERS:
-        uris = member_uris(bundle, member)
-        plain[member] = uris[0] if len(uris) == 1 else list(uris)
-    if not plain.get("test_time_flips", True):
-        del plain["test_time_flips"]
-    return plain
-
-
-def _register(client: MlflowClient, name: str, uri: str) -> str:
-    """The version of a registered model that holds a logged model; made when there is none yet."""
-    model_id = uri.removeprefix("models:/")
-    try:
-        client.get_logged_model(model_id)
-    except MlflowException as error:
-        raise TrackingError(f"{uri}: no such model in {client.tracking_uri}") from error
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.source == uri:  # the SQL registry keeps the URI, not the model's id
-            return str(version.version)
-    return str(client.create_model_version(name, uri, model_id=model_id).version)
-
-
-def _newest_version(client: MlflowClient, name: str) -> str | None:
-    versions = [int(version.version) for version in client.search_model_versions(f"name = '{name}'")]
-    return str(max(versions)) if versions else None
-
-
-def _holds(home: Home, uri: str, bundle: Mapping[str, Any]) -> bool:
-    """Whether an equal bundle is still there whole under that URI."""
-    try:
-        return read_bundle(home, uri) == json.loads(json.dumps(bundle))
-    except TrackingError:
-        return False
-
-
 def _signature(model: torch.nn.Module, example: np.ndarray) -> ModelSignature:
     with torch.inference_mode():
         logits = model(torch.from_numpy(example)).numpy()
@@ -526,11 +375,11 @@ def _signature(model: torch.nn.Module, example: np.ndarray) -> ModelSignature:
     )
 
 
-def _download(home: Home, uri: str) -> Path:
+def download_model(home: Home, uri: str) -> Path:
     """A model's folder; where artifacts are local files it is the folder itself, not a copy."""
     if not uri.startswith("models:/"):
         raise TrackingError(f"{uri}: is no model; give models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-...")
-    client = _client(home)
+    client = client_of(home)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri))
     except (MlflowException, OSError, ValueError) as error:
@@ -538,7 +387,7 @@ def _download(home: Home, uri: str) -> Path:
         raise TrackingError(f"{uri}: no such model in {client.tracking_uri} ({first})") from error
 
 
-def _client(home: Home) -> MlflowClient:
+def client_of(home: Home) -> MlflowClient:
     uri = tracking_uri(home)
     home.root.mkdir(parents=True, exist_ok=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -551,10 +400,10 @@ def _client(home: Home) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def _experiment_id(home: Home, stage: str) -> str:
+def experiment_id_of(home: Home, stage: str) -> str:
     if stage not in EXPERIMENTS:
         raise TrackingError(f"unknown stage {stage!r}; choose one of {', '.join(EXPERIMENTS)}")
-    client, name = _client(home), f"luna-{stage}"
+    client, name = client_of(home), f"luna-{stage}"
     # A server that somebody else runs keeps artifacts where it likes; ours must not depend on the current folder.
     remote = client.tracking_uri.startswith(("http", "databricks"))
     location = None if remote else (home.mlruns / name).as_uri()

@@ -18,14 +18,14 @@ from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.devices import resolve_device
 from lungml.errors import LunaError
-from lungml.findings import segment
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
 from lungml.metrics import is_better
 from lungml.recipes import Keeps, Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
-from tasks import tracking
+from lungml.segment import segment
+from tasks import registry, tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
 from tasks.fitting import Training, train_model
@@ -96,7 +96,7 @@ def mine_candidates(
         return kept(mined)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
     model = load_unet(pipeline.home, segmentation_uri, resolve_device(pipeline.device))
-    centers = group_candidates(segment(hu, model, threshold=grouping.threshold), hu, grouping)
+    centers = group_candidates(segment(hu, model, floor=grouping.floor), hu, grid, grouping).centers_irc
     sites = []
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
         near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
@@ -223,7 +223,7 @@ def assemble_bundle(
         "origin": pipeline.origin,
     }
     aliases = ("demo",) if pipeline.origin == "phantom" else ()
-    return tracking.register_bundle(pipeline.home, bundle, aliases=aliases)
+    return registry.register_bundle(pipeline.home, bundle, aliases=aliases)
 
 
 def _suffix(member: int) -> str:

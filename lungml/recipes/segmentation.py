@@ -16,7 +16,6 @@ from lungml.candidates import GroupingSettings
 from lungml.crop_cache import NON_NODULE
 from lungml.crops import CONTEXT_SLICES, SLAB_SIDE, clip_hu
 from lungml.errors import TrainingError
-from lungml.findings import CUDA_SLICES_PER_BATCH, SLICES_PER_BATCH
 from lungml.fit_settings import FitSettings
 from lungml.loading import Batch, DeviceBatches
 from lungml.masks import MaskRule
@@ -25,6 +24,7 @@ from lungml.models import place
 from lungml.models.unet import UNet, UNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import balanced_order
+from lungml.segment import CUDA_SLICES_PER_BATCH, SLICES_PER_BATCH
 from lungml.tally import Tally
 
 Loss = Literal["report", "bce_dice"]

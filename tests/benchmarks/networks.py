@@ -14,10 +14,12 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from lungml.candidates import GroupingSettings, group_candidates
-from lungml.findings import Bundle, Finding, classify, find_nodules, segment
+from lungml.classify import classify
+from lungml.findings import Bundle, Finding, find_nodules
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
+from lungml.segment import segment
 from tests.benchmarks.measure import Row, Settings, compare, further_than
 from tests.benchmarks.scenes import PUBLISHED, classifiers, phantom, specks, u_net
 

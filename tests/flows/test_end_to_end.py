@@ -23,7 +23,7 @@ from lungml.home import Home
 from lungml.luna import read_luna
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.quarantine import read_quarantine
-from tasks import tracking
+from tasks import registry, tracking
 
 STRIDE = 4  # nine scans: three validate, two test, four train
 
@@ -103,11 +103,11 @@ def test_models_bundle_and_tables_come_out(first: Summary, home: Home, luna_dir:
     assert len(files) == 4
     assert sum(len(read_findings(file)) for file in files) == val.candidates + test.candidates
 
-    bundle = tracking.read_bundle(home, trained.bundle_uri)
-    uris = [uri for member in tracking.BUNDLE_MEMBERS for uri in tracking.member_uris(bundle, member)]
+    bundle = registry.read_bundle(home, trained.bundle_uri)
+    uris = [uri for member in registry.BUNDLE_MEMBERS for uri in registry.member_uris(bundle, member)]
     assert uris == [model.uri for model in trained.members]
     assert (bundle["recipe"], bundle["origin"]) == ("demo", "phantom")
-    assert tracking.read_bundle(home, "models:/luna@demo") == bundle
+    assert registry.read_bundle(home, "models:/luna@demo") == bundle
 
 
 def test_mlflow_holds_flat_runs_to_compare(first: Summary, home: Home) -> None:

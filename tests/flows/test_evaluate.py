@@ -26,7 +26,7 @@ from lungml.luna import read_luna
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.phantom import PhantomSettings, write_phantoms
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.bundles import stage_example
 from tasks.comparison import Evaluation, EvaluationError
 
@@ -83,7 +83,7 @@ def bundles(home: Home) -> list[str]:
         "recipe": "tiny",
         "origin": "phantom",
     }
-    return [tracking.register_bundle(home, {**fields, "malignancy": log("malignancy", net(seed))}) for seed in (3, 4)]
+    return [registry.register_bundle(home, {**fields, "malignancy": log("malignancy", net(seed))}) for seed in (3, 4)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from flows.read import read_scans
 from lungml.findings import FINDINGS_COLUMNS, Finding
 from lungml.home import Home
 from tasks.bundles import WeightsError, import_published, load_bundle
-from tasks.tracking import TrackingError, read_bundle
+from tasks.registry import read_bundle
+from tasks.tracking import TrackingError
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
 COLUMNS = {"malignancy-finetuned": "prob_malignant_finetuned", "malignancy-scratch": "prob_malignant"}

@@ -14,12 +14,14 @@ import torch
 
 from lungml import augment
 from lungml.candidates import GroupingSettings
-from lungml.findings import Bundle, classify, find_nodules, segment
+from lungml.classify import classify
+from lungml.findings import Bundle, find_nodules
 from lungml.geometry import Grid
 from lungml.losses import bce_batch_dice_loss, report_segmentation_loss
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
+from lungml.segment import segment
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,8 +24,9 @@ from lungml.compare import (
     paired_difference,
     sample,
 )
+from lungml.froc import froc
 from lungml.metrics import roc_auc
-from lungml.score import ScoredFinding, froc, score_table
+from lungml.score import ScoredFinding, score_table
 
 
 @dataclass(frozen=True)

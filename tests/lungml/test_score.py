@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from lungml.score import FPS_PER_SCAN, ScoredFinding, count_marks, find_hits, froc, score_table
+from lungml.froc import FPS_PER_SCAN, count_marks, froc
+from lungml.score import ScoredFinding, find_hits, score_table
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lungml.score import froc
+from lungml.froc import froc
 from lungml.thresholds import threshold_at_fps_per_scan, threshold_at_sensitivity
 
 FIVE = [0.9, 0.7, 0.5, 0.3, 0.1]  # five positives; 0.8 and 0.2 are negatives

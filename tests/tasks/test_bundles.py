@@ -18,7 +18,7 @@ from lungml.candidates import GroupingSettings
 from lungml.home import Home
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.bundles import (
     WeightsError,
     import_published,
@@ -89,7 +89,7 @@ def assert_equal_weights(found: nn.Module, expected: nn.Module) -> None:
 
 
 def test_a_bundle_comes_back_exactly(full_home: Home, fields: dict[str, Any], models: dict[str, nn.Module]) -> None:
-    bundle = load_bundle(full_home, tracking.register_bundle(full_home, fields), "cpu")
+    bundle = load_bundle(full_home, registry.register_bundle(full_home, fields), "cpu")
     for member, model in models.items():
         (found,) = getattr(bundle, member)
         assert_equal_weights(found, model)
@@ -105,15 +105,15 @@ def test_a_bundle_comes_back_exactly(full_home: Home, fields: dict[str, Any], mo
 
 
 def test_a_bundle_is_built_once(full_home: Home, fields: dict[str, Any]) -> None:
-    uri = tracking.register_bundle(full_home, fields)
+    uri = registry.register_bundle(full_home, fields)
     assert load_bundle(full_home, uri, "cpu") is load_bundle(full_home, uri, "cpu")
 
 
 def test_an_alias_that_moves_on_gives_the_newer_bundle(full_home: Home, fields: dict[str, Any]) -> None:
     # A worker lives for weeks, and the champion changes meanwhile.
-    tracking.register_bundle(full_home, fields, aliases=["demo"])
+    registry.register_bundle(full_home, fields, aliases=["demo"])
     assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.75
-    tracking.register_bundle(full_home, {**fields, "nodule_threshold": 0.5}, aliases=["demo"])
+    registry.register_bundle(full_home, {**fields, "nodule_threshold": 0.5}, aliases=["demo"])
     assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.5
 
 
@@ -164,9 +164,9 @@ def test_an_ensemble_comes_back_exactly(
     full_home: Home, fields: dict[str, Any], second: dict[str, str], models: dict[str, nn.Module]
 ) -> None:
     pairs = {member: [fields[member], uri] for member, uri in second.items()}
-    uri = tracking.register_bundle(full_home, {**fields, **pairs, "test_time_flips": ["nodule"]})
-    stored = tracking.read_bundle(full_home, uri)
-    assert {member: stored[member] for member in tracking.BUNDLE_MEMBERS} == {
+    uri = registry.register_bundle(full_home, {**fields, **pairs, "test_time_flips": ["nodule"]})
+    stored = registry.read_bundle(full_home, uri)
+    assert {member: stored[member] for member in registry.BUNDLE_MEMBERS} == {
         **pairs,
         "malignancy": fields["malignancy"],
     }
@@ -184,10 +184,10 @@ def test_an_ensemble_comes_back_exactly(
 
 
 def test_one_model_in_a_list_and_no_flips_are_what_they_were_before(full_home: Home, fields: dict[str, Any]) -> None:
-    uri = tracking.register_bundle(full_home, fields)
-    listed = {member: [fields[member]] for member in tracking.BUNDLE_MEMBERS}
-    assert tracking.register_bundle(full_home, {**fields, **listed, "test_time_flips": []}) == uri
-    assert tracking.read_bundle(full_home, uri).keys() - fields.keys() == {"code"}
+    uri = registry.register_bundle(full_home, fields)
+    listed = {member: [fields[member]] for member in registry.BUNDLE_MEMBERS}
+    assert registry.register_bundle(full_home, {**fields, **listed, "test_time_flips": []}) == uri
+    assert registry.read_bundle(full_home, uri).keys() - fields.keys() == {"code"}
 
 
 @pytest.mark.parametrize(
@@ -208,17 +208,17 @@ def test_an_ensemble_that_cannot_be_averaged_is_refused(
     full_home: Home, fields: dict[str, Any], change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrackingError, match=message) as caught:
-        tracking.register_bundle(full_home, {**fields, **change})
+        registry.register_bundle(full_home, {**fields, **change})
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_member_that_is_gone_costs_the_ensemble(full_home: Home, fields: dict[str, Any]) -> None:
     with pytest.raises(TrackingError, match="models:/m-gone: no such model"):
-        tracking.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], "models:/m-gone"]})
+        registry.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], "models:/m-gone"]})
 
 
 def test_members_of_an_ensemble_are_of_one_stage(full_home: Home, fields: dict[str, Any]) -> None:
-    uri = tracking.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], fields["malignancy"]]})
+    uri = registry.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], fields["malignancy"]]})
     with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
         load_bundle(full_home, uri, "cpu")
 
@@ -312,7 +312,7 @@ def published() -> Path:
 def test_the_published_weights_become_a_real_bundle(home: Home, published: Path) -> None:
     files = [published / f"{name}.state" for name in ("segmentation", "nodule", "malignancy-finetuned")]
     uri = import_published(home, *files)
-    fields = tracking.read_bundle(home, uri)
+    fields = registry.read_bundle(home, uri)
     assert (fields["origin"], fields["recipe"]) == ("real", "published")
     assert fields["grouping"]["rule"] == "report"
     assert (fields["nodule_threshold"], fields["malignant_threshold"]) == (0.5, 0.5)

@@ -17,12 +17,13 @@ from mlflow import MlflowClient
 from lungml import compare, store
 from lungml import findings as finding
 from lungml.candidates import GroupingSettings
+from lungml.classify import classify
 from lungml.findings import Finding, write_findings
 from lungml.geometry import Grid, xyz_to_irc
 from lungml.home import Home
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.bundles import load_bundle, stage_example
 from tasks.comparison import (
     EvaluatedScan,
@@ -92,7 +93,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """What the bundle says of itself."""
 
     def say(recipe: str = "demo", origin: str = "real") -> None:
-        members = dict.fromkeys(tracking.BUNDLE_MEMBERS, "models:/m-1")
+        members = dict.fromkeys(registry.BUNDLE_MEMBERS, "models:/m-1")
         monkeypatch.setattr(tracking, "read_bundle", lambda *_: {"recipe": recipe, "origin": origin, **members})
         monkeypatch.setattr(tracking, "model_scans", lambda *_: {})  # of an older run, which does not say
 
@@ -181,7 +182,7 @@ def bundle_uri(shared: Home) -> str:
         "recipe": "toy",
         "origin": "phantom",
     }
-    return tracking.register_bundle(shared, fields)
+    return registry.register_bundle(shared, fields)
 
 
 def test_every_annotated_nodule_is_judged_where_it_is_annotated(
@@ -193,7 +194,7 @@ def test_every_annotated_nodule_is_judged_where_it_is_annotated(
     assert list(said) == UIDS[:2]
     for scan in scans:
         hu, centers = store.read_volume(scan.store), [n.center_xyz for n in scan.nodules]
-        (expected,) = finding.classify(hu, xyz_to_irc(np.array(centers), grid), bundle.malignancy)
+        (expected,) = classify(hu, xyz_to_irc(np.array(centers), grid), bundle.malignancy)
         assert said[scan.series_uid] == pytest.approx(expected, abs=1e-8)
     (file, _) = sorted(shared.reports.rglob("annotated.csv"))
     with file.open(newline="") as handle:

@@ -22,7 +22,7 @@ from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
-from tasks import evaluation, tracking
+from tasks import evaluation, registry, tracking
 from tasks.bundles import stage_example
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
@@ -74,7 +74,7 @@ def fields(home: Home) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bundle_uri(home: Home, fields: dict[str, Any]) -> str:
-    return tracking.register_bundle(home, fields)
+    return registry.register_bundle(home, fields)
 
 
 # find_nodules
@@ -112,8 +112,8 @@ def test_equal_bundles_share_findings_and_others_do_not(
 ) -> None:
     pipeline = pipeline_in(home)
     find_nodules.fn(scan, bundle_uri, pipeline)
-    alarmed = tracking.register_bundle(home, {**fields, "malignant_threshold": 0.0})
-    equal = tracking.register_bundle(home, fields)  # a version of its own: the newest one is another
+    alarmed = registry.register_bundle(home, {**fields, "malignant_threshold": 0.0})
+    equal = registry.register_bundle(home, fields)  # a version of its own: the newest one is another
     assert equal != bundle_uri
     file = kept(find_nodules.fn(scan, equal, pipeline))
     other = done(find_nodules.fn(scan, alarmed, pipeline))
@@ -145,7 +145,7 @@ def test_an_alias_that_moved_on_is_judged_by_its_newer_bundle(
     pipeline = pipeline_in(home)
     for threshold, stage in ((0.5, "benign"), (0.0, "malignant")):
         bundle = {**fields, "recipe": "alias", "malignant_threshold": threshold}
-        tracking.register_bundle(home, bundle, aliases=["demo"])
+        registry.register_bundle(home, bundle, aliases=["demo"])
         file = done(find_nodules.fn(scan, "models:/luna@demo", pipeline))
         assert {f.stage for f in read_findings(file)} == {stage}
 

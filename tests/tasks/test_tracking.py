@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from lungml.home import Home
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.tracking import Run, TrackingError
 
 ARCH = {"stage": "segmentation", "config": {"width": 2}}
@@ -445,17 +445,17 @@ def test_a_model_whose_files_are_gone_does_not_exist(home: Home) -> None:
 
 def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClient) -> None:
     bundle = whole_bundle(home)
-    assert tracking.register_bundle(home, bundle, aliases=("demo",)) == "models:/luna/1"
-    assert tracking.register_bundle(home, {**bundle, "nodule_threshold": 0.7}, aliases=("demo",)) == "models:/luna/2"
-    first, demo = tracking.read_bundle(home, "models:/luna/1"), tracking.read_bundle(home, "models:/luna@demo")
+    assert registry.register_bundle(home, bundle, aliases=("demo",)) == "models:/luna/1"
+    assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}, aliases=("demo",)) == "models:/luna/2"
+    first, demo = registry.read_bundle(home, "models:/luna/1"), registry.read_bundle(home, "models:/luna@demo")
     # An equal one is no new version.
-    assert tracking.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
+    assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
     assert {**first, **bundle} == first
     assert first.keys() - bundle.keys() == {"code"}
     assert (first["nodule_threshold"], demo["nodule_threshold"]) == (0.5, 0.7)
     assert len(list(home.mlruns.rglob("bundle.json"))) == 2
     # The members are versions of their own models, each once however often it is bundled.
-    for member, stage in tracking.BUNDLE_MEMBERS.items():
+    for member, stage in registry.BUNDLE_MEMBERS.items():
         (version,) = client.search_model_versions(f"name = 'luna-{stage}'")
         assert version.source == bundle[member]
 
@@ -463,10 +463,10 @@ def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClie
 def test_synthetic_scans_reach_only_the_demo_alias(home: Home, client: MlflowClient) -> None:
     bundle = whole_bundle(home)
     with pytest.raises(TrackingError, match="may only be @demo, not champion"):
-        tracking.register_bundle(home, bundle, aliases=("champion",))
+        registry.register_bundle(home, bundle, aliases=("champion",))
     assert not client.search_registered_models()
-    real = tracking.register_bundle(home, {**bundle, "origin": "real"}, aliases=("champion", "previous"))
-    assert tracking.read_bundle(home, "models:/luna@champion") == tracking.read_bundle(home, real)
+    real = registry.register_bundle(home, {**bundle, "origin": "real"}, aliases=("champion", "previous"))
+    assert registry.read_bundle(home, "models:/luna@champion") == registry.read_bundle(home, real)
 
 
 def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -488,7 +488,7 @@ def test_a_bundle_that_is_not_whole_is_refused(
     change: Callable[[dict[str, Any]], dict[str, Any]], message: str, home: Home, client: MlflowClient
 ) -> None:
     with pytest.raises(TrackingError) as caught:
-        tracking.register_bundle(home, change(whole_bundle(home)))
+        registry.register_bundle(home, change(whole_bundle(home)))
     assert message in str(caught.value)
     assert not client.search_model_versions("name = 'luna'")
 
@@ -496,7 +496,7 @@ def test_a_bundle_that_is_not_whole_is_refused(
 def test_a_model_is_no_bundle(home: Home) -> None:
     uri = log(home)
     with pytest.raises(TrackingError, match=rf"^{uri}: is not a bundle; give models:/luna/N$"):
-        tracking.read_bundle(home, uri)
+        registry.read_bundle(home, uri)
 
 
 def test_logging_says_nothing(
@@ -504,7 +504,7 @@ def test_logging_says_nothing(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path / "new")  # making the tables says nothing either
-    tracking.register_bundle(home, whole_bundle(home), aliases=("demo",))
+    registry.register_bundle(home, whole_bundle(home), aliases=("demo",))
     assert capfd.readouterr() == ("", "")
 
 

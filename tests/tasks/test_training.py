@@ -32,7 +32,7 @@ from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.sampling import NegativePlan
-from tasks import child, fitting, tracking, training
+from tasks import child, fitting, registry, tracking, training
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.tracking import TrackingError
@@ -205,17 +205,17 @@ def test_the_bundle_holds_the_three_and_is_only_ever_demo(trained: Trained) -> N
     home, recipe = trained.pipeline.home, tiny()
     members = (trained.segmentation, [trained.nodule], [trained.finetuned])
     uri = assemble_bundle.fn(*members, recipe, trained.pipeline)
-    fields = tracking.read_bundle(home, uri)
+    fields = registry.read_bundle(home, uri)
     uris = [trained.segmentation.uri, trained.nodule.uri, trained.finetuned.uri]
     assert [fields[m] for m in ("segmentation", "nodule", "malignancy")] == uris
     assert fields["nodule_threshold"] == trained.nodule.val["threshold"]
     assert (fields["grouping"], fields["recipe"]) == (asdict(recipe.grouping), "tiny")
     assert fields["origin"] == "phantom"
-    assert tracking.read_bundle(home, "models:/luna@demo") == fields
+    assert registry.read_bundle(home, "models:/luna@demo") == fields
     # A bundle of real scans gets no alias before it is promoted.
     real = assemble_bundle.fn(*members, recipe, replace(trained.pipeline, origin="real"))
-    assert tracking.read_bundle(home, real)["origin"] == "real"
-    assert tracking.read_bundle(home, "models:/luna@demo") == fields
+    assert registry.read_bundle(home, real)["origin"] == "real"
+    assert registry.read_bundle(home, "models:/luna@demo") == fields
 
 
 # What is trained anew and what is kept

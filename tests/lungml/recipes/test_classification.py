@@ -8,7 +8,7 @@ import torch
 
 from lungml import store
 from lungml.augment import Augmentation
-from lungml.findings import classify
+from lungml.classify import classify
 from lungml.fit import fit
 from lungml.geometry import xyz_to_irc
 from lungml.loading import DeviceBatches

@@ -1,0 +1,58 @@
+"""Which voxels of a scan did the segmentation mark, and how surely?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Marked:
+    """The voxels above a floor, of which a scan has few: a hundredth of the memory of its probabilities.
+
+    Attributes:
+        shape: of the scan, (index, row, col).
+        voxels: (n,) int64, flat places in C order, ascending.
+        probs: (n,) float32, probability of each.
+        floor: nothing at or below it is held.
+    """
+
+    shape: tuple[int, int, int]
+    voxels: npt.NDArray[np.int64]
+    probs: npt.NDArray[np.float32]
+    floor: float
+
+    @classmethod
+    def of(cls, probs: npt.NDArray[np.floating], floor: float) -> Marked:
+        """The voxels of a whole volume of probabilities, (index, row, col), that lie above the floor."""
+        index, rows, cols = probs.shape
+        voxels = np.flatnonzero(probs > floor)
+        return cls(
+            shape=(index, rows, cols),
+            voxels=voxels,
+            probs=probs.reshape(-1)[voxels].astype(np.float32),
+            floor=floor,
+        )
+
+    @classmethod
+    def of_mask(cls, mask: npt.NDArray[np.bool_]) -> Marked:
+        """A mask as if its voxels were certain."""
+        return cls.of(mask.astype(np.float32), 0.5)
+
+    def above(self, threshold: float) -> npt.NDArray[np.int64]:
+        """Flat places of the voxels above a threshold, ascending.
+
+        Raises:
+            ValueError: when the threshold lies below the floor.
+        """
+        if threshold < self.floor:
+            raise ValueError(f"voxels above {threshold} were asked for, only those above {self.floor} were kept")
+        return self.voxels if threshold == self.floor else self.voxels[self.probs > threshold]
+
+    def mask(self, threshold: float) -> npt.NDArray[np.bool_]:
+        """(index, row, col) bool, true above a threshold; errors as of `above`."""
+        mask = np.zeros(self.shape, dtype=np.bool_)
+        mask.reshape(-1)[self.above(threshold)] = True
+        return mask
