@@ -1,156 +1,212 @@
-"""The `luna evaluate` command: how good are some bundles on these scans, and is one better than another?"""
+"""The `luna evaluate` command: how good are some bundles on these scans, and how good is a submission to LUNA16?"""
 
 from __future__ import annotations
 
-import math
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
-from flows.cli_data import TABLES_HELP
-from flows.terminal import MAX_SEED, out, start
+from flows.show_scores import show_evaluation, show_submission
+from flows.terminal import MAX_SEED, err, out, start
+from lungml.home import Home
 
 if TYPE_CHECKING:
-    from lungml.compare import Difference, Sampled, Statistic
-    from lungml.score import Table as ReportTable
-    from tasks.comparison import BundleScore, Evaluation
+    from lungml.data_folders import DataFolders
+    from tasks.contenders import LooseModels
 
-NAMES: dict[Statistic, str] = {
-    "cpm": "CPM",
-    "sensitivity_at_1_fps": "sensitivity at 1 FP",
-    "found": "nodules found",
-    "false_positives": "false positives",
-    "malignancy_auc": "malignancy AUC",
-    "end_to_end_malignancy_auc": "  end to end",
+SPLITS: dict[str, Literal["all", "val", "test", "train"]] = {
+    "validation": "val",
+    "val": "val",
+    "test": "test",
+    "train": "train",
+    "all": "all",
 }
-COUNTS = (NAMES["found"], NAMES["false_positives"])
+BUNDLE_HELP = "models:/luna/N or models:/luna@alias; else @champion, or @demo where there is none"
+LOOSE_HELP = "a model that no bundle holds, with the other two; may be given often: probabilities are averaged"
+MEMBERS = ("segmentation", "classification", "malignancy")
+LOOSE = "Models that no bundle holds"
+SUBMISSION = "A submission to LUNA16"
+Loose = Annotated[list[str] | None, typer.Option(metavar="URI", help=LOOSE_HELP, rich_help_panel=LOOSE)]
 
 
 def evaluate(
-    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="models:/luna/N or models:/luna@alias")],
-    luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
-    tables: Annotated[Path | None, typer.Option(help=TABLES_HELP)] = None,
+    bundles: Annotated[list[str] | None, typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP)] = None,
+    luna_dir: Annotated[
+        Path | None, typer.Option(help="folder of **/<series_uid>.mhd; else where scans were last prepared from")
+    ] = None,
+    tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     split: Annotated[
-        str, typer.Option(help="all (scans that no bundle learned from), val, test or train: as split.csv has them")
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="validation, test or train: as split.csv has them, or all (scans that no bundle learned from); "
+            "all when --luna-dir is given, else validation"
+        ),
+    ] = None,
+    bundle: Annotated[
+        list[str] | None, typer.Option("--bundle", metavar="BUNDLE", help="as BUNDLE; may be given often")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the resamples")] = 0,
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="folder of evaluation.json; else under reports/")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the figures as one JSON object, and only that")
+    ] = False,
+    segmentation: Loose = None,
+    classification: Loose = None,
+    malignancy: Loose = None,
+    grouping: Annotated[
+        str | None, typer.Option(help="how they become candidates; else as in the best recipe", rich_help_panel=LOOSE)
+    ] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="score these marks instead; the tables' folder holds annotations.csv, annotations_excluded.csv and "
+            "seriesuids.csv",
+            rich_help_panel=SUBMISSION,
+        ),
+    ] = None,
+    bootstraps: Annotated[
+        int | None, typer.Option(min=0, help="for the band; 1000 when not given", rich_help_panel=SUBMISSION)
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown", help="leave out marks in series that are not listed", rich_help_panel=SUBMISSION
+        ),
+    ] = False,
 ) -> None:
-    """Find and judge the nodules of a tree of scans with each bundle; further bundles are compared with the first."""
+    """Find and judge the nodules of scans with each bundle, and compare further bundles with the first.
+
+    With --submission, score a csv file of marks by LUNA16's own rules: nothing is read but tables.
+    """
+    loose = dict(zip(MEMBERS, (segmentation, classification, malignancy)))
+    named = [*(bundles or []), *(bundle or [])]
+    if submission:
+        _refuse(
+            "a submission is scored without models and scans",
+            {"BUNDLE": named, "--split": split, "--out": out_dir, "--grouping": grouping}
+            | {f"--{member}": uris for member, uris in loose.items()},
+        )
+        _score(submission, luna_dir, tables, ignore_unknown, bootstraps, seed, as_json)
+        return
+    _refuse(
+        "this belongs to --submission",
+        {"--bootstraps": bootstraps is not None, "--ignore-unknown": ignore_unknown},
+    )
+    chosen = split or ("all" if luna_dir else "validation")
+    if chosen not in SPLITS:
+        raise typer.BadParameter(f"--split {chosen!r} is none of {', '.join(SPLITS)}")
+    _check_loose(loose, grouping)
     home = start()
     from flows.evaluate import evaluate_bundles
     from flows.settings import tell_the_story
     from lungml.devices import resolve_device
     from tasks.comparison import check_unseen, read_tree
-    from tasks.evaluation import Chosen
+    from tasks.contenders import contenders
 
     tell_the_story()
     # What a person can get wrong is said before anything starts.
-    if split not in get_args(Chosen):
-        raise typer.BadParameter(f"--split {split!r} is none of {', '.join(get_args(Chosen))}")
     resolve_device(device)
-    _, tree = read_tree(luna_dir, tables, split, home)  # type: ignore[arg-type]
-    for bundle in bundles:
-        check_unseen(tree, bundle, home)
+    folders = _folders(luna_dir, tables, home)
+    _, tree = read_tree(folders.luna_dir, folders.tables_dir, SPLITS[chosen], home)
+    models = _loose_models(loose, grouping)
+    if not named and not models:
+        named = [_default(home)]
+    for contender in contenders(home, named, models):
+        check_unseen(tree, contender, home)
+        if contender.name not in named:
+            _note(f"{contender.name} is " + ", ".join(f"{name} {' '.join(uris or [])}" for name, uris in loose.items()))
     evaluation, file = evaluate_bundles(
-        bundles,
-        str(luna_dir.absolute()),
-        str(tables.absolute()) if tables else None,
-        split,
+        named,
+        str(folders.luna_dir),
+        str(folders.tables_dir) if folders.tables_dir else None,
+        SPLITS[chosen],
         device,
         seed,
         str(out_dir.absolute()) if out_dir else None,
+        models,
     )
-    show_evaluation(evaluation, file, out)
+    if as_json:
+        print(json.dumps(evaluation.as_dict(), indent=1, allow_nan=False))
+    else:
+        show_evaluation(evaluation, file, out)
 
 
-def show_evaluation(evaluation: Evaluation, file: Path, console: Console) -> None:
-    """Print each bundle's table and scores, the differences, and where the figures lie."""
-    tree = evaluation.tree
-    data = f"{len(tree.truths)} {tree.words}, {tree.name}, {tree.chosen}"
-    for bundle in evaluation.bundles:
-        console.print()
-        console.print(_table(bundle, data))
-        console.print(_sentence(bundle.score.table), soft_wrap=True)
-        console.print(_scores(bundle))
-    for bundle, differences in zip(evaluation.bundles[1:], evaluation.differences):
-        console.print()
-        title = f"{bundle.bundle_uri} less {evaluation.bundles[0].bundle_uri} ({data})"
-        console.print(_differences({words: differences[name] for name, words in NAMES.items()}, title))
-    if evaluation.set_aside:
-        console.print(f"{len(evaluation.set_aside)} scans could not be read: their nodules count as missed")
-    console.print("Bands are 95 %, over resamples of whole scans; both sides of a difference on the same resamples.")
-    console.print(f"figures    {file}", soft_wrap=True)
-    console.print("Not for clinical use.")
+def _score(
+    submission: Path,
+    luna_dir: Path | None,
+    tables: Path | None,
+    ignore_unknown: bool,
+    bootstraps: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Score a submission; neither Prefect nor MLflow nor PyTorch is needed, and none is imported."""
+    from lungml.submission import BOOTSTRAPS, score_submission
 
-
-def _table(bundle: BundleScore, data: str) -> Table:
-    from lungml.score import COLUMNS
-
-    table = Table(title=f"{bundle.bundle_uri} ({data})", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in bundle.score.table.rows():
-        table.add_row(*row)
-    return table
-
-
-def _sentence(table: ReportTable) -> str:
-    return (
-        f"{table.found} of {table.nodules} nodules found, "
-        f"{table.malignant_flagged} of {table.malignant} malignant flagged"
+    folders = _folders(luna_dir, tables, None)
+    score = score_submission(
+        submission,
+        folders.tables_dir or folders.luna_dir,
+        ignore_unknown=ignore_unknown,
+        bootstraps=BOOTSTRAPS if bootstraps is None else bootstraps,
+        seed=seed,
     )
+    for note in score.notes:
+        _note(note)
+    if as_json:
+        print(json.dumps(score.as_dict(), indent=1, allow_nan=False))
+    else:
+        show_submission(score, out)
 
 
-def _scores(bundle: BundleScore) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column()
-    samples, scans = bundle.samples, bundle.score.table.scans
-    over = bundle.over_diameter
-    table.add_row(NAMES["cpm"], *_with_band(samples["cpm"]))
-    table.add_row(NAMES["sensitivity_at_1_fps"], *_with_band(samples["sensitivity_at_1_fps"]))
-    table.add_row(NAMES["malignancy_auc"], *_with_band(samples["malignancy_auc"]))
-    table.add_row("  annotated diameter alone", *_with_band(samples["diameter_auc"]))
-    table.add_row("  model less diameter", _signed(over.difference), f"{_band(over)}, p {_p(over.p_value)}")
-    table.add_row("  end to end (0 if not found)", *_with_band(samples["end_to_end_malignancy_auc"]))
-    table.add_row("candidates a scan", f"{bundle.score.candidates / scans:.1f}", "")
-    table.add_row("false positives a scan", f"{bundle.score.table.false_positives / scans:.1f}", "")
-    return table
+def _folders(luna_dir: Path | None, tables: Path | None, home: Home | None) -> DataFolders:
+    """The folders that were given, else those that the home was last prepared from."""
+    from lungml.data_folders import DataFolders, known_folders
+
+    if luna_dir is None and (tables is None or home is not None):
+        known = known_folders(home or Home.from_env())
+        return DataFolders(luna_dir=known.luna_dir, tables_dir=tables.absolute() if tables else known.tables_dir)
+    tables_dir = tables.absolute() if tables else None
+    return DataFolders(luna_dir=(luna_dir or tables or Path()).absolute(), tables_dir=tables_dir)
 
 
-def _differences(rows: dict[str, Difference], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("", "first", "this", "difference", "95 % band", "p"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, row in rows.items():
-        digits = 0 if name in COUNTS else 3
-        values = (f"{row.first:.{digits}f}", f"{row.second:.{digits}f}", _signed(row.difference, digits))
-        table.add_row(name, *values, _band(row, digits), _p(row.p_value))
-    return table
+def _check_loose(loose: dict[str, list[str] | None], grouping: str | None) -> None:
+    missing = [f"--{member}" for member, uris in loose.items() if not uris]
+    if missing and len(missing) < len(loose):
+        raise typer.BadParameter(f"{', '.join(missing)} is missing: loose models are judged three together")
+    if grouping and missing:
+        raise typer.BadParameter("--grouping is for loose models; a bundle has its own")
 
 
-def _with_band(sampled: Sampled) -> tuple[str, str]:
-    low, high = sampled.band
-    return f"{sampled.observed:.3f}", f"{low:.3f} to {high:.3f}"
+def _loose_models(loose: dict[str, list[str] | None], grouping: str | None) -> LooseModels | None:
+    from tasks.contenders import LooseModels
+
+    if not all(loose.values()):
+        return None
+    return LooseModels(**{name: tuple(uris or ()) for name, uris in loose.items()}, grouping=grouping)  # type: ignore[arg-type]
 
 
-def _band(difference: Difference, digits: int = 3) -> str:
-    low, high = difference.band
-    return f"{_signed(low, digits)} to {_signed(high, digits)}"
+def _default(home: Home) -> str:
+    from tasks.contenders import default_bundle
+
+    uri, alias = default_bundle(home)
+    _note(f"no bundle was named: {uri} is judged, which is @{alias}")
+    return uri
 
 
-def _signed(value: float, digits: int = 3) -> str:
-    return "-" if math.isnan(value) else f"{value:+.{digits}f}"
+def _refuse(why: str, given: dict[str, Any]) -> None:
+    names: Sequence[str] = [name for name, value in given.items() if value]
+    if names:
+        raise typer.BadParameter(f"{why}: leave out {', '.join(names)}")
 
 
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def _note(line: str) -> None:
+    err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True)

@@ -14,18 +14,12 @@ from flows.progress import gather
 from flows.runners import mapped_runner
 from lungml import compare
 from lungml.home import Home
-from lungml.recipes.data import PreparedScan, of_split
-from tasks.comparison import (
-    EvaluatedScan,
-    Evaluation,
-    check_unseen,
-    judge_annotated,
-    log_evaluation,
-    read_tree,
-    score_bundle,
-)
+from lungml.recipes.data import PreparedScan, Split, of_split
+from tasks.comparison import BundleScore, EvaluatedScan, Evaluation, check_unseen, log_evaluation, read_tree
+from tasks.contenders import LooseModels, contenders
 from tasks.data import convert_scan, publish_quarantine
-from tasks.evaluation import SplitScore, find_nodules, log_end_to_end, score_findings
+from tasks.evaluation import SplitScore, log_end_to_end, score_findings
+from tasks.finding import NamedBundle, find_nodules
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.truth import ScanTruth
 
@@ -45,15 +39,25 @@ def evaluate(
     pipeline: Pipeline,
 ) -> tuple[SplitScore, ...]:
     """Find the nodules of the validation and test scans, score them, and log the pipeline's row."""
-    scores = []
-    for split in ("val", "test"):
-        chosen = of_split(scans, split)
-        finding = find_nodules.map(chosen, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline))
-        found = gather(finding, f"finding nodules, {split}")
-        missing = [truth for truth in set_aside if truth.split == split]
-        scores.append(score_findings(split, chosen, found, missing, bundle_uri, pipeline))
+    bundle = NamedBundle.of(pipeline.home, bundle_uri)
+    scores = tuple(score_split(split, scans, set_aside, bundle, pipeline) for split in ("val", "test"))
     log_end_to_end(scores, bundle_uri, models, pipeline)
-    return tuple(scores)
+    return scores
+
+
+def score_split(
+    split: Split,
+    scans: Sequence[PreparedScan],
+    set_aside: Sequence[ScanTruth],
+    bundle: NamedBundle,
+    pipeline: Pipeline,
+) -> SplitScore:
+    """Find the nodules of one split's scans and score them."""
+    chosen = of_split(scans, split)
+    finding = find_nodules.map(chosen, bundle=unmapped(bundle), pipeline=unmapped(pipeline))
+    found = gather(finding, f"finding nodules, {split}")
+    missing = [truth for truth in set_aside if truth.split == split]
+    return score_findings(split, chosen, found, missing, bundle, pipeline)
 
 
 @flow(name="luna", flow_run_name="convert", task_runner=mapped_runner(), validate_parameters=False)
@@ -75,6 +79,7 @@ def evaluate_bundles(
     device: str = "auto",
     seed: int = 0,
     out: str | None = None,
+    loose: LooseModels | None = None,
 ) -> tuple[Evaluation, Path]:
     """Judge one bundle or several on a tree of scans, and each against the first, on the same resamples of the scans.
 
@@ -86,30 +91,34 @@ def evaluate_bundles(
         device: auto, cpu or cuda.
         seed: of the resamples.
         out: folder of `evaluation.json`; under the home when not given.
+        loose: models that no bundle holds, judged together after the bundles.
 
     Returns:
         what came out, and where it was written.
     """
     home, log = Home.from_env(), get_run_logger()
     notes, tree = read_tree(Path(luna_dir), Path(tables_dir) if tables_dir else None, split, home)
-    for bundle_uri in bundles:
-        notes += check_unseen(tree, bundle_uri, home)
+    named = contenders(home, bundles, loose)
+    for bundle in named:
+        notes += check_unseen(tree, bundle, home)
     for note in notes:
         log.warning(note)
     scans = convert(tree.truths)
     pipeline = Pipeline(home=home, pipeline_id=str(flow_run.id), origin=tree.origin, seed=seed, device=device)
-    scores = []
-    for bundle_uri in bundles:
-        finding = find_nodules.map(scans, bundle_uri=unmapped(bundle_uri), pipeline=unmapped(pipeline))
-        found = gather(finding, f"finding nodules with {bundle_uri}")
-        judged = judge_annotated(scans, bundle_uri, pipeline)
-        scores.append(score_bundle(tree, scans, found, judged, bundle_uri, pipeline))
     read = {scan.series_uid for scan in scans}
+    aside = [truth for truth in tree.truths if truth.series_uid not in read]
+    scores = []
+    for bundle in named:
+        finding = find_nodules.map(scans, bundle=unmapped(bundle), pipeline=unmapped(pipeline))
+        found = gather(finding, f"finding nodules with {bundle.name}")
+        score = score_findings(tree.chosen, scans, found, aside, bundle, pipeline)
+        scores.append(BundleScore(bundle=bundle, score=score))
+    samples = [judged.score.card.samples for judged in scores]
     evaluation = Evaluation(
         tree=tree,
         bundles=tuple(scores),
-        differences=tuple(compare.paired_differences(scores[0].samples, other.samples) for other in scores[1:]),
+        differences=tuple(compare.paired_differences(samples[0], other) for other in samples[1:]),
         seed=seed,
-        set_aside=tuple(truth.series_uid for truth in tree.truths if truth.series_uid not in read),
+        set_aside=tuple(truth.series_uid for truth in aside),
     )
     return evaluation, log_evaluation(evaluation, Path(out) if out else None, pipeline)

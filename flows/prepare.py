@@ -12,15 +12,16 @@ from prefect import flow, get_run_logger, unmapped
 
 from flows.progress import gather
 from flows.runners import mapped_runner
+from lungml.data_folders import DataFolders, remember_folders
 from lungml.download import DownloadSettings
 from lungml.files import sweep
 from lungml.home import Home
 from lungml.lidc_xml import LidcError
 from lungml.luna_archives import LIDC_XML, parse_subsets
 from lungml.masks import MaskRule
-from lungml.recipes.data import PreparedScan
+from lungml.recipes.data import PreparedScan, Split
 from lungml.recipes.variants import recipe_of
-from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine
+from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine, with_reasons
 from tasks.download import download as fetch_luna
 from tasks.truth import ScanTruth, data_origin, rate_nodules, read_tables
 
@@ -55,6 +56,7 @@ def prepare(
     more: str | None = None,
     masks: MaskRule | None = None,
     overrides: Mapping[str, Any] | None = None,
+    sides: Mapping[str, Split] | None = None,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -74,6 +76,7 @@ def prepare(
         masks: draw the nodules by this rule instead of the recipe's: report, bounded or consensus (of the readers'
             contours; bounded where there is none).
         overrides: single settings of the recipe to change, as of `end_to_end`.
+        sides: train, val or test of every scan, instead of the split that the home keeps: for one fold of several.
     """
     home, settings = Home.from_env(), recipe_of(recipe, overrides=overrides)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
@@ -94,7 +97,9 @@ def prepare(
         for_training=for_training,
         lidc=readings,
         more=Path(more) if more else None,
+        sides=sides,
     )
+    remember_folders(home, DataFolders(luna_dir=Path(luna_dir), tables_dir=tables))
     converted = gather(convert_scan.map(truths, home=unmapped(home), recheck=recheck), "converting")
     publish_quarantine(truths, home)
     rule = masks or settings.segmentation.mask_rule
@@ -109,7 +114,7 @@ def prepare(
         seed=unmapped(seed),
     )
     scans = gather(cut, "cutting crops")
-    set_aside = tuple(truth for truth, scan in zip(truths, converted) if scan is None)
+    set_aside = with_reasons([truth for truth, scan in zip(truths, converted) if scan is None], home)
     get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
     return Prepared(
         scans=tuple(scans),

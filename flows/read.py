@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.findings import Finding, find_nodules, write_findings
+from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle
 
@@ -48,7 +48,9 @@ def read_scans(
         raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
     bundle = load_bundle(home, bundle_uri, device)
     if grouping is not None:
-        bundle = replace(bundle, grouping=replace(bundle.grouping, rule=grouping))
+        # The report's own procedure asks both classifiers about every candidate, wherever it ends.
+        judge_all = bundle.judge_all or grouping == "report"
+        bundle = replace(bundle, grouping=replace(bundle.grouping, rule=grouping), judge_all=judge_all)
     failed = 0
     read: dict[str, Path] = {}
     for path in paths:
@@ -67,7 +69,11 @@ def read_scans(
         if on_warning:
             for warning in scan.warnings:
                 on_warning(f"{scan.series_uid}: {warning}")
-        findings = find_nodules(scan.hu, scan.grid, bundle, on_slice=on_slice)
+        answers = ask(scan.hu, scan.grid, bundle, on_slice=on_slice)
+        left_out = answers.candidates.left_out
+        if left_out and on_warning:
+            on_warning(f"{scan.series_uid}: {left_out} further places are beyond the limit of candidates a scan")
+        findings = judge(answers, scan.grid, bundle)
         file = out / scan.series_uid / "findings.csv"
         write_findings(file, scan.series_uid, findings)
         if on_scan:

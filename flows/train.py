@@ -18,13 +18,13 @@ from lungml.recipes import Recipe, RecipeError
 from lungml.recipes.data import PreparedScan, Stage, of_split
 from lungml.recipes.variants import recipe_of
 from tasks import tracking
+from tasks.assembly import calibrate, choose_malignancy, draft_bundle, register_bundle
 from tasks.child import children_ended
+from tasks.finding import NamedBundle, find_nodules
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.training import (
     Way,
-    assemble_bundle,
     check_data,
-    choose_malignancy,
     mine_candidates,
     train_classification,
     train_malignancy,
@@ -54,7 +54,7 @@ class Trained:
 
 @flow(name="luna", flow_run_name="train", task_runner=ONE_AT_A_TIME, validate_parameters=False)
 def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> Trained:
-    """Segmentation -> the segmenter's own candidates -> nodule classifier -> malignancy, two ways -> bundle."""
+    """Segmentation -> its own candidates -> nodule classifier -> malignancy, two ways -> calibrated bundle."""
     with children_ended():
         check_data(scans)
         segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
@@ -72,13 +72,22 @@ def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> 
         ]
         malignancies = choose_malignancy(ways, recipe.keeps)
         kept = [model.uri for model in malignancies]
+        draft = draft_bundle(segmentation, nodules, malignancies, recipe, pipeline)
+        bundle = calibrated(draft, scans, pipeline) if recipe.calibrated else draft
         return Trained(
             segmentation=segmentation,
             nodules=tuple(nodules),
             malignancies=tuple(malignancies),
             others=tuple(model for way in ways for model in way if model.uri not in kept),
-            bundle_uri=assemble_bundle(segmentation, nodules, malignancies, recipe, pipeline),
+            bundle_uri=register_bundle(bundle, pipeline),
         )
+
+
+def calibrated(draft: NamedBundle, scans: Sequence[PreparedScan], pipeline: Pipeline) -> NamedBundle:
+    """The bundle with probabilities that are those of the validation scans."""
+    judging = of_split(scans, "val")
+    finding = find_nodules.map(judging, bundle=unmapped(draft), pipeline=unmapped(pipeline))
+    return calibrate(draft, judging, gather(finding, "finding nodules, val"))
 
 
 def mine(

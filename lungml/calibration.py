@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,10 @@ class Platt:
         clipped = np.clip(np.asarray(probs, dtype=np.float64), SMALLEST, 1 - SMALLEST)
         return np.asarray(expit(self.slope * logit(clipped) + self.intercept))
 
+    def inverse(self, prob: float) -> float:
+        """What the network said where the calibrated probability is this."""
+        return float(expit((logit(np.clip(prob, SMALLEST, 1 - SMALLEST)) - self.intercept) / self.slope))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
@@ -47,6 +52,24 @@ class Calibration:
     def method(self) -> Literal["platt", "none"]:
         """The method's name, for whoever reads a probability."""
         return "platt" if self.nodule or self.malignancy else "none"
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any] | None) -> Calibration:
+        """What `as_dict` gave; nothing leaves probabilities as they are.
+
+        Raises:
+            ValueError: a curve does not rise, or the method is not known.
+        """
+        if not fields:
+            return cls()
+        if fields["method"] not in ("platt", "none"):
+            raise ValueError(f"unknown calibration {fields['method']!r}; this version knows platt and none")
+        curves = {name: Platt(**fields[name]) for name in ("nodule", "malignancy") if fields.get(name)}
+        return cls(**curves)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"method": self.method, **asdict(self)}
 
     def nodule_probs(self, probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Calibrated probabilities of being a nodule."""

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lungml.froc import BAND_PERCENTILES, FPS_PER_SCAN, Curve, count_marks
-from lungml.score import REPORT_REACH, Judged, Place, Truth, find_hits, finite_or_none, score_table
+from lungml.score import PREDICTED_MALIGNANT, REPORT_REACH, Judged, Place, Truth, find_hits, finite_or_none, score_table
 
 Statistic = Literal[
     "cpm", "sensitivity_at_1_fps", "found", "false_positives",
     "malignancy_auc", "diameter_auc", "end_to_end_malignancy_auc",
+    "malignant_sensitivity", "malignant_false_positives",
 ]  # fmt: skip
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 RESAMPLES = 2000
@@ -86,7 +87,8 @@ class System:
     Attributes:
         series_uids: the scans.
         curve: by LUNA16's official rules.
-        found, false_positives: (scans,) int: of the report's table.
+        found, false_positives, malignant, malignant_flagged: (scans,) int: of the report's table.
+        malignant_false_positives: (scans,) int: benign nodules and non-nodules that it has as predicted malignant.
         malignancy: of the annotated nodules, by the malignancy model at their annotated centres.
         diameter: of the same nodules, by their annotated diameter.
         end_to_end: of all annotated nodules, by what the whole system said of them.
@@ -96,6 +98,9 @@ class System:
     curve: Curve
     found: npt.NDArray[np.int64]
     false_positives: npt.NDArray[np.int64]
+    malignant: npt.NDArray[np.int64]
+    malignant_flagged: npt.NDArray[np.int64]
+    malignant_false_positives: npt.NDArray[np.int64]
     malignancy: Ranking
     diameter: Ranking
     end_to_end: Ranking
@@ -107,9 +112,12 @@ class System:
             times: (resamples, scans) how often each scan counts.
 
         Returns:
-            (resamples,) float64 each; NaN where it is not defined. `found` and `false_positives` are sums.
+            (resamples,) float64 each; NaN where it is not defined, such as the share of the malignant nodules that
+            the report's table has as predicted malignant where there is none. Those that count nodules or findings
+            are sums.
         """
         at = np.array([self.curve.sensitivity_at(row) for row in times])
+        flagged, malignant = times @ self.malignant_flagged, times @ self.malignant
         return {
             "cpm": at.mean(axis=1),
             "sensitivity_at_1_fps": at[:, FPS_PER_SCAN.index(1)],
@@ -118,6 +126,10 @@ class System:
             "malignancy_auc": self.malignancy.auc(times),
             "diameter_auc": self.diameter.auc(times),
             "end_to_end_malignancy_auc": self.end_to_end.auc(times),
+            "malignant_sensitivity": np.divide(
+                flagged, malignant, out=np.full(len(times), np.nan), where=malignant > 0
+            ),
+            "malignant_false_positives": (times @ self.malignant_false_positives).astype(np.float64),
         }
 
 
@@ -179,6 +191,11 @@ def build_system(
         curve=curve,
         found=np.array([table.found for table in tables], dtype=np.int64),
         false_positives=np.array([table.false_positives for table in tables], dtype=np.int64),
+        malignant=np.array([table.malignant for table in tables], dtype=np.int64),
+        malignant_flagged=np.array([table.malignant_flagged for table in tables], dtype=np.int64),
+        malignant_false_positives=np.array(
+            [sum(row[PREDICTED_MALIGNANT] for row in table.counts[:2]) for table in tables], dtype=np.int64
+        ),
         malignancy=Ranking(malignant, probs, scan_of, scans),
         diameter=Ranking(malignant, diameters, scan_of, scans),
         end_to_end=Ranking(in_all, said_in_all, scan_of_all, scans),

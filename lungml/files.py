@@ -104,14 +104,27 @@ def write_csv_atomic(path: Path, header: Sequence[str], rows: Iterable[Sequence[
         ValueError: a row is not as wide as the header.
         OSError: as `whole_file`.
     """
+    try:
+        text = csv_text(header, rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    write_text_atomic(path, text)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a csv file; floats keep their exact value.
+
+    Raises:
+        ValueError: a row is not as wide as the header.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise ValueError(f"row {number} of {path} has {len(row)} fields, its header {len(header)}")
+            raise ValueError(f"row {number} has {len(row)} fields, its header {len(header)}")
         writer.writerow(row)
-    write_text_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

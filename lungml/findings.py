@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lungml.answers import Answers
 from lungml.calibration import Calibration
-from lungml.candidates import Candidates, GroupingSettings, group_candidates
+from lungml.candidates import GroupingSettings, group_candidates
 from lungml.classify import classify
-from lungml.files import write_csv_atomic
+from lungml.files import csv_text, write_text_atomic
 from lungml.geometry import Grid, irc_to_xyz
-from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.segment import segment
@@ -29,6 +29,7 @@ FINDINGS_COLUMNS = (
     "series_uid", "x_mm", "y_mm", "z_mm", "index", "row", "col", "prob_nodule", "prob_malignant", "stage",
     "diameter_mm", "reason",
 )  # fmt: skip
+PROB_FORMAT = ".9g"  # as exact as float32: saturated scores keep their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,23 +106,6 @@ class Bundle:
             object.__setattr__(self, name, models)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """What the networks said of one scan: no threshold and no calibration yet.
-
-    Attributes:
-        marked: by the segmentation.
-        candidates: n places.
-        prob_nodule: (n,) float64, averaged over the models.
-        prob_malignant: (n,) float64, the same; NaN where the malignancy models were not asked.
-    """
-
-    marked: Marked
-    candidates: Candidates
-    prob_nodule: npt.NDArray[np.float64]
-    prob_malignant: npt.NDArray[np.float64]
-
-
 def ask(
     hu: npt.NDArray[np.int16],
     grid: Grid,
@@ -148,7 +132,7 @@ def ask(
     centers = candidates.centers_irc
     prob_nodule = classify(hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips).mean(axis=0)
     asked = np.full(len(centers), bundle.judge_all)
-    asked |= bundle.calibration.nodule_probs(prob_nodule) >= bundle.nodule_threshold
+    asked |= shown(bundle.calibration.nodule_probs(prob_nodule)) >= bundle.nodule_threshold
     prob_malignant = np.full(len(centers), np.nan)
     prob_malignant[asked] = classify(
         hu, centers[asked], bundle.malignancy, grid=grid, flips="malignancy" in bundle.flips
@@ -166,8 +150,8 @@ def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
     candidates = answers.candidates
     if np.isnan(answers.prob_nodule).any():
         raise ValueError("a nodule classifier gave a probability that is not a number; train or import it again")
-    prob_nodule = bundle.calibration.nodule_probs(answers.prob_nodule)
-    prob_malignant = bundle.calibration.malignancy_probs(answers.prob_malignant)
+    prob_nodule = shown(bundle.calibration.nodule_probs(answers.prob_nodule))
+    prob_malignant = shown(bundle.calibration.malignancy_probs(answers.prob_malignant))
     points = irc_to_xyz(candidates.centers_irc, grid)
     findings = []
     for position in np.argsort(-answers.prob_nodule, kind="stable").tolist():
@@ -191,6 +175,11 @@ def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
+def shown(probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities to as many digits as `findings.csv` has, so that whoever reads it decides as we do."""
+    return np.array([float(f"{prob:{PROB_FORMAT}}") for prob in probs.tolist()], dtype=np.float64)
+
+
 def _end(nodule: float, malignant: float, bundle: Bundle) -> tuple[Stage, str]:
     """Where a candidate ends, and why."""
     if nodule < bundle.nodule_threshold:
@@ -211,22 +200,27 @@ def find_nodules(
     return judge(ask(hu, grid, bundle, on_slice=on_slice), grid, bundle)
 
 
-def write_findings(path: Path, series_uid: str, findings: tuple[Finding, ...]) -> None:
-    """Write `findings.csv`, every candidate a row, whole or not at all; a scan without candidates has a header only."""
+def findings_text(series_uid: str, findings: Sequence[Finding]) -> str:
+    """The text of a `findings.csv`, every candidate a row; a scan without candidates has a header only."""
     rows = [
         (
             series_uid,
             *(f"{mm:.4f}" for mm in f.center_xyz),
             *(f"{voxel:.4f}" for voxel in f.center_irc),
-            f"{f.prob_nodule:.9g}",  # as exact as float32: saturated scores keep their order
-            "" if math.isnan(f.prob_malignant) else f"{f.prob_malignant:.9g}",
+            f"{f.prob_nodule:{PROB_FORMAT}}",
+            "" if math.isnan(f.prob_malignant) else f"{f.prob_malignant:{PROB_FORMAT}}",
             f.stage,
             "" if math.isnan(f.diameter_mm) else f"{f.diameter_mm:.2f}",
             f.reason,
         )
         for f in findings
     ]
-    write_csv_atomic(path, FINDINGS_COLUMNS, rows)
+    return csv_text(FINDINGS_COLUMNS, rows)
+
+
+def write_findings(path: Path, series_uid: str, findings: Sequence[Finding]) -> None:
+    """Write a `findings.csv`, whole or not at all."""
+    write_text_atomic(path, findings_text(series_uid, findings))
 
 
 def read_findings(path: Path) -> tuple[Finding, ...]:

@@ -90,6 +90,11 @@ class Home:
         return self.root / "split.csv"
 
     @property
+    def data_json(self) -> Path:
+        """The folders that scans were last prepared from."""
+        return self.root / "data.json"
+
+    @property
     def quarantine_csv(self) -> Path:
         """Scans set aside, with reasons."""
         return self.root / "quarantine.csv"

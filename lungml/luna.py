@@ -6,6 +6,7 @@ LUNA16's `seriesuid` becomes `series_uid` here, once. All coordinates are mm in 
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from lungml.errors import LunaError, one_line
 from lungml.files import locked, write_csv_atomic
 from lungml.patients import HELD_OUT_FIRST, PATIENTS_CSV, is_mark, patient_mark, read_patients
 from lungml.tables import SERIES_COLUMN, TableError, check_uid, read_table, refuse_where
+from lungml.textures import TEXTURES_CSV, Textured, match_textures, read_textures
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -85,6 +87,7 @@ class LunaData:
         annotated: every annotated nodule, for staying away from them.
         notes: what a person should be told once, with counts.
         patients: series_uid -> anonymous mark of its patient, of all series that patients.csv names.
+        textures: the rows of textures.csv; empty without one.
     """
 
     series_uids: tuple[str, ...]
@@ -95,6 +98,7 @@ class LunaData:
     annotated: tuple[Annotation, ...]
     notes: tuple[str, ...]
     patients: Mapping[str, str] = field(default_factory=dict)
+    textures: tuple[Textured, ...] = ()
 
 
 class _OfSeries(Protocol):
@@ -111,6 +115,18 @@ def by_series(items: Iterable[_Item]) -> dict[str, tuple[_Item, ...]]:
     for item in items:
         grouped.setdefault(item.series_uid, []).append(item)
     return {series_uid: tuple(found) for series_uid, found in grouped.items()}
+
+
+def unrated(annotated: Iterable[Annotation], rated: Sequence[Nodule]) -> tuple[Annotation, ...]:
+    """The annotated nodules of one scan that no row of annotations_with_malignancy.csv rates.
+
+    A row rates an annotated nodule when it lies within its radius. LUNA16's tables leave 4 of 1186 unrated.
+    """
+    return tuple(
+        found
+        for found in annotated
+        if not any(math.dist(found.center_xyz, nodule.center_xyz) < found.diameter_mm / 2 for nodule in rated)
+    )
 
 
 def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
@@ -175,6 +191,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
             f"({lost} of {len(nodules)} nodules); the {len(scans)} scans that are there are used"
         )
     patients = _read_patients(tables / PATIENTS_CSV, listed, notes)
+    textures = _read_textures(tables / TEXTURES_CSV, nodules, notes)
     return LunaData(
         series_uids=listed,
         scans=scans,
@@ -184,6 +201,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
         annotated=annotated,
         notes=tuple(one_line(note) for note in notes),
         patients=patients,
+        textures=textures,
     )
 
 
@@ -286,8 +304,8 @@ def _marks(header: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, st
     return {row[0]: row[column] if is_mark(row[column]) else patient_mark(row[column]) for row in rows}
 
 
-def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> None:
-    """See that training, validation and test each have a scan on disk.
+def check_split(split: Mapping[str, str], data: LunaData, val_stride: int | None) -> None:
+    """See that training, validation and test each have a scan on disk; the stride, where there is one, is for words.
 
     Raises:
         SplitError: one line with what is there and what is needed.
@@ -299,8 +317,9 @@ def check_split(split: Mapping[str, str], data: LunaData, val_stride: int) -> No
     there = ", ".join(f"{counts[name]} {name}" for name in SPLITS)
     wanted = [next((uid for uid, name in sorted(split.items()) if name == lacking), None) for lacking in empty]
     such_as = " and ".join(f"{uid} ({name})" for uid, name in zip(wanted, empty) if uid)
+    by_stride = "" if val_stride is None else f" at --val-stride {val_stride}"
     raise SplitError(
-        f"{len(data.scans)} scans are on disk ({there}); three splits at --val-stride {val_stride} "
+        f"{len(data.scans)} scans are on disk ({there}); three splits{by_stride} "
         f"need at least {len(SPLITS)}, one of each; add " + (such_as or "more scans")
     )
 
@@ -493,6 +512,18 @@ def _read_patients(path: Path, listed: Sequence[str], notes: list[str]) -> dict[
             "whether a patient stands in two splits"
         )
     return patients
+
+
+def _read_textures(path: Path, nodules: Sequence[Nodule], notes: list[str]) -> tuple[Textured, ...]:
+    """The rows of textures.csv; there need not be such a file."""
+    if not path.exists():
+        return ()
+    textures = read_textures(path)
+    of_series = by_series(textures)
+    named = [name for uid, own in by_series(nodules).items() for name in match_textures(own, of_series.get(uid, ()))]
+    if not all(named):
+        notes.append(f"{path} knows the textures of {sum(map(bool, named))} of {len(named)} nodules")
+    return textures
 
 
 def _findings(table: pd.DataFrame) -> Iterable[tuple[str, float, float, float, float]]:

@@ -27,8 +27,9 @@ from lungml.geometry import Grid, irc_to_xyz
 from lungml.phantom_anatomy import draw_chest
 from lungml.phantom_canvas import Canvas
 from lungml.phantom_findings import DrawnNodule, Findings
+from lungml.textures import TEXTURES_CSV, Textured, write_textures
 
-PHANTOM_VERSION = 2  # raise it when any voxel or row changes
+PHANTOM_VERSION = 3  # raise it when any voxel or row changes
 UID_ROOT = "1.2.826.0.1.3680043.8.498"  # pydicom's root for made-up uids, which some de-identified scans have too
 SUBSETS = 10
 TABLE_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
@@ -99,7 +100,7 @@ def write_phantoms(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a synthetic LUNA16 tree: `subset0..9/<uid>.mhd + .raw` and the five tables.
+    """Write a synthetic LUNA16 tree: `subset0..9/<uid>.mhd + .raw` and the six tables.
 
     The same seed and settings give the same bytes, whatever the number of workers. `phantom.json` is written last:
     a folder without it is drawn anew, one with it is left as it is.
@@ -131,7 +132,7 @@ def write_phantoms(
     for subset in range(SUBSETS):
         (out / f"subset{subset}").mkdir(parents=True, exist_ok=True)
     uids = [_series_uid(seed, number) for number in range(scans)]
-    rows: dict[int, dict[str, list[tuple[Any, ...]]]] = {}
+    rows: dict[int, dict[str, list[Any]]] = {}
     processes = min(workers or os.cpu_count() or 1, scans)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         drawn = {
@@ -147,6 +148,7 @@ def write_phantoms(
     write_csv_atomic(out / "candidates.csv", (*TABLE_COLUMNS[:4], "class"), tables["candidates"])
     write_csv_atomic(out / "annotations_excluded.csv", TABLE_COLUMNS, tables["excluded"])
     write_csv_atomic(out / "annotations_with_malignancy.csv", MALIGNANCY_COLUMNS, tables["malignancy"])
+    write_textures(out / TEXTURES_CSV, tables["textures"])
     write_text_atomic(out / "seriesuids.csv", "".join(f"{uid}\n" for uid in sorted(uids)))
     write_text_atomic(manifest, json.dumps(made_of, indent=1))
     (out / "phantom.started").unlink()
@@ -201,13 +203,14 @@ def _refuse_foreign(out: Path, made_of: Any) -> None:
 
 def _write_scan(
     folder: Path, series_uid: str, seed: int, number: int, settings: PhantomSettings
-) -> dict[str, list[tuple[Any, ...]]]:
+) -> dict[str, list[Any]]:
     """Draw and write one scan in a process of its own; returns its rows of the tables."""
     rng = np.random.default_rng([seed, number])
     phantom = draw_phantom(series_uid, rng, settings)
     _write_mhd(folder / f"{series_uid}.mhd", phantom)
     grid = phantom.grid
-    rows: dict[str, list[tuple[Any, ...]]] = {"annotations": [], "candidates": [], "excluded": [], "malignancy": []}
+    names = ("annotations", "candidates", "excluded", "malignancy", "textures")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for nodule in phantom.nodules:
         center = irc_to_xyz(nodule.center_irc, grid)
         half = nodule.diameter_mm / 2
@@ -222,6 +225,15 @@ def _write_scan(
                 *(center - half).tolist(),
                 *(center + half).tolist(),
                 len(nodule.ratings),
+            )
+        )
+        x, y, z = center.tolist()
+        rows["textures"].append(
+            Textured(
+                series_uid=series_uid,
+                center_xyz=(x, y, z),
+                diameter_mm=nodule.diameter_mm,
+                texture=nodule.texture,
             )
         )
         near = center + rng.normal(0, half / 6, 3)

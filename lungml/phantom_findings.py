@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from lungml.phantom_anatomy import Chest
 from lungml.phantom_canvas import EDGE_MM, Array, Canvas
+from lungml.textures import TEXTURES, Texture
 
-TEXTURES = ("solid", "part-solid", "ground-glass")
 LOOK_ALIKE_MM = 5.0  # least distance of a look-alike's centre to the surface of any nodule
 SUBSOLID_MM = 5.0  # a smaller haze is lost in thick slices; Fleischner's guidelines follow subsolid ones from 6 mm on
 SPECK_MM = (1.6, 2.6)  # diameters; LUNA16 counts nodules from 3 mm on
@@ -22,7 +22,7 @@ class Traits:
 
     Attributes:
         diameter_mm: of the sphere of about equal volume, spicules left out.
-        texture: solid, part-solid or ground-glass.
+        texture: what most of it is like.
         lobulation: relative amplitude of its bumps.
         spicules: how many.
         ratings: malignancy 1..5 of up to four readers; malignant when two or more say 4 or 5.
@@ -30,7 +30,7 @@ class Traits:
 
     diameter_mm: float
     malignant: bool
-    texture: str
+    texture: Texture
     lobulation: float
     spicules: int
     ratings: tuple[int, ...]
@@ -52,7 +52,7 @@ def draw_traits(rng: np.random.Generator, malignant_share: float = 1 / 3) -> Tra
     malignant = bool(rng.random() < malignant_share)
     median_mm, spread = (12.5, 0.40) if malignant else (6.6, 0.38)
     diameter_mm = float(np.clip(np.exp(rng.normal(np.log(median_mm), spread)), 3.0, 30.0))
-    texture = str(rng.choice(TEXTURES, p=[0.6, 0.25, 0.15] if malignant else [0.72, 0.10, 0.18]))
+    texture = TEXTURES[int(rng.choice(len(TEXTURES), p=[0.6, 0.25, 0.15] if malignant else [0.72, 0.10, 0.18]))]
     if diameter_mm < SUBSOLID_MM:
         texture = "solid"
     odd = rng.random() < (0.8 if malignant else 0.12)

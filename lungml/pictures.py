@@ -9,12 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 
-from lungml.plots import GREY, INK, ORANGE, SKY, Origin, new_figure, say
+from lungml.geometry import Grid, xyz_to_irc
+from lungml.plots import DPI, GREY, INK, ORANGE, SKY, Origin, new_figure, say
+from lungml.worst_cases import Case
 
 LUNG_WINDOW_HU = -1350, 150  # radiology's usual lung window: level -600, width 1500
+CASE_WINDOW_HU = -1000, 400  # air .. soft tissue and contrast: lung and what lies against its wall in one picture
+CASE_SIDE_MM, CASE_DIAMETERS = 60.0, 3.0  # shown around a case: so many mm, or diameters when these are more
+CASE_INCHES = 2.4
+UNKNOWN_MM = 10.0  # half the size of the mark where no diameter is known
 COLUMNS = 4
 MIN_WIDTH = 6.5  # inches that a title and the label beside it take
 
@@ -79,6 +87,50 @@ def draw_worst(pictures: Sequence[Picture], *, title: str, origin: Origin, total
         target=any(p.target is not None for p in pictures),
         flagged=any(p.flagged is not None for p in pictures),
     )
+    return figure
+
+
+def draw_case(case: Case, hu: npt.NDArray[np.generic], grid: Grid) -> Figure:
+    """The axial slice through a case, with a ring of its size and a bar of 10 mm; no words: those stand beside it.
+
+    The patient's right is on the left and the front is up, however the scan's axes run; nothing is resampled. Where no
+    diameter is known, four strokes point at the centre instead.
+
+    Args:
+        case: the place.
+        hu: (index, row, col) HU.
+        grid: of that scan.
+    """
+    index, row, col = xyz_to_irc(case.center_xyz, grid).tolist()
+    nearest = min(max(math.floor(index + 0.5), 0), len(hu) - 1)
+    plane = np.asarray(hu[nearest])
+    _, row_mm, col_mm = grid.spacing_irc.tolist()
+    known = math.isfinite(case.diameter_mm) and case.diameter_mm > 0
+    side_mm = max(CASE_SIDE_MM, CASE_DIAMETERS * case.diameter_mm) if known else CASE_SIDE_MM
+    figure = Figure(figsize=(CASE_INCHES, CASE_INCHES), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_facecolor("black")
+    low, high = CASE_WINDOW_HU
+    rows, cols = plane.shape
+    # In mm from the centre, so that a pixel that is no square is drawn as what it is.
+    edges = ((-0.5 - col) * col_mm, (cols - 0.5 - col) * col_mm, (rows - 0.5 - row) * row_mm, (-0.5 - row) * row_mm)
+    axes.imshow(plane, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=edges)
+    half = side_mm / 2
+    to_left, to_back = (-1 if np.asarray(grid.direction)[axis, axis] < 0 else 1 for axis in (0, 1))
+    axes.set_xlim(-half * to_left, half * to_left)
+    axes.set_ylim(half * to_back, -half * to_back)
+    # Drawn wide and dark below, so that it shows on air as on bone.
+    for color, width in (("black", 3.2), (ORANGE, 1.4)):
+        if known:
+            axes.add_patch(Circle((0, 0), case.diameter_mm / 2, fill=False, edgecolor=color, linewidth=width))
+        else:
+            for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+                axes.plot(*([UNKNOWN_MM / 2 * d, UNKNOWN_MM * d] for d in (x, y)), color=color, linewidth=width)
+        start = -0.92 * half * to_left
+        bar_y = 0.9 * half * to_back
+        axes.plot([start, start + 10 * to_left], [bar_y, bar_y], color=color, linewidth=width + 0.4)
     return figure
 
 

@@ -1,4 +1,6 @@
-"""Which figures does a run leave? Curves, tables and bars; scans themselves are drawn by `pictures`.
+"""Which figures does a run leave? Curves, tables and bars, and how all figures look.
+
+Scans themselves are drawn by `pictures`, what a whole evaluation says by `evaluation_plots`.
 
 Figures are made without pyplot, whose list of open figures is global: any thread or process may draw. Colours are
 Okabe and Ito's (2008, Color Universal Design), which colour-blind readers can tell apart; line styles and labels say
@@ -9,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -46,40 +48,47 @@ def draw_curves(splits: Mapping[str, Scored], *, threshold: float, title: str, o
     roc.plot([0, 1], [0, 1], color=PALE, linewidth=1.2, zorder=1)
     lacking = []
     for number, (split, scored) in enumerate(splits.items()):
-        color, line = _style(split, number)
+        color, line = style_of(split, number)
         counted = f"{split}: {_of(scored.positives, scored.positives + scored.negatives)} positive"
         false, true = scored.roc()
         recall, precision = scored.precision_recall()
         tp, fp, fn, _ = scored.counts(threshold)
         if len(true):
             roc.plot(false, true, color=color, linestyle=line, label=f"{counted}, AUC {_number(scored.auc)}")
-            _mark(roc, fp / scored.negatives, tp / scored.positives, color)
+            mark_point(roc, fp / scored.negatives, tp / scored.positives, color)
         else:
             lacking.append(_lacking(split, scored))
         if len(recall):
             label = f"{split}: average precision {_number(scored.average_precision)}"
             pr.plot(recall, precision, color=color, linestyle=line, label=label)
             if tp + fp:
-                _mark(pr, tp / (tp + fn), tp / (tp + fp), color)
+                mark_point(pr, tp / (tp + fn), tp / (tp + fp), color)
             share = scored.positives / (scored.positives + scored.negatives)
             pr.axhline(share, color=color, linewidth=0.8, linestyle=(0, (1, 4)), zorder=1)
-    _label(roc, "false positive rate", "true positive rate (recall)", "ROC")
-    _label(pr, "recall", "precision", "precision and recall")
+    label_axes(roc, "false positive rate", "true positive rate (recall)", "ROC")
+    label_axes(pr, "recall", "precision", "precision and recall")
     for axes in (roc, pr):
-        _unit_square(axes)
+        unit_square(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.plot([], [], "o", color=GREY, markersize=6, label=f"at threshold {threshold:.3g}")
             axes.legend(loc="lower right" if axes is roc else "best", frameon=False, fontsize=8)
         else:
-            _tell(axes, "\n".join(lacking) or "no samples")
-    _caption(figure, ["dotted: precision of saying yes to everything", *lacking])
+            tell(axes, "\n".join(lacking) or "no samples")
+    caption(figure, ["dotted: precision of saying yes to everything", *lacking])
     return figure
 
 
-def draw_confusion(splits: Mapping[str, Scored], *, threshold: float, title: str, origin: Origin) -> Figure:
-    """Truth against decision, one table per split: counts, and shares of their row."""
+def draw_confusion(
+    splits: Mapping[str, Scored],
+    *,
+    threshold: float,
+    title: str,
+    origin: Origin,
+    names: tuple[str, str] = ("negative", "positive"),
+) -> Figure:
+    """Truth against decision, one table per split: counts, and shares of their row; `names` are the classes'."""
     figure = new_figure(max(4.5, 4.2 * len(splits)), 4.4, title, origin)
-    names, empty = ("negative", "positive"), []
+    empty = []
     for axes, (split, scored) in zip(_row_of_axes(figure, len(splits)), splits.items()):
         tp, fp, fn, tn = scored.counts(threshold)
         table = np.array([[tn, fp], [fn, tp]])
@@ -97,22 +106,22 @@ def draw_confusion(splits: Mapping[str, Scored], *, threshold: float, title: str
         axes.tick_params(length=0)
         axes.axhline(0.5, color=PALE, linewidth=1)
         axes.axvline(0.5, color=PALE, linewidth=1)
-        _label(axes, "", "truth", f"{split}, {_of(tp + fn, int(table.sum()))} positive")
+        label_axes(axes, "", "truth", f"{split}, {names[1]}: {_of(tp + fn, int(table.sum()))}")
         if not table.any():
             empty.append(f"{split}: no samples")
-    _caption(figure, [f"said positive: probability of at least {threshold:.3g}", *empty])
+    caption(figure, [f"said {names[1]}: probability of at least {threshold:.3g}", *empty])
     return figure
 
 
-def draw_calibration(splits: Mapping[str, Scored], *, title: str, origin: Origin) -> Figure:
-    """Probability said against share that came true, and below how often each probability was said."""
-    figure = new_figure(7.0, 6.2, title, origin)
+def draw_calibration(splits: Mapping[str, Scored], *, title: str, origin: Origin, width: float = 7.0) -> Figure:
+    """Probability said against share that came true, and below how often each probability was said; width in inches."""
+    figure = new_figure(width, 6.2, title, origin)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=PALE, linewidth=1.2, zorder=1, label="perfect")
     edges, lacking = np.linspace(0, 1, CALIBRATION_BINS + 1), []
     width = 0.8 / CALIBRATION_BINS / max(1, len(splits))
     for number, (split, scored) in enumerate(splits.items()):
-        color, line = _style(split, number)
+        color, line = style_of(split, number)
         found = scored.calibration
         there = found.samples > 0
         if not there.any():
@@ -124,66 +133,17 @@ def draw_calibration(splits: Mapping[str, Scored], *, title: str, origin: Origin
         lower.bar(middles, found.samples, width=width, color=color, label=split)
         if scored.one_class:
             lacking.append(_lacking(split, scored))
-    _unit_square(upper)
-    _label(upper, "", "share that is positive", "")
-    upper.legend(loc="upper left", frameon=False, fontsize=8)
+    unit_square(upper)
+    label_axes(upper, "", "share that is positive", "")
+    upper.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8)  # above: curves may go anywhere
     if not lower.patches:
-        _tell(upper, "\n".join(lacking) or "no samples")
+        tell(upper, "\n".join(lacking) or "no samples")
     lower.set_yscale("symlog", linthresh=1)  # a few probable ones among thousands of others stay visible
     lower.yaxis.set_major_formatter("{x:,.0f}")
     lower.set_ylim(bottom=0)
     lower.grid(color=PALE, linewidth=0.6)
-    _label(lower, "probability said", "samples", "")
-    _caption(figure, [f"means of {CALIBRATION_BINS} bins of equal width", *lacking])
-    return figure
-
-
-def draw_sensitivity(
-    curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
-    *,
-    title: str,
-    origin: Origin,
-    marked: Mapping[str, tuple[float, float]] | None = None,
-    nodules: Mapping[str, int] | None = None,
-) -> Figure:
-    """Share of the nodules found against candidates per scan, as the threshold falls.
-
-    Args:
-        curves: split -> (candidates per scan, sensitivity), equally long; an empty one is named, not drawn.
-        title: what it is about.
-        origin: see `draw_curves`.
-        marked: split -> the operating point (candidates per scan, sensitivity).
-        nodules: split -> how many there are to find.
-    """
-    figure = new_figure(7.0, 4.8, title, origin)
-    axes = figure.subplots()
-    lacking, largest = [], 0.0
-    for number, (split, (candidates, sensitivity)) in enumerate(curves.items()):
-        color, line = _style(split, number)
-        x, y = np.asarray(candidates, dtype=np.float64), np.asarray(sensitivity, dtype=np.float64)
-        count = (nodules or {}).get(split)
-        if not len(x) or not np.isfinite(y).any():
-            lacking.append(f"{split}: no nodules" if count == 0 else f"{split}: no candidates")
-            continue
-        label = split if count is None else f"{split}: {count:,} nodules"
-        axes.plot(x, y, color=color, linestyle=line, marker=".", label=label)
-        largest = max(largest, float(x.max()))
-        if split in (marked or {}):
-            _mark(axes, *(marked or {})[split], color)
-    axes.set_ylim(-0.02, 1.02)
-    if largest > 50:
-        axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlim(left=0)
-    axes.grid(color=PALE, linewidth=0.6)
-    _label(axes, "candidates per scan", "sensitivity", "")
-    if marked and axes.lines:
-        axes.plot([], [], "o", color=GREY, markersize=6, label="operating point")
-    if axes.lines:
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
-    else:
-        _tell(axes, "\n".join(lacking) or "no candidates")
-    _caption(figure, lacking)
+    label_axes(lower, "probability said", "samples", "")
+    caption(figure, [f"means of {CALIBRATION_BINS} bins of equal width", *lacking])
     return figure
 
 
@@ -197,10 +157,16 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     for name, figure in figures.items():
         path = folder / f"{name}.png"
         with whole_file(path) as handle:
-            # Without the version of matplotlib in it, equal figures are equal files.
-            figure.savefig(handle, format="png", metadata={"Software": None})
+            handle.write(png(figure))
         paths.append(path)
     return paths
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """A figure as a PNG file; without the version of matplotlib in it, so that equal figures are equal files."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    return file.getvalue()
 
 
 def new_figure(width: float, height: float, title: str, origin: Origin) -> Figure:
@@ -230,37 +196,35 @@ def say(figure: Figure, text: str) -> Figure:
     """Let a figure say that there is nothing to draw."""
     axes = figure.subplots()
     axes.set_axis_off()
-    _tell(axes, text)
+    tell(axes, text)
     return figure
 
 
-def _tell(axes: Axes, text: str) -> None:
+def tell(axes: Axes, text: str) -> None:
+    """Words in the middle of axes that have nothing else to show."""
     box = {"facecolor": "white", "edgecolor": "none"}
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color=GREY, transform=axes.transAxes, bbox=box)
 
 
-def _row_of_axes(figure: Figure, count: int) -> Sequence[Axes]:
-    if not count:
-        say(figure, "no samples")
-        return []
-    return list(np.atleast_1d(figure.subplots(1, count)))
-
-
-def _style(split: str, number: int) -> tuple[str, Any]:
+def style_of(split: str, number: int) -> tuple[str, Any]:
+    """Colour and line of a split, or of the n-th curve of anything else."""
     return STYLES.get(split, OTHER_STYLES[number % len(OTHER_STYLES)])
 
 
-def _mark(axes: Axes, x: float, y: float, color: str) -> None:
+def mark_point(axes: Axes, x: float, y: float, color: str) -> None:
+    """An operating point on a curve."""
     axes.plot([x], [y], "o", color=color, markersize=7, markeredgecolor="white", zorder=5)
 
 
-def _unit_square(axes: Axes) -> None:
+def unit_square(axes: Axes) -> None:
+    """Both axes from 0 to 1, with a grid."""
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.grid(color=PALE, linewidth=0.6)
 
 
-def _label(axes: Axes, x: str, y: str, title: str) -> None:
+def label_axes(axes: Axes, x: str, y: str, title: str) -> None:
+    """Titles and the common look."""
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.set_title(title, fontsize=10, color=INK)
@@ -269,8 +233,16 @@ def _label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _caption(figure: Figure, lines: Sequence[str]) -> None:
+def caption(figure: Figure, lines: Sequence[str]) -> None:
+    """What must be known to read a figure, below it."""
     figure.supxlabel("; ".join(lines), x=0.01, ha="left", fontsize=8, color=GREY)
+
+
+def _row_of_axes(figure: Figure, count: int) -> Sequence[Axes]:
+    if not count:
+        say(figure, "no samples")
+        return []
+    return list(np.atleast_1d(figure.subplots(1, count)))
 
 
 def _lacking(split: str, scored: Scored) -> str:

@@ -189,15 +189,9 @@ def score_table(
     series = sorted(findings_per_scan.keys() | truth_per_scan.keys())
     for series_uid in series:
         findings, nodules = findings_per_scan.get(series_uid, ()), truth_per_scan.get(series_uid, ())
-        prob_nodule = probabilities(findings, series_uid)
-        prob_malignant = np.array([f.prob_malignant for f in findings], dtype=np.float64)
-        flagged = prob_nodule >= nodule_threshold
-        if np.isnan(prob_malignant[flagged]).any():
-            raise ValueError(f"{series_uid}: a finding above the nodule threshold has no malignancy probability")
-        stage = np.where(prob_malignant >= malignant_threshold, PREDICTED_MALIGNANT, PREDICTED_BENIGN)
-        stage[~flagged] = FILTERED
+        stage = find_stages(findings, series_uid, nodule_threshold, malignant_threshold)
         hits = find_hits(nodules, findings, reach, series_uid)
-        decides = stage if match == "report" else prob_nodule
+        decides = stage if match == "report" else probabilities(findings, series_uid)
         for nodule, on_it in zip(nodules, hits):
             place = np.flatnonzero(on_it)
             end = stage[place[decides[place].argmax()]] if len(place) else MISSED
@@ -213,6 +207,23 @@ def score_table(
         scans_without_findings=len(truth_per_scan.keys() - findings_per_scan.keys()),
         ignored_on_excluded=ignored,
     )
+
+
+def find_stages(
+    findings: Sequence[Judged], series_uid: str, nodule_threshold: float, malignant_threshold: float
+) -> npt.NDArray[np.int64]:
+    """Where each finding ended: `FILTERED`, `PREDICTED_BENIGN` or `PREDICTED_MALIGNANT`; thresholds are inclusive.
+
+    Raises:
+        ValueError: on a NaN probability where one is needed.
+    """
+    flagged = probabilities(findings, series_uid) >= nodule_threshold
+    prob_malignant = np.array([f.prob_malignant for f in findings], dtype=np.float64)
+    if np.isnan(prob_malignant[flagged]).any():
+        raise ValueError(f"{series_uid}: a finding above the nodule threshold has no malignancy probability")
+    stage = np.where(prob_malignant >= malignant_threshold, PREDICTED_MALIGNANT, PREDICTED_BENIGN)
+    stage[~flagged] = FILTERED
+    return stage
 
 
 def find_hits(places: Sequence[Place], marks: Sequence[Mark], reach: float, series_uid: str) -> npt.NDArray[np.bool_]:
@@ -231,7 +242,7 @@ def find_hits(places: Sequence[Place], marks: Sequence[Mark], reach: float, seri
         raise ValueError(f"{series_uid}: a centre or diameter is not finite")
     diameters = np.where(diameters < 0, EXCLUDED_DIAMETER_MM, diameters)
     # Squares, not roots: a mark exactly on the sphere stays outside it.
-    squared = ((centers[:, None] - points[None]) ** 2).sum(axis=-1)
+    squared = ((centers.T[:, :, None] - points.T[:, None]) ** 2).sum(axis=0)
     return squared < (reach * diameters[:, None]) ** 2
 
 

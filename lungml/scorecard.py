@@ -3,161 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lungml.compare import Difference, Sampled, Statistic
-from lungml.findings import Finding
-from lungml.froc import FrocResult
-from lungml.score import Place, Table, Truth
+from lungml.accounting import (
+    FollowedNodule,
+    Funnel,
+    Group,
+    Losses,
+    Lost,
+    count_losses,
+    group_by_diameter,
+    group_by_spacing,
+    group_by_texture,
+    where_lost,
+)
+from lungml.compare import Difference, Sampled, Statistic, against_diameter, build_system, draw_resamples, sample
+from lungml.evidence import Evidence, check_evidence
+from lungml.froc import FrocResult, count_marks, froc_of
+from lungml.score import (
+    FILTERED,
+    OFFICIAL_REACH,
+    PREDICTED_MALIGNANT,
+    REPORT_REACH,
+    Table,
+    find_hits,
+    find_stages,
+    finite_or_none,
+    score_table,
+)
 from lungml.scored import Scored
+from lungml.segmentation_score import SegmentationScore, SegmentedNodule, SegmentedScan, pool_segmentation
 
-Lost = Literal["quarantine", "segmentation", "grouping", "classifier", "malignancy"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentedNodule:
-    """What the segmentation did with one annotated nodule.
-
-    Attributes:
-        touched: whether it marked any of its voxels.
-        dice: of the marked components that touch it and its annotation mask; 0 where none does.
-    """
-
-    touched: bool
-    dice: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentedScan:
-    """What the segmentation did with one scan.
-
-    Attributes:
-        voxels: in all.
-        flagged: above the threshold.
-        tp, fp, fn: pixels of the full slices that hold any of the annotation mask, as in the report's table.
-        slices: how many these are.
-        nodules: in the order of the truth.
-    """
-
-    voxels: int
-    flagged: int
-    tp: int
-    fp: int
-    fn: int
-    slices: int
-    nodules: tuple[SegmentedNodule, ...]
+__all__ = [
+    "Evidence",
+    "Funnel",
+    "Group",
+    "Losses",
+    "Lost",
+    "Scorecard",
+    "SegmentationScore",
+    "SegmentedNodule",
+    "SegmentedScan",
+    "score_scans",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """One scan: what is true and what a bundle said.
-
-    Attributes:
-        series_uid: of the scan.
-        nodules: annotated, with ratings.
-        unrated: nodules that the challenge includes though nobody rated them: only the official score counts them.
-        excluded: neither hits nor false positives.
-        findings: every candidate; None where the scan was set aside.
-        segmented: None where the scan was set aside.
-        prob_malignant: calibrated, at the annotated centre of each of `nodules`; None where the scan was set aside.
-        slice_spacing_mm: None where it is not known.
-        textures: of each of `nodules`, "" where it is not known.
-    """
-
-    series_uid: str
-    nodules: tuple[Truth, ...]
-    unrated: tuple[Place, ...] = ()
-    excluded: tuple[Place, ...] = ()
-    findings: tuple[Finding, ...] | None
-    segmented: SegmentedScan | None
-    prob_malignant: tuple[float, ...] | None
-    slice_spacing_mm: float | None = None
-    textures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Nodules of one kind.
-
-    Attributes:
-        name: such as "6 to 10 mm".
-        nodules: how many.
-        found: of them, by the rule and threshold of the report's table.
-        sensitivity: their share found at one false positive a scan by the official rules; NaN without a nodule.
-        band: its 95 % bootstrap band over scans.
-    """
-
-    name: str
-    nodules: int
-    found: int
-    sensitivity: float
-    band: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """Where each of some nodules was lost; the parts add up to `nodules`.
-
-    Attributes:
-        nodules: in all.
-        lost: by the first stage that lost it.
-        right: those that came through.
-    """
-
-    nodules: int
-    lost: Mapping[Lost, int]
-    right: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Funnel:
-    """The report's funnel: means a scan that was read."""
-
-    voxels: float
-    flagged: float
-    candidates: float
-    nodules: float
-    malignant: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationScore:
-    """Pixels on full slices as in the report's table, and nodules one by one; NaN where nothing is to be counted."""
-
-    slices: int
-    precision: float
-    recall: float
-    f1: float
-    nodules: int
-    touched: int
-    mean_dice: float
-    median_dice: float
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scorecard:
     """Every score of one bundle on some scans.
 
     Attributes:
-        series_uids: the scans, those set aside included.
+        series_uids: the scans, those set aside included, in the order of their uid.
         set_aside: those that could not be read; their nodules count as missed.
         nodule_threshold, malignant_threshold: of the tables.
-        table: the report's, by its rule (0.7 of a diameter).
-        official_table: the same by the official radius, excluded findings left out.
-        froc: by LUNA16's rules, 1000 bootstraps over scans.
-        curve_band: (3, points) the FROC's abscissa (false positives a scan) and its 95 % band there, to draw.
-        samples: every statistic of `lungml.compare` with its resamples; equal resamples for every bundle on equal scans.
+        table: the report's, by its rule (0.7 of a diameter); it knows neither excluded findings nor unrated nodules,
+            and what was found there is a non-nodule.
+        official_table: the same by the official radius; findings on excluded findings or unrated nodules are left out.
+        froc: by LUNA16's rules, unrated nodules included, with its bootstraps over scans.
+        curve_band: (3, points) false positives a scan, and the edges of the FROC's 95 % band there, to draw.
+        samples: every statistic of `lungml.compare` with its resamples: the same ones for every bundle on equal scans.
         over_diameter: the malignancy AUC less the annotated diameter's, on the same nodules.
         by_diameter, by_spacing, by_texture: sensitivity of nodules of each kind; empty where it is not known.
         losses: of all nodules.
         malignant_losses: of the malignant ones.
-        funnel: means a scan.
+        funnel: means a scan that was read.
         segmentation: None where no scan was read.
-        nodule: every finding that is not on an excluded finding only, judged: is it on a nodule?
-        malignancy: the annotated nodules, judged at their centres.
+        nodule: the findings, judged: is it within the radius of a nodule, rated or not? Those on an excluded finding
+            only are left out.
+        malignancy: the annotated nodules of the scans that were read, judged at their centres.
         diameters_mm: of the same nodules in the same order.
     """
 
@@ -168,7 +86,7 @@ class Scorecard:
     table: Table
     official_table: Table
     froc: FrocResult
-    curve_band: np.ndarray
+    curve_band: npt.NDArray[np.float64]
     samples: Mapping[Statistic, Sampled]
     over_diameter: Difference
     by_diameter: tuple[Group, ...]
@@ -180,11 +98,30 @@ class Scorecard:
     segmentation: SegmentationScore | None
     nodule: Scored
     malignancy: Scored
-    diameters_mm: np.ndarray
+    diameters_mm: npt.NDArray[np.float64]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; None for NaN."""
-        raise NotImplementedError
+        """JSON-able, None for NaN; of the findings and nodules themselves only what sums them up."""
+        return {
+            "series_uids": list(self.series_uids),
+            "set_aside": list(self.set_aside),
+            "nodule_threshold": self.nodule_threshold,
+            "malignant_threshold": self.malignant_threshold,
+            "table": self.table.as_dict(),
+            "official_table": self.official_table.as_dict(),
+            "froc": self.froc.as_dict(),
+            "samples": {name: sampled.as_dict() for name, sampled in self.samples.items()},
+            "over_diameter": self.over_diameter.as_dict(),
+            "by_diameter": [group.as_dict() for group in self.by_diameter],
+            "by_spacing": [group.as_dict() for group in self.by_spacing],
+            "by_texture": [group.as_dict() for group in self.by_texture],
+            "losses": self.losses.as_dict(),
+            "malignant_losses": self.malignant_losses.as_dict(),
+            "funnel": self.funnel.as_dict(),
+            "segmentation": None if self.segmentation is None else self.segmentation.as_dict(),
+            "nodule": _summed_up(self.nodule),
+            "malignancy": _summed_up(self.malignancy),
+        }
 
 
 def score_scans(
@@ -196,5 +133,139 @@ def score_scans(
     resamples: int = 2000,
     bootstraps: int = 1000,
 ) -> Scorecard:
-    """Score one bundle on some scans."""
-    raise NotImplementedError
+    """Score one bundle on some scans. Of the folds of a cross-validation, all scans in one list is how they are pooled.
+
+    Args:
+        evidence: of each scan; in which order makes no difference.
+        nodule_threshold, malignant_threshold: on the probabilities, inclusive.
+        seed: of the resamples and of the bootstraps.
+        resamples: of `samples` and of the groups' bands.
+        bootstraps: of the official score's bands.
+
+    Raises:
+        ValueError: no scan, a scan twice, a scan with some answers and without others, lists of unequal length, or
+            a probability that is NaN where one is needed, or not in [0, 1]; the message names the scan.
+    """
+    scans = check_evidence(evidence)
+    read = [one for one in scans if one.findings is not None]
+    series = [one.series_uid for one in scans]
+    findings = {one.series_uid: one.findings for one in read if one.findings is not None}
+    nodules = {one.series_uid: one.nodules for one in scans}
+    excluded = {one.series_uid: one.excluded for one in scans}
+    of_bootstraps, of_resamples = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
+
+    marks = count_marks(findings, {one.series_uid: (*one.nodules, *one.unrated) for one in scans}, excluded, series)
+    result = froc_of(marks, bootstraps=bootstraps, generator=of_bootstraps)
+    said = {one.series_uid: one.prob_malignant for one in read if one.prob_malignant is not None}
+    system = build_system(
+        findings,
+        nodules,
+        excluded,
+        series,
+        prob_malignant=said,
+        nodule_threshold=nodule_threshold,
+        malignant_threshold=malignant_threshold,
+    )
+    times = draw_resamples(len(series), resamples, of_resamples)
+    # The tables know the rated nodules only, the challenge's curve all of them.
+    samples = sample(replace(system, curve=marks.curve), times)
+
+    at_1_fps = marks.nodule_probs >= marks.curve.threshold_at(1)
+    followed, funnel, first = [], [], 0
+    for place, one in enumerate(scans):
+        stages = find_stages(one.findings or (), one.series_uid, nodule_threshold, malignant_threshold)
+        followed += _follow(place, one, stages, at_1_fps[first:])
+        first += len(one.nodules) + len(one.unrated)
+        if one.findings is not None and one.segmented is not None:
+            taken, malignant = int((stages > FILTERED).sum()), int((stages == PREDICTED_MALIGNANT).sum())
+            funnel.append((one.segmented.voxels, one.segmented.flagged, len(stages), taken, malignant))
+    tabulate = partial(
+        score_table,
+        findings,
+        nodules,
+        nodule_threshold=nodule_threshold,
+        malignant_threshold=malignant_threshold,
+    )
+    return Scorecard(
+        series_uids=tuple(series),
+        set_aside=tuple(one.series_uid for one in scans if one.findings is None),
+        nodule_threshold=nodule_threshold,
+        malignant_threshold=malignant_threshold,
+        table=tabulate(),
+        official_table=tabulate(
+            match="official",
+            excluded_per_scan={one.series_uid: (*one.excluded, *one.unrated) for one in scans},
+        ),
+        froc=result,
+        curve_band=np.array(result.curve_band, dtype=np.float64).reshape(3, -1),
+        samples=samples,
+        over_diameter=against_diameter(samples),
+        by_diameter=group_by_diameter(followed, times),
+        by_spacing=group_by_spacing(followed, times),
+        by_texture=group_by_texture(followed, times),
+        losses=count_losses(followed),
+        malignant_losses=count_losses([nodule for nodule in followed if nodule.malignant]),
+        funnel=Funnel.of(funnel),
+        segmentation=pool_segmentation([one.segmented for one in read if one.segmented is not None]) if read else None,
+        nodule=_judge_findings(read),
+        malignancy=Scored(
+            targets=np.array([nodule.malignant for one in read for nodule in one.nodules], dtype=np.bool_),
+            probs=np.array([prob for probs in said.values() for prob in probs], dtype=np.float64),
+        ),
+        diameters_mm=np.array([nodule.diameter_mm for one in read for nodule in one.nodules], dtype=np.float64),
+    )
+
+
+def _follow(
+    scan: int, one: Evidence, stages: npt.NDArray[np.int64], at_1_fps: npt.NDArray[np.bool_]
+) -> list[FollowedNodule]:
+    """What became of each rated nodule; `at_1_fps` begins with them."""
+    lost: list[Lost | None] = ["quarantine"] * len(one.nodules)
+    if one.findings is not None and one.segmented is not None:
+        hits = find_hits(one.nodules, one.findings, REPORT_REACH, one.series_uid)
+        lost = [
+            where_lost(stages[on_it], touched=seen.touched, malignant=nodule.malignant)
+            for nodule, on_it, seen in zip(one.nodules, hits, one.segmented.nodules)
+        ]
+    return [
+        FollowedNodule(
+            scan=scan,
+            malignant=nodule.malignant,
+            diameter_mm=nodule.diameter_mm,
+            slice_spacing_mm=one.slice_spacing_mm,
+            texture=texture,
+            lost=end,
+            found_at_1_fps=bool(found),
+        )
+        for nodule, texture, end, found in zip(one.nodules, one.textures or ("",) * len(one.nodules), lost, at_1_fps)
+    ]
+
+
+def _judge_findings(read: Sequence[Evidence]) -> Scored:
+    targets: list[bool] = []
+    probs: list[float] = []
+    for one in read:
+        findings, included = one.findings or (), (*one.nodules, *one.unrated)
+        hits = find_hits((*included, *one.excluded), findings, OFFICIAL_REACH, one.series_uid)
+        on_nodule: npt.NDArray[np.bool_] = hits[: len(included)].any(axis=0)
+        counted = np.flatnonzero(on_nodule | ~hits.any(axis=0)).tolist()
+        targets += on_nodule[counted].tolist()
+        probs += [findings[position].prob_nodule for position in counted]
+    return Scored(targets=np.array(targets, dtype=np.bool_), probs=np.array(probs, dtype=np.float64))
+
+
+def _summed_up(scored: Scored) -> dict[str, Any]:
+    calibration = scored.calibration
+    return {
+        "positives": scored.positives,
+        "negatives": scored.negatives,
+        "auc": finite_or_none(scored.auc),
+        "average_precision": finite_or_none(scored.average_precision),
+        "calibration": {
+            "samples": calibration.samples.tolist(),
+            "said": [finite_or_none(share) for share in calibration.said.tolist()],
+            "true": [finite_or_none(share) for share in calibration.true.tolist()],
+            "ece": finite_or_none(calibration.ece),
+            "brier": finite_or_none(calibration.brier),
+        },
+    }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from lungml.candidates import GroupingSettings
@@ -22,6 +23,9 @@ from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
+from tasks.members import build_model as build_model  # for those who look for it here
+from tasks.members import load_member, rebuild
+from tasks.packing import BUNDLE_FILE, MEMBER_FILES, member_file
 
 
 class WeightsError(LunaError):
@@ -30,51 +34,72 @@ class WeightsError(LunaError):
 
 def load_bundle(home: Home, uri: str, device: str = "auto") -> Bundle:
     """Rebuild a bundle's models once per process, on one device, without pickle."""
-    # By content, not by URI: an alias moves on.
-    return _build_bundle(home, json.dumps(registry.read_bundle(home, uri), sort_keys=True), device)
+    return build_bundle(home, registry.read_bundle(home, uri), device)
+
+
+def build_bundle(home: Home, fields: Mapping[str, Any], device: str = "auto") -> Bundle:
+    """The same of a bundle's fields, registered or not.
+
+    Raises:
+        TrackingError: a model is not there or not what it is asked for as, or a setting is none.
+    """
+    # By what decides its findings, not by URI: an alias moves on.
+    deciding = {name: value for name, value in fields.items() if name in registry.DECIDING_FIELDS}
+    return _build_bundle(home, json.dumps(deciding, sort_keys=True), device)
 
 
 @lru_cache(maxsize=2)
 def _build_bundle(home: Home, bundle_json: str, device: str) -> Bundle:
-    fields = json.loads(bundle_json)
+    return _assemble(json.loads(bundle_json), lambda uri, stage: load_member(home, uri, stage), device)
+
+
+def load_copy(folder: Path, device: str = "auto") -> Bundle:
+    """Rebuild a bundle from the folder that its pyfunc model carries; no tracking store is asked.
+
+    Args:
+        folder: holds `bundle.json` and a folder for each model, see `registry.register_bundle`.
+        device: auto, cpu or cuda.
+
+    Raises:
+        TrackingError: the bundle is not whole, or a file is not the one that was registered.
+    """
+    fields = registry.read_bundle_file(folder / BUNDLE_FILE)
+    registry.check_files(folder, fields)
+
+    def read(uri: str, stage: str) -> UNet | NoduleNet:
+        arch, weights = (folder / member_file(uri, name) for name in MEMBER_FILES)
+        return rebuild(uri, json.loads(arch.read_text()), load_file(weights), stage)
+
+    return _assemble(fields, read, device)
+
+
+def _assemble(fields: Mapping[str, Any], read: Callable[[str, str], UNet | NoduleNet], device: str) -> Bundle:
+    """A bundle on one device; `read` gives the network behind a URI, of a stage."""
     target = resolve_device(device)
+    members: dict[str, Any] = {
+        member: tuple(place(read(uri, stage), target).eval() for uri in registry.member_uris(fields, member))
+        for member, stage in registry.BUNDLE_MEMBERS.items()
+    }
+    settings = registry.bundle_settings(fields)
+    settings.pop("inference")
+    return Bundle(**members, **settings)
 
-    def nets(member: str) -> tuple[NoduleNet, ...]:
-        stage = registry.BUNDLE_MEMBERS[member]
-        return tuple(load_nodule_net(home, uri, target, stage) for uri in registry.member_uris(fields, member))
 
-    return Bundle(
-        segmentation=tuple(load_unet(home, uri, target) for uri in registry.member_uris(fields, "segmentation")),
-        nodule=nets("nodule"),
-        malignancy=nets("malignancy"),
-        grouping=GroupingSettings(**fields["grouping"]),
-        nodule_threshold=fields["nodule_threshold"],
-        malignant_threshold=fields["malignant_threshold"],
-        flips=tuple(fields.get("test_time_flips", ())),
-    )
+def with_grouping(bundle: Bundle, rule: str) -> Bundle:
+    """The bundle with another rule of grouping; the report's asks both classifiers about every candidate.
+
+    Raises:
+        GroupingError: no rule is called so.
+    """
+    grouping = replace(bundle.grouping, rule=rule)  # type: ignore[arg-type]
+    return replace(bundle, grouping=grouping, judge_all=bundle.judge_all or rule == "report")
 
 
 def load_unet(home: Home, uri: str, device: torch.device) -> UNet:
     """Rebuild a logged U-Net, in eval mode on a device."""
-    arch, weights = tracking.load_model(home, uri, expect_stage="segmentation")
-    model = build_model("segmentation", arch["config"], weights)
+    model = load_member(home, uri, "segmentation")
     assert isinstance(model, UNet)
     return place(model, device).eval()
-
-
-def load_nodule_net(home: Home, uri: str, device: torch.device, stage: str) -> NoduleNet:
-    """Rebuild a logged 3D classifier, in eval mode on a device."""
-    arch, weights = tracking.load_model(home, uri, expect_stage=stage)
-    model = build_model(stage, arch["config"], weights)
-    assert isinstance(model, NoduleNet)
-    return place(model, device).eval()
-
-
-def build_model(stage: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> UNet | NoduleNet:
-    """A stage's network from the fields of its configuration and its weights, on the CPU."""
-    model = UNet(UNetConfig(**config)) if stage == "segmentation" else NoduleNet(NoduleNetConfig(**config))
-    model.load_state_dict(weights)
-    return model
 
 
 def import_published(home: Home, segmentation: Path, nodule: Path, malignancy: Path) -> str:
@@ -128,7 +153,13 @@ def _load(
 
 
 def _log(home: Home, stage: str, model: UNet | NoduleNet, path: Path) -> str:
-    with tracking.open_run(home, stage, name=f"import {path.name}", params={"file": path.name}) as run:
+    with tracking.open_run(
+        home,
+        stage,
+        name=f"import {path.name}",
+        params={"file": path.name, "origin": "real"},
+        tags={"luna.origin": "real"},
+    ) as run:
         return tracking.log_model(
             run,
             model,

@@ -43,6 +43,9 @@ INFERENCE_MODULES = (
     "segment.py",
 )  # fmt: skip
 
+# What decides how its answers are set against the annotations.
+JUDGING_MODULES = ("annotated.py", "masks.py", "segmentation_score.py")
+
 
 def file_digest(path: Path) -> str:
     """A short fingerprint of a small file's bytes; empty when there is no such file."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +111,7 @@ def publish_quarantine(truths: Sequence[ScanTruth], home: Home) -> int:
     """Show which scans of the data set are set aside, and why, as a table in Prefect's UI; returns how many."""
     own = {truth.series_uid for truth in truths}
     rows = [row for row in read_quarantine(home.quarantine_csv) if row["series_uid"] in own]
-    table = [
-        # A folder's name may say more of a patient than anybody should read here.
-        {
-            "series": row["series_uid"],
-            "reason": row["reason"].replace(f"{Path(row['path']).parent}/", ""),
-            "since": row["time"],
-        }
-        for row in rows
-    ]
+    table = [{"series": row["series_uid"], "reason": _reason(row), "since": row["time"]} for row in rows]
     create_table_artifact(
         key="quarantine",
         table=table or [{"series": "none", "reason": "every scan reads well", "since": ""}],
@@ -127,6 +119,17 @@ def publish_quarantine(truths: Sequence[ScanTruth], home: Home) -> int:
         "all of them with `--recheck`.",
     )
     return len(rows)
+
+
+def with_reasons(truths: Sequence[ScanTruth], home: Home) -> tuple[ScanTruth, ...]:
+    """Some scans with the reasons why they are set aside, as the quarantine has them."""
+    reasons = {row["series_uid"]: _reason(row) for row in read_quarantine(home.quarantine_csv)}
+    return tuple(replace(truth, reason=reasons.get(truth.series_uid, "")) for truth in truths)
+
+
+def _reason(row: Mapping[str, str]) -> str:
+    """Why a scan is set aside, without its folder: a name there may say more of a patient than anybody should read."""
+    return row["reason"].replace(f"{Path(row['path']).parent}/", "")
 
 
 @task(name="build_mask", task_run_name="mask {scan.truth.series_uid}", retries=2, cache_policy=NO_CACHE)
@@ -200,10 +203,13 @@ def cache_crops(
         mask_name=MASK_NAMES[rule],
         crops=folder,
         crops_digest=groups.key_digest(key),
-        digest=groups.key_digest({**key, "mask": mask_key(scan, rule)}),
+        # Validation and test scans are cut alike, but a model chosen on some is not one that was tested on them.
+        digest=groups.key_digest({**key, "mask": mask_key(scan, rule), **({} if training else {"side": truth.split})}),
         nodules=truth.nodules,
         excluded=truth.excluded,
         patient=truth.patient,
+        unrated=truth.unrated,
+        textures=truth.textures,
     )
     if is_current(folder, key):
         return kept(prepared)

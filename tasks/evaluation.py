@@ -5,133 +5,99 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-import numpy as np
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
 
-from lungml import findings as finding
-from lungml import luna, store
-from lungml.files import write_text_atomic
-from lungml.froc import FPS_PER_SCAN, FrocResult, froc
-from lungml.groups import read_attributes
-from lungml.home import Home
-from lungml.remote import Location
-from lungml.score import COLUMNS, Table, score_table
-from tasks import registry, tracking
-from tasks.bundles import load_bundle
-from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
+from lungml.froc import FPS_PER_SCAN, FrocResult
+from lungml.score import COLUMNS, Table
+from lungml.scorecard import Scorecard, score_scans
+from tasks import tracking
+from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence
 from tasks.pipeline import Pipeline, TrainedModel
 
-BOOTSTRAPS = 1000  # the official score's
 Chosen = Literal["all", "train", "val", "test"]
-
-
-class Known(Protocol):
-    """A scan whose nodules are known."""
-
-    @property
-    def series_uid(self) -> str: ...
-    @property
-    def nodules(self) -> tuple[luna.Nodule, ...]: ...
-    @property
-    def excluded(self) -> tuple[luna.Excluded, ...]: ...
-
-
-class Readable(Known, Protocol):
-    """One that lies in a store as well: `PreparedScan` does."""
-
-    @property
-    def store(self) -> Location: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitScore:
-    """One split, end to end.
-
-    Attributes:
-        table: the report's.
-        froc: the challenge's official score.
-        candidates: places the segmenter offered, in all scans together.
-    """
+    """One bundle on one split, or on the scans of several: everything that is known of how well it did."""
 
     split: Chosen
-    table: Table
-    froc: FrocResult
-    candidates: int
+    card: Scorecard
 
+    @property
+    def table(self) -> Table:
+        """The report's."""
+        return self.card.table
 
-@task(name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
-def find_nodules(scan: Readable, bundle_uri: str, pipeline: Pipeline) -> State | Path:
-    """Write one scan's `findings.csv`; returns its path."""
-    home = pipeline.home
-    members = bundle_content(home, bundle_uri)
-    # The voxels' own key: how crops for training are cut from them changes no finding.
-    key = digest([read_attributes(scan.store)["key"], members, code_digest(INFERENCE_MODULES)])
-    file = findings_folder(home, members, scan.series_uid) / "findings.csv"
-    stamp = file.with_name("findings.key")
-    if file.exists() and stamp.exists() and stamp.read_text() == key:
-        return kept(file)
-    bundle = load_bundle(home, bundle_uri, pipeline.device)
-    found = finding.find_nodules(store.read_volume(scan.store), store.read_grid(scan.store), bundle)
-    finding.write_findings(file, scan.series_uid, found)
-    write_text_atomic(stamp, key)
-    get_run_logger().info(
-        "%s: %d candidates, %d taken for nodules",
-        scan.series_uid,
-        len(found),
-        sum(f.stage != "filtered" for f in found),
-    )
-    return file
+    @property
+    def froc(self) -> FrocResult:
+        """The challenge's official score."""
+        return self.card.froc
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What MLflow charts."""
+        card, table, result = self.card, self.card.table, self.card.froc
+        by_fps = {f"sensitivity_at_{fps:g}_fps": value for fps, value in zip(FPS_PER_SCAN, result.sensitivity_at)}
+        touched = {}
+        if card.segmentation is not None:
+            touched = {
+                "pixel_precision": card.segmentation.precision,
+                "pixel_recall": card.segmentation.recall,
+                "pixel_f1": card.segmentation.f1,
+                "nodules_touched": card.segmentation.touched,
+                "nodule_dice": card.segmentation.mean_dice,
+            }
+        return {
+            "cpm": result.cpm,
+            "cpm_low": result.cpm_band[0],
+            "cpm_high": result.cpm_band[1],
+            **by_fps,
+            "nodules": table.nodules,
+            "found": table.found,
+            "malignant": table.malignant,
+            "malignant_flagged": table.malignant_flagged,
+            "false_positives_per_scan": table.false_positives / table.scans,
+            "candidates_per_scan": card.funnel.candidates,
+            "malignancy_auc": card.samples["malignancy_auc"].observed,
+            "diameter_auc": card.samples["diameter_auc"].observed,
+            "end_to_end_malignancy_auc": card.samples["end_to_end_malignancy_auc"].observed,
+            "malignant_sensitivity": card.samples["malignant_sensitivity"].observed,
+            "malignancy_over_diameter_low": card.over_diameter.band[0],
+            "malignancy_over_diameter_high": card.over_diameter.band[1],
+            **{f"lost_to_{stage}": count for stage, count in card.losses.lost.items()},
+            **touched,
+        }
 
 
 @task(name="score_findings", task_run_name="score {split}", cache_policy=NO_CACHE)
 def score_findings(
     split: Chosen,
-    scans: Sequence[Known],
-    files: Sequence[Path],
+    scans: Sequence[Readable],
+    found: Sequence[FoundScan],
     set_aside: Sequence[Known],
-    bundle_uri: str,
+    bundle: NamedBundle,
     pipeline: Pipeline,
-    *,
-    bootstraps: int | None = None,
 ) -> SplitScore:
-    """Score one split; the nodules of scans that were set aside count as missed.
-
-    `bootstraps` are those of the official score's band: 0 for none, `BOOTSTRAPS` when not given.
-    """
-    fields = registry.read_bundle(pipeline.home, bundle_uri)
-    found = {scan.series_uid: finding.read_findings(file) for scan, file in zip(scans, files, strict=True)}
-    known = [*scans, *set_aside]
-    nodules = {scan.series_uid: scan.nodules for scan in known}
-    excluded = {scan.series_uid: scan.excluded for scan in known}
-    table = score_table(
-        found,
-        nodules,
-        nodule_threshold=fields["nodule_threshold"],
-        malignant_threshold=fields["malignant_threshold"],
+    """Score a bundle on some scans; the nodules of those that were set aside count as missed."""
+    card = score_scans(
+        gather_evidence(scans, found, set_aside, bundle),
+        nodule_threshold=bundle.fields["nodule_threshold"],
+        malignant_threshold=bundle.fields["malignant_threshold"],
+        seed=pipeline.seed,
     )
-    result = froc(
-        found,
-        nodules,
-        excluded,
-        list(nodules),
-        bootstraps=BOOTSTRAPS if bootstraps is None else bootstraps,
-        generator=np.random.default_rng(pipeline.seed),
-    )
-    candidates = sum(len(findings) for findings in found.values())
-    return SplitScore(split=split, table=table, froc=result, candidates=candidates)
+    return SplitScore(split=split, card=card)
 
 
 @task(name="log_end_to_end", cache_policy=NO_CACHE)
 def log_end_to_end(
     scores: Sequence[SplitScore], bundle_uri: str, models: Sequence[TrainedModel], pipeline: Pipeline
-) -> None:
-    """One row in `luna-end-to-end`: the bundle, its members and what they reach together."""
+) -> str:
+    """One row in `luna-end-to-end`: the bundle, its members and what they reach together; returns the run's id."""
     with tracking.open_run(
         pipeline.home,
         "end-to-end",
@@ -146,10 +112,10 @@ def log_end_to_end(
         tags={"luna.origin": pipeline.origin},
     ) as run:
         for score in scores:
-            run.log_metrics({f"{score.split}/{name}": value for name, value in end_to_end_metrics(score).items()})
-            run.log_text(json.dumps(score.table.as_dict(), indent=1), f"{score.split}/table.json")
-            run.log_text(json.dumps(score.froc.as_dict(), indent=1), f"{score.split}/froc.json")
+            run.log_metrics({f"{score.split}/{name}": value for name, value in score.metrics.items()})
+            run.log_text(json.dumps(score.card.as_dict(), indent=1, allow_nan=False), f"{score.split}/scorecard.json")
             run.log_text(score.table.to_text(), f"{score.split}/table.txt")
+        return run.run_id
 
 
 @task(name="publish_summary", cache_policy=NO_CACHE)
@@ -168,32 +134,6 @@ def publish_summary(scores: Sequence[SplitScore], models: Sequence[TrainedModel]
         lines += [f"| {' | '.join(row)} |" for row in score.table.rows()]
         lines += ["", f"CPM {score.froc.cpm:.3f}"]
     create_markdown_artifact("\n".join(lines), key="luna-summary", description="Models and end-to-end tables")
-
-
-def bundle_content(home: Home, bundle_uri: str) -> dict[str, Any]:
-    """Models, thresholds and grouping, not the version's number or commit: equal bundles give equal findings."""
-    return {name: value for name, value in registry.read_bundle(home, bundle_uri).items() if name != "code"}
-
-
-def findings_folder(home: Home, members: Mapping[str, Any], series_uid: str) -> Path:
-    return home.reports / "findings" / digest(members) / series_uid
-
-
-def end_to_end_metrics(score: SplitScore) -> dict[str, float]:
-    table, result = score.table, score.froc
-    by_fps = {f"sensitivity_at_{fps:g}_fps": value for fps, value in zip(FPS_PER_SCAN, result.sensitivity_at)}
-    return {
-        "cpm": result.cpm,
-        "cpm_low": result.cpm_band[0],
-        "cpm_high": result.cpm_band[1],
-        **by_fps,
-        "nodules": table.nodules,
-        "found": table.found,
-        "malignant": table.malignant,
-        "malignant_flagged": table.malignant_flagged,
-        "false_positives_per_scan": table.false_positives / table.scans,
-        "candidates_per_scan": score.candidates / table.scans,
-    }
 
 
 def _short(metrics: Mapping[str, float]) -> str:

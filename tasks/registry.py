@@ -7,44 +7,58 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
+from lungml.calibration import Calibration
+from lungml.candidates import GroupingSettings
 from lungml.home import Home
+from lungml.inference import InferenceSettings
 from tasks import tracking
+from tasks.members import load_member
+from tasks.packing import BUNDLE_FILE, MEMBER_FILES, check_packed, member_file, save_packed, sha256
 from tasks.tracking import TrackingError
 
 BUNDLE_NAME = "luna"
 BUNDLE_MEMBERS = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
-BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", "nodule_threshold", "malignant_threshold", "recipe", "origin")
+THRESHOLDS = ("nodule_threshold", "malignant_threshold")
+BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, "recipe", "origin")
+# Older bundles have none of these: no flips, no calibration, malignancy where a nodule is seen, default means.
+OPTIONAL_FIELDS = ("test_time_flips", "calibration", "judge_all", "inference")
+DECIDING_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, *OPTIONAL_FIELDS)  # of what is found
+ADDED_FIELDS = ("code", "sha256")  # by registering
+ORIGINS = {"real": "real", "phantom": "synthetic"}
 
 
 def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> str:
     """Make a bundle a version of the registered model `luna`, its members versions of theirs.
 
-    A bundle that equals the newest version, the code's included, is that version: a repeated run adds none.
+    A bundle that equals the newest version, the code's included, is that version: a repeated run adds none. The
+    version is a pyfunc model that holds copies of its members, see `tasks.packing`.
 
     Args:
         home: where MLflow's database lies.
-        bundle: see `check_bundle`; the code's version is added as `code`.
+        bundle: see `check_bundle`; the code's version is added as `code`, that of the members' files as `sha256`.
         aliases: set on the new version; a phantom bundle may only be `demo`.
 
     Returns:
         `models:/luna/N`.
 
     Raises:
-        TrackingError: when the bundle is not whole, a member is not there, or a phantom bundle asks for another alias.
+        TrackingError: when the bundle is not whole, a member is not there, not of its stage or no network, a member
+            learned from scans of another origin, or a phantom bundle asks for another alias.
     """
     check_bundle(bundle)
     if bundle["origin"] == "phantom" and set(aliases) - {"demo"}:
         raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
-    whole = {**_plain(bundle), "code": tracking.git_commit()}
+    files = _member_files(home, bundle)
+    digests = {name: sha256(file) for name, file in files.items()}
+    whole = {**_plain(bundle), "code": tracking.git_commit(), "sha256": digests}
     client = tracking.client_of(home)
     newest = _newest_version(client, BUNDLE_NAME)
     if newest and _holds(home, f"models:/{BUNDLE_NAME}/{newest}", whole):
@@ -58,13 +72,17 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
         tracking.experiment_id_of(home, "end-to-end"),
         name="luna-bundle",
         model_type="bundle",
-        params={name: value if isinstance(value, str) else json.dumps(value) for name, value in whole.items()},
+        params={
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in whole.items()
+            if name != "sha256"
+        },
     )
     try:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "bundle.json").write_text(json.dumps(whole, indent=1))
-            Model(model_id=logged.model_id).save(str(Path(folder) / "MLmodel"))
-            client.log_model_artifacts(logged.model_id, folder)
+            packed = Path(folder) / "model"
+            save_packed(packed, whole, files, logged.model_id)
+            client.log_model_artifacts(logged.model_id, str(packed))
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
@@ -81,22 +99,36 @@ def read_bundle(home: Home, uri: str) -> dict[str, Any]:
     Raises:
         TrackingError: when there is none, or it is not whole.
     """
-    file = next(tracking.download_model(home, uri).rglob("bundle.json"), None)
-    if file is None:
-        raise TrackingError(f"{uri}: is not a bundle; give models:/luna/N")
+    return read_bundle_file(_bundle_file(home, uri))
+
+
+def read_bundle_file(file: Path) -> dict[str, Any]:
+    """The bundle in a `bundle.json`.
+
+    Raises:
+        TrackingError: when it is damaged or not whole.
+    """
     try:
-        bundle: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
+        bundle = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
         raise TrackingError(f"{file}: damaged ({error}); restore it, or train or import again") from error
+    if not isinstance(bundle, dict):
+        raise TrackingError(f"{file}: damaged (no bundle); restore it, or train or import again")
     check_bundle(bundle)
     return bundle
 
 
 def check_bundle(bundle: Mapping[str, Any]) -> None:
-    """See that a bundle is whole: three members, grouping, two thresholds, recipe, origin.
+    """See that a bundle is whole: three members, grouping, two thresholds, recipe, origin; and that it has no more.
 
-    A member is the URI of a model, or a list of them whose probabilities are averaged. `test_time_flips` may list
-    the members whose answers are averaged over mirror images too; without it there are none.
+    A member is the URI of a model, or a list of them whose probabilities are averaged. Optional are:
+
+    * `test_time_flips`: the members whose answers are averaged over mirror images too; none without it.
+    * `calibration`: see `lungml.calibration.Calibration.as_dict`; none without it.
+    * `judge_all`: whether the malignancy models are asked about every candidate; not without it.
+    * `inference`: fields of `lungml.inference.InferenceSettings`; the defaults without it.
+
+    The models themselves are looked at when it is registered and when it is loaded.
 
     Raises:
         TrackingError: naming what is wrong.
@@ -104,7 +136,10 @@ def check_bundle(bundle: Mapping[str, Any]) -> None:
     missing = [name for name in BUNDLE_FIELDS if name not in bundle]
     if missing:
         raise TrackingError(f"the bundle lacks {', '.join(missing)}")
-    if bundle["origin"] not in ("real", "phantom"):
+    unknown = [str(name) for name in bundle if name not in (*BUNDLE_FIELDS, *OPTIONAL_FIELDS, *ADDED_FIELDS)]
+    if unknown:  # of a newer version, or a slip: either way it would be judged by other settings than it says
+        raise TrackingError(f"the bundle has {', '.join(unknown)}, which this version of luna does not know")
+    if bundle["origin"] not in ORIGINS:
         raise TrackingError(f"the bundle's origin is {bundle['origin']!r}, not 'real' or 'phantom'")
     for member in BUNDLE_MEMBERS:
         uris = member_uris(bundle, member)
@@ -120,9 +155,49 @@ def check_bundle(bundle: Mapping[str, Any]) -> None:
         raise TrackingError(
             f"the bundle's test_time_flips is {flips!r}; give a list of some of {', '.join(BUNDLE_MEMBERS)}"
         )
-    for threshold in ("nodule_threshold", "malignant_threshold"):
-        if not 0.0 <= bundle[threshold] <= 1.0:
-            raise TrackingError(f"the bundle's {threshold} is {bundle[threshold]!r}, not a probability")
+    for threshold in THRESHOLDS:
+        value = bundle[threshold]
+        if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+            raise TrackingError(f"the bundle's {threshold} is {value!r}, not a probability")
+    bundle_settings(bundle)
+
+
+def bundle_settings(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a bundle is no model, as `lungml.findings.Bundle` takes it.
+
+    Raises:
+        TrackingError: naming the field that says something else.
+    """
+    judge_all = bundle.get("judge_all", False)
+    if not isinstance(judge_all, bool):
+        raise TrackingError(f"the bundle's judge_all is {judge_all!r}, not true or false")
+    return {
+        "grouping": _built(bundle, "grouping", lambda fields: GroupingSettings(**fields)),
+        "calibration": _built(bundle, "calibration", _calibration),
+        "inference": _built(bundle, "inference", lambda fields: InferenceSettings(**fields)),
+        "judge_all": judge_all,
+        "flips": tuple(bundle.get("test_time_flips", ())),
+        **{threshold: float(bundle[threshold]) for threshold in THRESHOLDS},
+    }
+
+
+def _built(bundle: Mapping[str, Any], name: str, build: Callable[[dict[str, Any]], Any]) -> Any:
+    """The settings in one of a bundle's fields; without it their defaults."""
+    fields = bundle.get(name, {})
+    try:
+        return build(dict(fields))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise TrackingError(f"the bundle's {name} is {fields!r}, which this version cannot use ({why})") from error
+
+
+def _calibration(fields: Mapping[str, Any]) -> Calibration:
+    calibration = Calibration.from_dict(fields)
+    said = {name: value for name, value in fields.items() if value is not None}
+    meant = {name: value for name, value in calibration.as_dict().items() if value is not None}
+    if fields and said != meant:
+        raise ValueError(f"it means {meant}")
+    return calibration
 
 
 def member_uris(bundle: Mapping[str, Any], member: str) -> tuple[str, ...]:
@@ -131,14 +206,49 @@ def member_uris(bundle: Mapping[str, Any], member: str) -> tuple[str, ...]:
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
+def origin_of(home: Home, uri: str) -> str | None:
+    """What a model's run says that it learned from, "real" or "phantom"; None where it does not say."""
+    client = tracking.client_of(home)
+    try:
+        run_id = client.get_logged_model(uri.removeprefix("models:/")).source_run_id
+        return client.get_run(run_id).data.tags.get("luna.origin") if run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _member_files(home: Home, bundle: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of a bundle's members, each looked at: name in the bundle's folder -> where it lies now."""
+    files = {}
+    for member, stage in BUNDLE_MEMBERS.items():
+        for uri in member_uris(bundle, member):
+            load_member(home, uri, stage)
+            origin = origin_of(home, uri)
+            if origin not in (None, bundle["origin"]):
+                learned, said = (ORIGINS.get(name, name) for name in (str(origin), bundle["origin"]))
+                raise TrackingError(f"{uri}: learned from {learned} scans; a bundle of {said} scans cannot hold it")
+            folder = tracking.download_model(home, uri)
+            for name in MEMBER_FILES:
+                files[member_file(uri, name)] = next(folder.rglob(name))
+    return files
+
+
 def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
     """A checked bundle in its one form, so that equal ones are equal: a lone URI is a text, no flips are no entry."""
     plain = dict(bundle)
     for member in BUNDLE_MEMBERS:
         uris = member_uris(bundle, member)
         plain[member] = uris[0] if len(uris) == 1 else list(uris)
-    if not plain.get("test_time_flips", True):
-        del plain["test_time_flips"]
+    settings = bundle_settings(bundle)
+    for name, said in (
+        ("test_time_flips", settings["flips"]),
+        ("judge_all", settings["judge_all"]),
+        ("calibration", settings["calibration"].method != "none"),
+        ("inference", bundle.get("inference")),
+    ):
+        if not said:
+            plain.pop(name, None)
     return plain
 
 
@@ -165,9 +275,24 @@ def _newest_version(client: MlflowClient, name: str) -> str | None:
     return str(max(versions)) if versions else None
 
 
+def _bundle_file(home: Home, uri: str) -> Path:
+    file = next(tracking.download_model(home, uri).rglob(BUNDLE_FILE), None)
+    if file is None:
+        raise TrackingError(f"{uri}: is not a bundle; give models:/luna/N")
+    return file
+
+
 def _holds(home: Home, uri: str, bundle: Mapping[str, Any]) -> bool:
     """Whether an equal bundle is still there whole under that URI."""
     try:
-        return read_bundle(home, uri) == json.loads(json.dumps(bundle))
+        file = _bundle_file(home, uri)
+        held = read_bundle_file(file)
+        check_files(file.parent, held)
+        return held == json.loads(json.dumps(bundle))
     except TrackingError:
         return False
+
+
+def check_files(folder: Path, bundle: Mapping[str, Any]) -> None:
+    """See that a bundle's folder holds the files that were registered, see `tasks.packing.check_packed`."""
+    check_packed(folder, bundle, [uri for member in BUNDLE_MEMBERS for uri in member_uris(bundle, member)])

@@ -180,52 +180,6 @@ def train_malignancy(
     )
 
 
-@task(name="choose_malignancy", cache_policy=NO_CACHE)
-def choose_malignancy(ways: Sequence[Sequence[TrainedModel]], keeps: Keeps = "better") -> Sequence[TrainedModel]:
-    """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins.
-
-    Where the recipe keeps both ways, all of their members; or those of the way that it names.
-    """
-    if keeps == "both":
-        return [model for way in ways for model in way]
-    if keeps != "better":
-        return ways[0 if keeps == "finetuned" else 1]
-    kept_way, best = ways[0], _mean(ways[0], "auc")
-    for way in ways[1:]:
-        auc = _mean(way, "auc")
-        if is_better(auc, best):
-            kept_way, best = way, auc
-    get_run_logger().info("kept %s: validation AUC %.4f", ", ".join(model.name for model in kept_way), best)
-    return kept_way
-
-
-@task(name="assemble_bundle", cache_policy=NO_CACHE)
-def assemble_bundle(
-    segmentation: TrainedModel,
-    nodules: Sequence[TrainedModel],
-    malignancies: Sequence[TrainedModel],
-    recipe: Recipe,
-    pipeline: Pipeline,
-) -> str:
-    """Register the models and their settings as a version of `luna`; returns its URI.
-
-    A threshold is the members' mean of those that reach the recipe's sensitivity on the validation crops.
-    """
-    bundle = {
-        "segmentation": segmentation.uri,
-        "nodule": [model.uri for model in nodules],
-        "malignancy": [model.uri for model in malignancies],
-        "grouping": asdict(recipe.grouping),
-        "nodule_threshold": _mean(nodules, "threshold"),
-        "malignant_threshold": _mean(malignancies, "threshold"),
-        "test_time_flips": list(recipe.test_time_flips),
-        "recipe": recipe.name,
-        "origin": pipeline.origin,
-    }
-    aliases = ("demo",) if pipeline.origin == "phantom" else ()
-    return registry.register_bundle(pipeline.home, bundle, aliases=aliases)
-
-
 def _suffix(member: int) -> str:
     return f"-{member + 1}" if member else ""
 
@@ -233,7 +187,3 @@ def _suffix(member: int) -> str:
 def _seeded(pipeline: Pipeline, member: int) -> Pipeline:
     return replace(pipeline, seed=pipeline.seed + member)
 
-
-def _mean(models: Sequence[TrainedModel], metric: str) -> float:
-    """A validation metric, averaged over the members of an ensemble; NaN where one has none."""
-    return fmean(model.val[metric] for model in models)

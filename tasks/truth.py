@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from lungml.luna_archives import LIDC_XML
 from lungml.patients import divided
 from lungml.phantom import is_phantom_uid
 from lungml.recipes.data import Split
+from lungml.textures import TEXTURES_CSV, match_textures
 from tasks.caching import CONTOUR_MODULES, code_digest, digest, file_digest, kept
 
 
@@ -39,9 +40,14 @@ class ScanTruth:
     Attributes:
         path: what `read_scan` reads.
         negatives_xyz: (N, 3) mm: known non-nodules; None where the data set has no table of them.
+        excluded: neither hits nor false positives; those of `unrated` are among them.
         findings_xyz: (N, 3) mm: annotated and excluded; drawn negatives stay away from them.
         readings: LIDC's nodules with their contours, where LIDC's XML was given.
         patient: an anonymous mark of the patient; empty where it is not known.
+        unrated: annotated nodules without a malignancy rating: nothing learns from them, the official score counts
+            them.
+        textures: of each nodule, "" where it is not known; empty where nothing is known of any.
+        reason: why the scan is set aside; empty for one that reads well.
     """
 
     series_uid: str
@@ -53,13 +59,17 @@ class ScanTruth:
     findings_xyz: npt.NDArray[np.float64]
     readings: tuple[LidcNodule, ...] = ()
     patient: str = ""
+    unrated: tuple[luna.Annotation, ...] = ()
+    textures: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @task(name="rate_nodules", cache_policy=NO_CACHE)
 def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> State | Path:
-    """Make annotations_with_malignancy.csv from LIDC's XML, where it is not there or was made so from less.
+    """Make annotations_with_malignancy.csv and textures.csv from LIDC's XML, where they are not there or of less.
 
-    A table that was not made here, such as the published one, or was edited since, stays.
+    A table that was not made here, such as the published one, or was edited since, stays. Where only the textures are
+    missing and cannot be made there, the run goes on without: they are for one table of the report.
 
     Args:
         luna_dir: LUNA16's scans, and its tables if they do not lie elsewhere.
@@ -67,7 +77,7 @@ def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> 
         lidc: LIDC's XML files; what was downloaded with LUNA16 when not given.
     """
     tables = tables_dir or luna_dir
-    rated_csv, made_of = tables / RATED_CSV, tables / f".{RATED_CSV}.json"
+    rated_csv, textures_csv, made_of = tables / RATED_CSV, tables / TEXTURES_CSV, tables / f".{RATED_CSV}.json"
     source = lidc or luna_dir / LIDC_XML
     if not source.exists():
         if lidc:
@@ -78,22 +88,28 @@ def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> 
             sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _files(source)),
             file_digest(tables / "annotations.csv"),
             sorted(find_scans(luna_dir)),  # a scan whose header is there is matched in 3D
-            code_digest(CONTOUR_MODULES),
+            code_digest((*CONTOUR_MODULES, "textures.py")),
         ]
     )
-    if rated_csv.exists():
-        try:
-            made = json.loads(made_of.read_text())
-        except (OSError, ValueError):
-            made = {}
-        ours = isinstance(made, dict) and made.get("table") == file_digest(rated_csv)
-        if not ours or made.get("inputs") == inputs:
-            return kept(rated_csv)
+    made, log = _read_stamp(made_of), get_run_logger()
+    there = {name: path for name, path in (("table", rated_csv), ("textures", textures_csv)) if path.exists()}
+    foreign = [path for name, path in there.items() if made.get(name) != file_digest(path)]
+    if len(there) == 2 and (len(foreign) == 2 or made.get("inputs") == inputs):
+        return kept(rated_csv)
+    if rated_csv in foreign and not ((tables / "annotations.csv").exists() and os.access(tables, os.W_OK)):
+        log.warning("%s cannot be made: no annotations.csv there, or no writing; no score by texture", textures_csv)
+        return kept(rated_csv)
     report = convert_lidc(
-        source, rated_csv.with_name("lidc_nodules.csv"), luna_dir, tables_dir=tables_dir, rated_csv=rated_csv
+        source,
+        rated_csv.with_name("lidc_nodules.csv"),
+        luna_dir,
+        tables_dir=tables_dir,
+        rated_csv=rated_csv,
+        keep=foreign,
     )
-    write_text_atomic(made_of, json.dumps({"inputs": inputs, "table": file_digest(rated_csv)}) + "\n")
-    log = get_run_logger()
+    ours = {"table": report.rated_csv, "textures": report.textures_csv}
+    stamp = {"inputs": inputs, **{name: file_digest(path) for name, path in ours.items() if path}}
+    write_text_atomic(made_of, json.dumps(stamp) + "\n")
     for line in report.lines:
         log.info(line)
     if report.match and report.match.unmatched:
@@ -111,12 +127,15 @@ def read_tables(
     for_training: bool,
     lidc: Path | None = None,
     more: Path | None = None,
+    sides: Mapping[str, Split] | None = None,
 ) -> list[ScanTruth]:
     """Read the tables, freeze the split and put together what is known of every scan on disk; says aloud what is not.
 
     Args as of `read_truths`.
     """
-    notes, truths = read_truths(luna_dir, tables_dir, val_stride, home, for_training=for_training, lidc=lidc, more=more)
+    notes, truths = read_truths(
+        luna_dir, tables_dir, val_stride, home, for_training=for_training, lidc=lidc, more=more, sides=sides
+    )
     for note in notes:
         get_run_logger().warning(note)
     return truths
@@ -131,6 +150,7 @@ def read_truths(
     for_training: bool,
     lidc: Path | None = None,
     more: Path | None = None,
+    sides: Mapping[str, Split] | None = None,
 ) -> tuple[tuple[str, ...], list[ScanTruth]]:
     """What should be said aloud about a data set, and what is known of every scan of it that is on disk.
 
@@ -141,6 +161,7 @@ def read_truths(
         for_training: refuse a data set that leaves a split without a scan or without a kind of nodules.
         lidc: LIDC's XML files, for contours, and for the truth of scans outside LUNA16.
         more: LIDC's DICOM series; those outside LUNA16 join the training scans.
+        sides: of every scan on disk, instead of the split that the home keeps: that one is neither used nor changed.
 
     Raises:
         TableError: when the folder or a table is missing or malformed.
@@ -153,22 +174,33 @@ def read_truths(
     series = find_dicom_series(more) if more else {}
     # Where both know a patient, the table has the last word.
     patients = {**_patients_of(series.keys() & set(data.series_uids), series), **data.patients}
-    split = luna.freeze_split(data.series_uids, val_stride, home.split_csv, patients)
+    if sides is None:
+        split = luna.freeze_split(data.series_uids, val_stride, home.split_csv, patients)
     everywhere, frozen = luna.frozen_patients(home.split_csv)
+    if sides is not None:
+        split = everywhere = _sides_of_all(data, sides)
     patients |= frozen
     twice = {uid: side for uid, side in divided(everywhere, patients).items() if uid in split}
     data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid not in twice})
     if for_training:
-        luna.check_split(split, data, val_stride)
+        luna.check_split(split, data, val_stride if sides is None else None)
         luna.check_nodules(split, data)
-    notes = [*data.notes, *_split_notes(split, data, val_stride, home, patients, twice)]
+    notes = list(data.notes)
+    if sides is None:
+        notes += _split_notes(split, data, val_stride, home, patients)
+    if twice:
+        such_as = ", ".join(f"{uid} ({split[uid]}, the other in {side})" for uid, side in list(twice.items())[:3])
+        since = ", and the split was frozen before that was known" if sides is None else ""
+        notes.append(
+            f"{len(twice)} series are left out: another series of their patients tests or validates{since}; such as "
+            f"{such_as}"
+        )
     truths = _truths(data, split, patients)
-    listed = sum(item.series_uid in data.scans for item in data.excluded)
-    unrated = sum(len(truth.excluded) for truth in truths) - listed
+    unrated = sum(len(truth.unrated) for truth in truths)
     if unrated:
         notes.append(
-            f"{unrated} annotated nodules have no malignancy rating: they are neither learned from nor counted, and no "
-            "candidate there is a false positive"
+            f"{unrated} annotated nodules have no malignancy rating: nothing is learned from them, no candidate there "
+            "is a false positive, and only the official score counts them"
         )
     if lidc:
         files = read_lidc(lidc)
@@ -191,7 +223,6 @@ def _split_notes(
     val_stride: int,
     home: Home,
     patients: Mapping[str, str],
-    twice: Mapping[str, str],
 ) -> list[str]:
     """What should be said of the split: that it is an older one, and what the patients changed."""
     notes = []
@@ -204,13 +235,19 @@ def _split_notes(
         )
     elif moved:
         notes.append(f"{moved} series stand in the split of their patient's first series, not in that of their place")
-    if twice:
-        sides = ", ".join(f"{uid} ({split[uid]}, the other in {side})" for uid, side in list(twice.items())[:3])
-        notes.append(
-            f"{len(twice)} series are left out: another series of their patients tests or validates, and the split was "
-            f"frozen before that was known; such as {sides}"
-        )
     return notes
+
+
+def _sides_of_all(data: luna.LunaData, sides: Mapping[str, Split]) -> dict[str, Split]:
+    """The side of every series of the data set; one that is not on disk trains, as far as that means anything.
+
+    Raises:
+        SplitError: a scan on disk has none.
+    """
+    unknown = sorted(data.scans.keys() - sides.keys())
+    if unknown:
+        raise luna.SplitError(f"{len(unknown)} scans were given no side, such as {unknown[0]}; run again")
+    return {uid: sides[uid] if uid in data.scans else "train" for uid in data.series_uids}
 
 
 def more_truths(
@@ -304,15 +341,15 @@ def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
 def _truths(data: luna.LunaData, split: Mapping[str, Split], patients: Mapping[str, str]) -> list[ScanTruth]:
     """What LUNA16's tables say of every scan on disk."""
     nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
-    excluded = luna.by_series(data.excluded)
+    excluded, textures = luna.by_series(data.excluded), luna.by_series(data.textures)
     truths = []
     for series_uid, path in sorted(data.scans.items()):
         rated = nodules.get(series_uid, ())
         # An annotated nodule without a malignancy row is no benign one, but nor is it a non-nodule to learn from.
-        unrated = tuple(
+        unrated = luna.unrated(annotated.get(series_uid, ()), rated)
+        left_out = (
             luna.Excluded(series_uid=series_uid, center_xyz=found.center_xyz, diameter_mm=found.diameter_mm)
-            for found in annotated.get(series_uid, ())
-            if not any(math.dist(found.center_xyz, nodule.center_xyz) < found.diameter_mm / 2 for nodule in rated)
+            for found in unrated
         )
         places = [item.center_xyz for table in (nodules, annotated, excluded) for item in table.get(series_uid, ())]
         truths.append(
@@ -322,12 +359,23 @@ def _truths(data: luna.LunaData, split: Mapping[str, Split], patients: Mapping[s
                 split=split[series_uid],
                 nodules=rated,
                 negatives_xyz=data.negatives.get(series_uid, np.empty((0, 3))) if data.negatives else None,
-                excluded=(*excluded.get(series_uid, ()), *unrated),
+                excluded=(*excluded.get(series_uid, ()), *left_out),
                 findings_xyz=np.asarray(places, dtype=np.float64).reshape(-1, 3),
                 patient=patients.get(series_uid, ""),
+                unrated=unrated,
+                textures=match_textures(rated, textures.get(series_uid, ())) if textures else (),
             )
         )
     return truths
+
+
+def _read_stamp(path: Path) -> dict[str, str]:
+    """What the tables were made of, and what they were then; empty where nothing says so."""
+    try:
+        made = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
 
 
 def _files(source: Path) -> list[Path]:

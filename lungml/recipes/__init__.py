@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from lungml.candidates import GroupingSettings
 from lungml.errors import LunaError
+from lungml.inference import InferenceSettings
 from lungml.recipes import classification, malignancy, segmentation
 from lungml.sampling import NegativePlan
 
@@ -31,6 +32,8 @@ class Recipe:
         nodule_sensitivity: share of the validation nodules that the nodule threshold shall keep, judged at their
             annotated centres; None leaves the threshold at 0.5.
         malignant_sensitivity: the same of the malignant validation nodules.
+        inference: by which means scans are segmented.
+        calibrated: whether a bundle's probabilities are calibrated on the validation scans.
         test_time_flips: members of the bundle ("segmentation", "nodule", "malignancy") that also judge mirrored inputs.
 
     Raises:
@@ -48,7 +51,9 @@ class Recipe:
     keeps: Keeps = "better"
     nodule_sensitivity: float | None = None
     malignant_sensitivity: float | None = None
+    calibrated: bool = True
     test_time_flips: tuple[str, ...] = ()
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __post_init__(self) -> None:
         if self.finetuned.start == "nodule" and self.finetuned.model != self.classification.model:
@@ -83,6 +88,7 @@ def report() -> Recipe:
         classification=classification.report(),
         finetuned=malignancy.report_finetuned(),
         scratch=malignancy.report_scratch(),
+        calibrated=False,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lungml.crop_cache import CropCache
-from lungml.luna import Excluded, Nodule, Split
+from lungml.luna import Annotation, Excluded, Nodule, Split
 from lungml.remote import Location
 
 __all__ = ["PreparedScan", "Split", "Stage", "of_split", "open_crops"]
@@ -29,9 +29,12 @@ class PreparedScan:
         crops_digest: the `key_digest` that it was cut under.
         digest: what all of it was made from; equal digests mean equal training data.
         nodules: the scan's annotated nodules.
-        excluded: findings that are neither hits nor false positives.
+        excluded: findings that are neither hits nor false positives; those of `unrated` are among them.
         mined: crops at the segmenter's own candidates, where there are any; they were cut under `digest`.
         patient: an anonymous mark of the scan's patient; empty where it is not known.
+        unrated: annotated nodules without a malignancy rating: nothing learns from them, the official score counts
+            them.
+        textures: of each nodule, "" where it is not known; empty where nothing is known of any.
     """
 
     series_uid: str
@@ -45,6 +48,8 @@ class PreparedScan:
     excluded: tuple[Excluded, ...]
     mined: Path | None = None
     patient: str = ""
+    unrated: tuple[Annotation, ...] = ()
+    textures: tuple[str, ...] = ()
 
 
 def of_split(scans: Sequence[PreparedScan], split: Split) -> list[PreparedScan]:

@@ -173,6 +173,26 @@ def test_end_to_end_a_nodule_has_what_the_findings_on_it_say() -> None:
     assert once(lower)["end_to_end_malignancy_auc"] == pytest.approx(2 / 3)
 
 
+def test_malignant_sensitivity_is_that_of_the_reports_table() -> None:
+    nodules = {"a": [nodule(0, True), nodule(50, True), nodule(100, False)], "b": [nodule(0, True)], "healthy": []}
+    found = {
+        "a": [at(0, 0.9, 0.7), at(50, 0.9, 0.4), at(100, 0.9, 0.9)],  # flagged, taken for benign, a benign one
+        "b": [at(0, 0.4, 0.9)],  # filtered out
+        "healthy": [at(0, 0.9, 0.9)],  # on nothing
+    }
+    one = system(found, nodules, ["a", "b", "healthy"])
+    assert once(one)["malignant_sensitivity"] == pytest.approx(1 / 3)
+    assert once(one)["malignant_false_positives"] == 2  # the benign nodule, and the finding on nothing
+    times = np.array([[2, 1, 0], [0, 3, 0], [1, 0, 2], [0, 0, 3]])
+    shares = one.score(times)["malignant_sensitivity"]
+    assert shares[:3].tolist() == [2 / 5, 0.0, 1 / 2]
+    assert math.isnan(shares[3])  # no malignant nodule was drawn
+    assert one.score(times)["malignant_false_positives"].tolist() == [2, 0, 3, 3]
+    # The thresholds are the system's own; a scan that could not be read counts as missed.
+    assert once(system(found, nodules, ["a"], malignant_threshold=0.4))["malignant_sensitivity"] == 1.0
+    assert once(system({"a": found["a"]}, nodules, ["a", "b"]))["malignant_sensitivity"] == pytest.approx(1 / 3)
+
+
 def test_probabilities_must_belong_to_the_nodules() -> None:
     with pytest.raises(ValueError, match="a: 1 probabilities for 2 nodules"):
         system({}, {"a": [nodule(0), nodule(50)]}, ["a"], {"a": [0.5]})

@@ -1,5 +1,6 @@
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from lungml.lidc_nodules import LidcNodule, all_nodules, lidc_nodules
 from lungml.lidc_report import RATED_CSV, compare_ratings, convert_lidc
 from lungml.lidc_truth import consensus_boxes, scan_truth
 from lungml.lidc_xml import LidcError, parse_lidc
-from lungml.luna import LunaData, Nodule, read_luna
+from lungml.luna import LunaData, Nodule, by_series, read_luna
 from lungml.tables import TableError
+from lungml.textures import TEXTURES_CSV, match_textures, read_textures
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
+REAL_TEXTURES = {"": 878, "solid": 255, "ground-glass": 30, "part-solid": 14}
 
 
 def at(row: int, malignancy: int) -> str:
@@ -47,15 +50,58 @@ def test_both_tables_and_a_report_of_a_few_lines(tmp_path: Path) -> None:
         '1.2.3,0.0,0.0,6.0,5.0,True,"[5, 4]",,,5.0,,,7.0,2'
     ]
     assert not (tmp_path / "luna" / RATED_CSV).exists()
+    assert (tmp_path / "out" / TEXTURES_CSV).read_text().splitlines()[1:] == ["1.2.3,0.0,0.0,6.0,5.0,ground-glass"]
     first, *rest = report.lines
     assert first == "3 files: 1 scans, 1 skipped, 1 damaged"
     assert rest[0].startswith("2 readings of 1 nodules of 3 mm or more")
     assert rest[1] == "skipped 1: a reading of a chest X-ray (IdriReadMessage)"
     assert rest[2].startswith(f"damaged: {xml}/2.xml: not well-formed XML")
     assert rest[3].startswith("1 of 4 annotated nodules have their readings (1 malignant; 1 found by z alone, 0 with")
-    assert rest[4] == "1 annotated series: no LIDC file reads its series"
-    assert rest[5].startswith("unmatched: 1.2.3 at (0.0, 0.0, 90.0) mm, 5.0 mm wide: no outlined nodule")
-    assert len(rest) == 6
+    assert rest[4].startswith("their textures: 0 solid, 0 part-solid, 1 ground-glass -> ")
+    assert rest[5] == "1 annotated series: no LIDC file reads its series"
+    assert rest[6].startswith("unmatched: 1.2.3 at (0.0, 0.0, 90.0) mm, 5.0 mm wide: no outlined nodule")
+    assert len(rest) == 7
+
+
+def textured(*ratings: int | None) -> bytes:
+    """One nodule, and what each of its readers says of its texture."""
+    rois = "".join(roi(z_mm, square(10, 10, 6)) for z_mm in (5, 7))
+    rated = [nodule(rois, 3, texture=rating or 9).replace("<texture>9</texture>", "") for rating in ratings]
+    return lidc_xml(*rated)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "texture"),
+    [((5, 5, 1), "solid"), ((1, 5), "part-solid"), ((2, 3), "part-solid"), ((None, 2), "ground-glass")],
+)
+def test_the_median_of_all_readings_is_the_texture(
+    tmp_path: Path, ratings: tuple[int | None, ...], texture: str
+) -> None:
+    (tmp_path / "1.xml").write_bytes(textured(*ratings))
+    convert_lidc(tmp_path, tmp_path / "nodules.csv", luna_folder(tmp_path / "luna"))
+    (row,) = read_textures(tmp_path / TEXTURES_CSV)
+    assert (row.series_uid, row.center_xyz, row.diameter_mm, row.texture) == ("1.2.3", (0, 0, 6), 5, texture)
+
+
+def test_a_nodule_whose_texture_nobody_rates_has_no_row(tmp_path: Path) -> None:
+    (tmp_path / "1.xml").write_bytes(textured(None, None))
+    report = convert_lidc(tmp_path, tmp_path / "nodules.csv", luna_folder(tmp_path / "luna"))
+    assert report.match
+    assert len(report.match.rated) == 1
+    assert read_textures(tmp_path / TEXTURES_CSV) == ()
+
+
+def test_a_table_that_is_kept_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "1.xml").write_bytes(textured(5))
+    folder = luna_folder(tmp_path / "luna")
+    report = convert_lidc(tmp_path, tmp_path / "nodules.csv", folder, keep=[tmp_path / RATED_CSV])
+    assert not (tmp_path / RATED_CSV).exists()
+    assert (report.rated_csv, report.textures_csv) == (None, tmp_path / TEXTURES_CSV)
+    assert not any(RATED_CSV in line for line in report.lines)
+    (tmp_path / TEXTURES_CSV).write_text("mine")
+    convert_lidc(tmp_path, tmp_path / "nodules.csv", folder, keep=[tmp_path / TEXTURES_CSV])
+    assert (tmp_path / RATED_CSV).exists()
+    assert (tmp_path / TEXTURES_CSV).read_text() == "mine"
 
 
 def test_without_luna_there_is_one_table(tmp_path: Path) -> None:
@@ -165,6 +211,14 @@ def test_real_table_is_the_published_one(real: Real, tmp_path: Path) -> None:
     with_header = ours["bboxLowX"].notna()
     assert with_header.sum() == 3
     np.testing.assert_allclose(ours.loc[with_header, boxes], published.loc[with_header, boxes], atol=1e-5)
+    # The published table writes other digits of the same places: each texture finds its nodule there.
+    textures = read_textures(tmp_path / TEXTURES_CSV)
+    of_series, found = by_series(textures), Counter[str]()
+    for series_uid, own in by_series(real.luna.nodules).items():
+        found.update(match_textures(own, of_series.get(series_uid, ())))
+    print(found)
+    assert len(textures) == 299 == found.total() - found[""]
+    assert found == REAL_TEXTURES
 
 
 @pytest.mark.real

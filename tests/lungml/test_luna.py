@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from lungml import luna
 from lungml.luna import (
+    Annotation,
     Excluded,
     Nodule,
     SplitError,
@@ -23,8 +24,10 @@ from lungml.luna import (
     frozen_patients,
     read_luna,
     split_series,
+    unrated,
 )
 from lungml.patients import patient_mark
+from lungml.textures import Textured
 
 MARK = "00112233445566ff"
 MALIGNANCY = """\
@@ -79,6 +82,34 @@ def test_the_tables_become_records(tmp_path: Path) -> None:
     assert data.notes == (
         "2 of 4 series in the tables are not on disk (1 of 3 nodules); the 2 scans that are there are used",
     )
+
+
+TEXTURES = """\
+seriesuid,coordX,coordY,coordZ,diameter_mm,texture
+s2,-128.6994211,-175.50001,-298.25,5.65,part-solid
+s1,1,2,3.002,10,solid
+s7,1,2,3,10,ground-glass
+"""
+
+
+def test_textures_are_read_where_there_are_any(tmp_path: Path) -> None:
+    assert read_luna(tree(tmp_path)).textures == ()
+    (tmp_path / "textures.csv").write_text(TEXTURES)
+    data = read_luna(tmp_path)
+    assert [row.texture for row in data.textures] == ["part-solid", "solid", "ground-glass"]
+    assert data.textures[1] == Textured(series_uid="s1", center_xyz=(1, 2, 3.002), diameter_mm=10, texture="solid")
+    # The row of s1 lies 2 micrometres too far, that of s7 is of no nodule, and s9's has none.
+    assert data.notes[-1] == f"{tmp_path / 'textures.csv'} knows the textures of 1 of 3 nodules"
+
+
+def test_an_annotated_nodule_is_unrated_when_no_row_lies_within_its_radius() -> None:
+    rated = Nodule(series_uid="s", center_xyz=(0, 0, 0), diameter_mm=4, malignant=False, ratings=(1,))
+    on_it, on_the_sphere, beside = (
+        Annotation(series_uid="s", center_xyz=(x, 0, 0), diameter_mm=6) for x in (2.9, 3.0, 3.1)
+    )
+    assert unrated([on_it, on_the_sphere, beside], [rated]) == (on_the_sphere, beside)
+    assert unrated([on_it], []) == (on_it,)
+    assert unrated([], [rated]) == ()
 
 
 def test_class_1_candidates_are_dropped_and_the_order_is_kept(tmp_path: Path) -> None:
@@ -408,6 +439,8 @@ def test_too_few_scans_say_how_many_are_needed(tmp_path: Path) -> None:
         "2 scans are on disk (0 train, 1 val, 1 test); three splits at --val-stride 10 need at least 3, "
         "one of each; add s3 (train)"
     )
+    with pytest.raises(SplitError, match=r"three splits need at least 3, one of each; add s3 \(train\)$"):
+        check_split(split, data, None)
     (tmp_path / "s3.mhd").touch()
     check_split(split, read_luna(tmp_path), 10)
 
@@ -444,3 +477,14 @@ def test_the_published_table_gives_the_published_split() -> None:
         truth = [n.malignant for n in nodules]
         assert (sum(truth), len(truth) - sum(truth)) == (malignant, benign)
         assert roc_auc_score(truth, [n.diameter_mm for n in nodules]) == pytest.approx(auc, abs=5e-7)
+
+
+@pytest.mark.real
+def test_the_real_tables_leave_four_nodules_unrated() -> None:
+    where = os.environ.get("LUNGML_REAL_DATA")
+    if not where:
+        pytest.skip("LUNGML_REAL_DATA does not point at the real scans")
+    data = luna.read_luna(Path(where) / "luna16")
+    rated = by_series(data.nodules)
+    without = [found for uid, own in by_series(data.annotated).items() for found in unrated(own, rated.get(uid, ()))]
+    assert sorted(round(found.diameter_mm, 1) for found in without) == [7.9, 8.5, 9.7, 21.1]

@@ -16,8 +16,7 @@ from lungml.phantom import PhantomError, PhantomSettings, draw_phantom, write_ph
 SMALL = PhantomSettings(size_irc=(40, 96, 96), nodules=(1, 2))
 TINY = PhantomSettings(size_irc=(36, 64, 64), nodules=(1, 2))
 # version, nodules' diameters (mm) and centres (voxels), the last look-alike, mean HU
-# version, nodules' diameters (mm) and centres (voxels), the last look-alike, mean HU
-GOLDEN = (2, [6.92], [(18.95, 28.031, 18.226)], (24.29, 24.203, 45.485), -774.72)
+GOLDEN = (3, [6.92], [(18.95, 28.031, 18.226)], (24.29, 24.203, 45.485), -774.72)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -99,6 +98,9 @@ def test_tables_and_grids_lead_back_to_the_drawn_voxels(tree: Path) -> None:
         centers = np.array([n.center_xyz for n in data.nodules if n.series_uid == uid])
         np.testing.assert_allclose(xyz_to_irc(centers, grid), [n.center_irc for n in drawn.nodules], atol=1e-6)
         np.testing.assert_allclose(xyz_to_irc(data.negatives[uid], grid), drawn.negatives_irc, atol=1e-6)
+        rows = [row for row in data.textures if row.series_uid == uid]
+        assert [(row.texture, row.diameter_mm) for row in rows] == [(n.texture, n.diameter_mm) for n in drawn.nodules]
+        np.testing.assert_array_equal([row.center_xyz for row in rows], centers)
         excluded = np.array([e.center_xyz for e in data.excluded if e.series_uid == uid])
         if len(excluded):
             np.testing.assert_allclose(irc_to_xyz(drawn.excluded_irc, grid), excluded, atol=1e-6)

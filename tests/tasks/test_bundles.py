@@ -21,12 +21,13 @@ from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
 from tasks.bundles import (
     WeightsError,
+    build_bundle,
     import_published,
     load_bundle,
-    load_nodule_net,
     load_unet,
     stage_example,
 )
+from tasks.members import build_model, load_member, rebuild
 from tasks.tracking import TrackingError
 
 CPU = torch.device("cpu")
@@ -133,7 +134,7 @@ def test_members_of_another_stage_are_refused(full_home: Home, fields: dict[str,
     with pytest.raises(TrackingError, match="is a classification model, a segmentation model was asked for"):
         load_unet(full_home, fields["nodule"], CPU)
     with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
-        load_nodule_net(full_home, fields["malignancy"], CPU, "classification")
+        load_member(full_home, fields["malignancy"], "classification")
 
 
 SMALL = NoduleNetConfig(crop_shape=(16, 16, 32))
@@ -187,7 +188,7 @@ def test_one_model_in_a_list_and_no_flips_are_what_they_were_before(full_home: H
     uri = registry.register_bundle(full_home, fields)
     listed = {member: [fields[member]] for member in registry.BUNDLE_MEMBERS}
     assert registry.register_bundle(full_home, {**fields, **listed, "test_time_flips": []}) == uri
-    assert registry.read_bundle(full_home, uri).keys() - fields.keys() == {"code"}
+    assert registry.read_bundle(full_home, uri).keys() - fields.keys() == {"code", "sha256"}
 
 
 @pytest.mark.parametrize(
@@ -218,9 +219,10 @@ def test_a_member_that_is_gone_costs_the_ensemble(full_home: Home, fields: dict[
 
 
 def test_members_of_an_ensemble_are_of_one_stage(full_home: Home, fields: dict[str, Any]) -> None:
-    uri = registry.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], fields["malignancy"]]})
-    with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
-        load_bundle(full_home, uri, "cpu")
+    mixed = {**fields, "nodule": [fields["nodule"], fields["malignancy"]]}
+    for use in (registry.register_bundle, build_bundle):
+        with pytest.raises(TrackingError, match="is a malignancy model, a classification model was asked for"):
+            use(full_home, mixed)
 
 
 # Published weights

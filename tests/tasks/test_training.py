@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,12 +33,11 @@ from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.sampling import NegativePlan
 from tasks import child, fitting, registry, tracking, training
+from tasks.assembly import draft_bundle, register_bundle
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.tracking import TrackingError
 from tasks.training import (
-    assemble_bundle,
-    choose_malignancy,
     mine_candidates,
     train_classification,
     train_malignancy,
@@ -201,21 +200,17 @@ def test_malignancy_stands_beside_the_diameter_alone(trained: Trained) -> None:
     assert scratch.data.metrics["test/diameter_auc"] == scratch.data.metrics["val/best_diameter_auc"] == 1.0
 
 
-def test_the_bundle_holds_the_three_and_is_only_ever_demo(trained: Trained) -> None:
+def test_the_bundle_holds_the_three_and_gets_no_alias(trained: Trained) -> None:
     home, recipe = trained.pipeline.home, tiny()
-    members = (trained.segmentation, [trained.nodule], [trained.finetuned])
-    uri = assemble_bundle.fn(*members, recipe, trained.pipeline)
-    fields = registry.read_bundle(home, uri)
+    draft = draft_bundle(trained.segmentation, [trained.nodule], [trained.finetuned], recipe, trained.pipeline)
+    fields = registry.read_bundle(home, register_bundle.fn(draft, trained.pipeline))
     uris = [trained.segmentation.uri, trained.nodule.uri, trained.finetuned.uri]
     assert [fields[m] for m in ("segmentation", "nodule", "malignancy")] == uris
     assert fields["nodule_threshold"] == trained.nodule.val["threshold"]
-    assert (fields["grouping"], fields["recipe"]) == (asdict(recipe.grouping), "tiny")
-    assert fields["origin"] == "phantom"
-    assert registry.read_bundle(home, "models:/luna@demo") == fields
-    # A bundle of real scans gets no alias before it is promoted.
-    real = assemble_bundle.fn(*members, recipe, replace(trained.pipeline, origin="real"))
-    assert registry.read_bundle(home, real)["origin"] == "real"
-    assert registry.read_bundle(home, "models:/luna@demo") == fields
+    assert (fields["grouping"], fields["inference"]) == (asdict(recipe.grouping), asdict(recipe.inference))
+    assert (fields["recipe"], fields["origin"]) == ("tiny", "phantom")
+    with pytest.raises(TrackingError, match="no such model"):
+        registry.read_bundle(home, "models:/luna@demo")  # the gate decides
 
 
 # What is trained anew and what is kept
@@ -413,37 +408,6 @@ def test_the_best_epochs_weights_are_tested_and_logged(
     (run,) = runs(home, "segmentation")
     assert run.data.metrics["val/best_f1"] == 0.75
     assert steps(home, run, "val/f1") == [2, 3]  # MLflow cannot chart a NaN
-
-
-# choose_malignancy
-
-
-def model_of(name: str, auc: float) -> TrainedModel:
-    return TrainedModel(
-        stage="malignancy", name=name, uri=f"models:/m-{name}", best_epoch=1, val={"auc": auc}, test={"auc": 1.0}
-    )
-
-
-@pytest.mark.parametrize(
-    ("aucs", "winner"),
-    [([0.5, 0.75], 1), ([0.75, 0.5], 0), ([0.5, 0.5], 0), ([math.nan, 0.25], 1), ([0.25, math.nan], 0),
-     ([math.nan, math.nan], 0), ([0.5, 0.25, 0.75], 2), ([0.5], 0)],
-)  # fmt: skip
-def test_the_higher_validation_auc_is_kept(aucs: Sequence[float], winner: int) -> None:
-    ways = [[model_of(str(place), auc)] for place, auc in enumerate(aucs)]
-    assert choose_malignancy.fn(ways) is ways[winner]
-
-
-def test_both_ways_are_kept_where_the_recipe_says_so() -> None:
-    first, second = [model_of("a", 0.9)], [model_of("b", math.nan)]
-    assert choose_malignancy.fn([first, second], "both") == [*first, *second]
-    assert choose_malignancy.fn([first, second], "scratch") == second
-    assert choose_malignancy.fn([first, second], "finetuned") == first
-
-
-def test_an_ensemble_is_chosen_by_its_members_mean() -> None:
-    first, second = [model_of("a", 0.9), model_of("b", 0.5)], [model_of("c", 0.75), model_of("d", 0.75)]
-    assert choose_malignancy.fn([first, second]) is second
 
 
 # mine_candidates
