@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.markup import escape
 
-from flows import cli_data, cli_evaluate
+from flows import cli_data, cli_evaluate, cli_model
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
@@ -26,10 +26,9 @@ app = typer.Typer(
     add_completion=False,
     help="Chest CT scans to a ranked list of lung nodules. Not for clinical use.",
 )
-model_app = typer.Typer(no_args_is_help=True, help="Bring in models.")
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_evaluate.evaluate)
-app.add_typer(model_app, name="model")
+app.add_typer(cli_model.app, name="model")
 
 
 @app.command()
@@ -202,19 +201,6 @@ def read(
         )
     out.print("A model's opinion, not for clinical use.")
     raise typer.Exit(1 if failed else 0)
-
-
-@model_app.command("import")
-def import_model(
-    segmentation: Annotated[Path, typer.Option(help="the published U-Net's .state file")],
-    nodule: Annotated[Path, typer.Option(help="the published nodule classifier's")],
-    malignancy: Annotated[Path, typer.Option(help="the published malignancy classifier's")],
-) -> None:
-    """Register published weights as a bundle and print its URI."""
-    home = start(flows=False)
-    from tasks.bundles import import_published
-
-    out.print(import_published(home, segmentation, nodule, malignancy))
 
 
 def main() -> None:

@@ -107,15 +107,15 @@ def _sentence(table: ReportTable) -> str:
 
 
 def _losses(losses: Losses) -> str:
-    lost = ", ".join(f"{count} by {stage}" for stage, count in losses.lost.items() if count)
-    return f"of {losses.nodules} nodules {losses.right} came through; lost {lost or 'none'}"
+    lost = ", ".join(f"{stage} {count}" for stage, count in losses.lost.items() if count)
+    return f"of {losses.nodules} nodules {losses.right} came through; lost to: {lost or 'nothing'}"
 
 
 def _segmentation(score: SegmentationScore) -> str:
     return (
-        f"segmentation on {score.slices} slices: F1 {score.f1:.4f}, precision {score.precision:.4f}, "
-        f"recall {score.recall:.4f}; {score.touched} of {score.nodules} nodules touched, "
-        f"mean Dice {score.mean_dice:.3f}"
+        f"segmentation on {score.slices} slices: F1 {_plain(score.f1, 4)}, precision {_plain(score.precision, 4)}, "
+        f"recall {_plain(score.recall, 4)}; {score.touched} of {score.nodules} nodules touched, "
+        f"mean Dice {_plain(score.mean_dice)}"
     )
 
 
@@ -129,7 +129,7 @@ def _scores(judged: BundleScore) -> Table:
     table.add_row(NAMES["sensitivity_at_1_fps"], *_with_band(samples["sensitivity_at_1_fps"]))
     table.add_row(NAMES["malignancy_auc"], *_with_band(samples["malignancy_auc"]))
     table.add_row("  annotated diameter alone", *_with_band(samples["diameter_auc"]))
-    table.add_row("  model less diameter", _signed(over.difference), f"{_band(over)}, p {_p(over.p_value)}")
+    table.add_row("  model less diameter", _signed(over.difference), f"{_band(over)}, p {_plain(over.p_value)}")
     table.add_row("  end to end (0 if not found)", *_with_band(samples["end_to_end_malignancy_auc"]))
     table.add_row("candidates a scan", f"{card.funnel.candidates:.1f}", "")
     table.add_row("false positives a scan", f"{card.table.false_positives / card.table.scans:.1f}", "")
@@ -142,14 +142,14 @@ def _differences(rows: dict[str, Difference], title: str) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     for name, row in rows.items():
         digits = 0 if name in COUNTS else 3
-        values = (f"{row.first:.{digits}f}", f"{row.second:.{digits}f}", _signed(row.difference, digits))
-        table.add_row(name, *values, _band(row, digits), _p(row.p_value))
+        values = (_plain(row.first, digits), _plain(row.second, digits), _signed(row.difference, digits))
+        table.add_row(name, *values, _band(row, digits), _plain(row.p_value))
     return table
 
 
 def _with_band(sampled: Sampled) -> tuple[str, str]:
     low, high = sampled.band
-    return f"{sampled.observed:.3f}", f"{low:.3f} to {high:.3f}"
+    return _plain(sampled.observed), f"{_plain(low)} to {_plain(high)}"
 
 
 def _band(difference: Difference, digits: int = 3) -> str:
@@ -157,9 +157,9 @@ def _band(difference: Difference, digits: int = 3) -> str:
     return f"{_signed(low, digits)} to {_signed(high, digits)}"
 
 
+def _plain(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def _signed(value: float, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:+.{digits}f}"
-
-
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"

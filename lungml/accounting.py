@@ -154,7 +154,7 @@ def count_losses(nodules: Sequence[FollowedNodule]) -> Losses:
 
 
 def group_by_diameter(nodules: Sequence[FollowedNodule], times: npt.NDArray[np.int64]) -> tuple[Group, ...]:
-    """By annotated diameter, kinds without a nodule included.
+    """By annotated diameter, kinds without a nodule included; empty where there is no nodule at all.
 
     Args:
         nodules: of all scans.
@@ -184,7 +184,7 @@ def group_by_texture(nodules: Sequence[FollowedNodule], times: npt.NDArray[np.in
 def _group(
     nodules: Sequence[FollowedNodule], kinds: Sequence[str], names: Sequence[str], times: npt.NDArray[np.int64]
 ) -> tuple[Group, ...]:
-    if set(kinds) == {UNKNOWN}:
+    if set(kinds) <= {UNKNOWN}:
         return ()
     scans, kind_of = np.array([n.scan for n in nodules], dtype=np.int64), np.array(kinds)
     found = np.array([n.found for n in nodules], dtype=np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def read_answers(path: Path, key: str | None = None) -> Answers | None:
     )
 
 
-def write_arrays(path: Path, key: str, **arrays: npt.NDArray[np.generic] | np.generic) -> None:
+def write_arrays(path: Path, key: str, **arrays: npt.NDArray[Any] | np.generic) -> None:
     """Keep arrays and what they were made from as one .npz file, whole or not at all."""
     held = io.BytesIO()
     np.savez_compressed(held, key=np.array(key), **arrays)  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ def write_arrays(path: Path, key: str, **arrays: npt.NDArray[np.generic] | np.ge
         handle.write(held.getbuffer())
 
 
-def read_arrays(path: Path, key: str | None) -> dict[str, npt.NDArray[np.generic]] | None:
+def read_arrays(path: Path, key: str | None) -> dict[str, npt.NDArray[Any]] | None:
     """All arrays of a file, each checked against its checksum; None where it is not what was asked for."""
     try:
         with np.load(path, allow_pickle=False) as held:

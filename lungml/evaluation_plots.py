@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lungml.accounting import Funnel, Group, Losses, Lost
 from lungml.froc import FPS_PER_SCAN, FrocResult
 from lungml.plots import (
     BLUE,
@@ -29,19 +30,19 @@ from lungml.plots import (
     style_of,
     unit_square,
 )
-from lungml.scorecard import Funnel, Group, Losses, Lost
 from lungml.scored import Scored
 from lungml.wording import amount
 
 WIDTH = 5.0  # inches: at 360 pixels the smallest letters are still 8 pixels high
+NOTHING = 1.4  # inches high where there is nothing to draw
 FPS_SHOWN = 1 / 10, 10.0
 FPS_NAMES = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
 LOST: dict[Lost, tuple[str, str]] = {
-    "quarantine": ("not read", GREY),
+    "quarantine": ("scan not read", GREY),
     "segmentation": ("not marked", VERMILLION),
     "grouping": ("lost in grouping", ORANGE),
     "classifier": ("filtered out", SKY),
-    "malignancy": ("judged wrongly", PALE),
+    "malignancy": ("called benign", PALE),
 }
 FUNNEL = {
     "voxels": "voxels",
@@ -50,6 +51,7 @@ FUNNEL = {
     "nodules": "taken for nodules",
     "malignant": "called malignant",
 }
+FUNNEL_TICKS = {1.0: "1", 1e3: "1 thousand", 1e6: "1 million"}
 
 
 def draw_froc(
@@ -67,12 +69,14 @@ def draw_froc(
         band: (3, points) of the first one: false positives a scan, and the edges of its 95 % band there.
         threshold_fps: false positives a scan at the threshold that is used; NaN draws none.
     """
-    figure = new_figure(WIDTH, 4.4, "FROC", origin)
-    if not any(result.nodules for result in curves.values()):
+    drawn = any(result.nodules for result in curves.values())
+    figure = new_figure(WIDTH, 4.4 if drawn else NOTHING, "FROC", origin)
+    if not drawn:
         return say(figure, "no nodules: there is no sensitivity")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
-    if band is not None and np.isfinite(band[1:]).any():
+    shaded = band is not None and bool(np.isfinite(band[1:]).any())
+    if band is not None and shaded:
         shown = band[0] > 0
         axes.fill_between(band[0][shown], band[1][shown], band[2][shown], color=BLUE, alpha=0.18, linewidth=0)
     for number, (name, result) in enumerate(curves.items()):
@@ -97,7 +101,7 @@ def draw_froc(
     label_axes(axes, "false positives a scan", "sensitivity", "")
     low = any(result.sensitivity_at[-2] < 0.55 for result in curves.values())
     axes.legend(loc="upper left" if low else "lower right", frameon=False, fontsize=8)
-    caption(figure, ["dots: where the CPM reads it", *(["shaded: 95 % band over scans"] if band is not None else [])])
+    caption(figure, ["dots: where the CPM reads it", *(["shaded: 95 % band over scans"] if shaded else [])])
     return figure
 
 
@@ -118,7 +122,7 @@ def draw_roc_and_diameter(
     diameters = np.asarray(diameters_mm, dtype=np.float64)
     if diameters.shape != np.shape(malignancy.probs):
         raise ValueError(f"{len(malignancy.probs)} nodules, but {diameters.size} diameters")
-    figure = new_figure(WIDTH, 4.6, "ROC: malignant or benign", origin)
+    figure = new_figure(WIDTH, NOTHING if malignancy.one_class else 4.6, "ROC: malignant or benign", origin)
     if malignancy.one_class:
         return say(figure, _one_class(malignancy))
     # Only the order counts: ranks are scores in [0, 1].
@@ -151,7 +155,9 @@ def draw_groups(groups: Mapping[str, Sequence[Group]], *, origin: Origin) -> Fig
     shown = {name: [g for g in kinds if g.nodules and not math.isnan(g.sensitivity)] for name, kinds in groups.items()}
     shown = {name: kinds for name, kinds in shown.items() if kinds}
     rows = sum(len(kinds) + 1 for kinds in shown.values())
-    figure = new_figure(WIDTH, max(2.2, 1.2 + 0.27 * rows), "Sensitivity at one false positive a scan", origin)
+    figure = new_figure(
+        WIDTH, 1.2 + 0.27 * rows if shown else NOTHING, "Sensitivity at one false positive a scan", origin
+    )
     if not shown:
         return say(figure, "no nodules")
     axes = figure.subplots()
@@ -188,32 +194,34 @@ def draw_funnel(funnels: Mapping[str, Funnel], *, origin: Origin) -> Figure:
         funnels: name -> means a scan; the first as bars, others as marks.
         origin: see `draw_froc`.
     """
-    figure = new_figure(WIDTH, 3.4, "What is left of a scan", origin)
     (_, main), *others = funnels.items()
     values = [getattr(main, stage) for stage in FUNNEL]
-    if math.isnan(values[0]) or not values[0]:
+    nothing = math.isnan(values[0]) or not values[0]
+    figure = new_figure(WIDTH, NOTHING if nothing else 3.4, "What is left of a scan", origin)
+    if nothing:
         return say(figure, "no scan was read")
     axes = figure.subplots()
     floor = 10.0 ** math.floor(math.log10(min([1.0, *(v for v in values if v > 0)])))
     for row, value in enumerate(values):
         if value > 0:
             axes.barh(row, value - floor, left=floor, color=BLUE, height=0.62)
-        axes.annotate(
-            amount(value), (max(value, floor), row), (5, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        text = amount(value)
+        axes.text(1, row, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9, color=INK)
     for number, (other, funnel) in enumerate(others):
         color, _ = style_of("", number + 1)
         points = [(getattr(funnel, stage), row) for row, stage in enumerate(FUNNEL) if getattr(funnel, stage) > 0]
         axes.plot(*zip(*points), "|", color=color, markersize=15, markeredgewidth=2.5, linestyle="", label=other)
     axes.set_xscale("log")
-    axes.set_xlim(floor, max(values) * 10**2.3)  # room for the numbers
+    axes.set_xlim(floor, max(values) * 10**3.2)  # room for the numbers
+    axes.set_xticks(list(FUNNEL_TICKS), FUNNEL_TICKS.values())
+    axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(values)), FUNNEL.values())
     axes.invert_yaxis()
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     label_axes(axes, "a scan, on average", "", "")
     axes.tick_params(axis="y", length=0)
     if others:
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", frameon=False, fontsize=8)
     return figure
 
 
@@ -225,7 +233,7 @@ def draw_losses(losses: Mapping[str, Losses], *, origin: Origin) -> Figure:
         origin: see `draw_froc`.
     """
     shown = {name: of for name, of in losses.items() if of.nodules}
-    figure = new_figure(WIDTH, 1.7 + 0.65 * max(1, len(shown)), "Where nodules were lost", origin)
+    figure = new_figure(WIDTH, 1.7 + 0.65 * len(shown) if shown else NOTHING, "Where nodules were lost", origin)
     if not shown:
         return say(figure, "no nodules")
     axes = figure.subplots()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from lungml import evaluation_notes as notes
 from lungml import evaluation_parts as parts
 from lungml.evaluation_plots import (
     WIDTH,
@@ -105,10 +106,10 @@ def _page(facts: ReportFacts, card: Scorecard, figures: Mapping[str, bytes], pic
 
     return Page(
         title=facts.title,
-        opening=parts.opening(facts, card),
+        opening=notes.opening(facts, card),
         parts=[
-            parts.beside_the_report(facts, card),
-            *([parts.comparisons(facts)] if facts.compared else []),
+            notes.beside_the_report(facts, card),
+            *([notes.comparisons(facts)] if facts.compared else []),
             parts.detection(facts, card, images("froc")),
             parts.kinds(card, images("groups")),
             parts.malignancy(card, images("roc")),
@@ -117,9 +118,9 @@ def _page(facts: ReportFacts, card: Scorecard, figures: Mapping[str, bytes], pic
             parts.funnel(card, images("funnel")),
             parts.losses(card, images("losses")),
             parts.segmentation(card),
-            parts.worst(facts, pictures),
-            parts.models(facts, card),
-            parts.limits(facts),
-            parts.method(facts, card),
+            notes.worst(facts, pictures),
+            notes.models(facts, card),
+            notes.limits(facts),
+            notes.method(facts, card),
         ],
     )

@@ -44,7 +44,7 @@ class Folds:
     def words(self) -> str:
         """What the folds are, for wherever a figure of them is printed."""
         if self.by == "order":
-            return f"every {self.count}th series of the sorted list (no LUNA16 subset is known)"
+            return "the sorted list of series dealt out (no LUNA16 subset is known)"
         return "LUNA16's own subsets" + ("" if self.count == SUBSETS else f" modulo {self.count}")
 
     def split(self, fold: int) -> dict[str, Split]:

@@ -356,7 +356,7 @@ def _gain(differences: Mapping[Statistic, Difference], settings: GateSettings) -
             gained.append(NAMES["malignant_sensitivity"])
     proof = " beyond chance" if settings.proven_gain else ""
     if gained:
-        words = f"better{proof}: {' and '.join(gained)}"
+        words = f"better{proof}: {', '.join(gained)}"
     elif bought:
         words = f"nothing is gained: more malignant sensitivity was bought with false malignant findings{bought}"
     else:

@@ -38,18 +38,27 @@ class Marked:
 
     @classmethod
     def of_mask(cls, mask: npt.NDArray[np.bool_]) -> Marked:
-        """A mask as if its voxels were certain."""
-        return cls.of(mask.astype(np.float32), 0.5)
+        """A mask, (index, row, col) bool, as if its voxels were certain."""
+        index, rows, cols = mask.shape
+        voxels = np.flatnonzero(mask)
+        return cls(shape=(index, rows, cols), voxels=voxels, probs=np.ones(len(voxels), np.float32), floor=0.0)
 
-    def above(self, threshold: float) -> npt.NDArray[np.int64]:
-        """Flat places of the voxels above a threshold, ascending.
+    def at(self, threshold: float) -> Marked:
+        """What a higher floor would have left; the threshold is exclusive.
 
         Raises:
-            ValueError: when the threshold lies below the floor.
+            ValueError: when it lies below the floor.
         """
         if threshold < self.floor:
             raise ValueError(f"voxels above {threshold} were asked for, only those above {self.floor} were kept")
-        return self.voxels if threshold == self.floor else self.voxels[self.probs > threshold]
+        if threshold == self.floor:
+            return self
+        higher = self.probs > threshold
+        return Marked(shape=self.shape, voxels=self.voxels[higher], probs=self.probs[higher], floor=threshold)
+
+    def above(self, threshold: float) -> npt.NDArray[np.int64]:
+        """Flat places of the voxels above a threshold, ascending; errors as of `at`."""
+        return self.at(threshold).voxels
 
     def mask(self, threshold: float) -> npt.NDArray[np.bool_]:
         """(index, row, col) bool, true above a threshold; errors as of `above`."""

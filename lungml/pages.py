@@ -33,14 +33,15 @@ dl div { background: var(--card); border-radius: .5rem; padding: .7rem .8rem; }
 dt, dd.note { font-size: .85rem; color: var(--soft); line-height: 1.35; }
 dd { margin: 0; } dd.value { font-size: 1.45rem; font-weight: 600; line-height: 1.35; }
 .beside { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
-.beside > div { max-width: 100%; } .beside .plots { width: 32rem; max-width: 100%; margin: .8rem 0; }
+.beside > div { max-width: 100%; } .beside p { max-width: 26rem; }
+.beside .plots { width: 32rem; max-width: 100%; margin: .8rem 0; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 table { width: min-content; } caption, td, tbody th { white-space: nowrap; } caption { white-space: normal; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 500; } thead th { color: var(--soft); vertical-align: bottom; }
-th.words, td.words { text-align: left; } td.words { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+th.words, td.words { text-align: left; }
 td:last-child, thead th:last-child { padding-right: 0; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .scans { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 14.5rem), 1fr)); gap: 1rem; }
@@ -48,10 +49,15 @@ figure { margin: 0; } figcaption { font-size: .85rem; color: var(--soft); margin
 figure img { display: block; width: 100%; height: auto; border-radius: .4rem; }
 .plot img { max-width: 34rem; }
 ul.items { max-width: 46rem; padding-left: 1.2rem; } ul.items li { margin: .25rem 0; }
+@media (max-width: 40rem) { body { padding: .9rem; } table { font-size: .8rem; width: auto; }
+  th, td { padding-right: .45rem; }
+  tbody th { white-space: normal; min-width: 6.5rem; }
+  .scans { grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); } }
 @media print { :root { --ink: #000; --soft: #444; --page: #fff; --card: #f4f5f7; --line: #ccc; --warn: #fff3dc;
-  --link: #000; } .plot img { filter: none; } nav { display: none; } body { max-width: none; padding: 0;
-  font-size: 10pt; } figure, tr, dl div, .warning { break-inside: avoid; } h2 { break-after: avoid; }
-  .wide { overflow: visible; } }
+  --link: #000; } .plot img { filter: none; } nav { display: none; } body { max-width: none; padding: 0; }
+  html { font-size: 9pt; } figure, .wide, dl div, .warning { break-inside: avoid; } h2 { break-after: avoid; }
+  .wide { overflow: visible; } .beside { gap: 0 1.5rem; } .beside .plots { width: 26rem; }
+  .scans { grid-template-columns: repeat(4, 1fr); gap: .6rem; break-before: avoid; } }
 """.strip()
 # Nothing but what the file holds: no script, no request.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -122,7 +122,7 @@ def draw_case(case: Case, hu: npt.NDArray[np.generic], grid: Grid) -> Figure:
     axes.set_xlim(-half * to_left, half * to_left)
     axes.set_ylim(half * to_back, -half * to_back)
     # Drawn wide and dark below, so that it shows on air as on bone.
-    for color, width in (("black", 3.2), (ORANGE, 1.4)):
+    for color, width in (("black", 2.6), (ORANGE, 1.2)):
         if known:
             axes.add_patch(Circle((0, 0), case.diameter_mm / 2, fill=False, edgecolor=color, linewidth=width))
         else:

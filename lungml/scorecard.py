@@ -247,7 +247,7 @@ def _judge_findings(read: Sequence[Evidence]) -> Scored:
     for one in read:
         findings, included = one.findings or (), (*one.nodules, *one.unrated)
         hits = find_hits((*included, *one.excluded), findings, OFFICIAL_REACH, one.series_uid)
-        on_nodule: npt.NDArray[np.bool_] = hits[: len(included)].any(axis=0)
+        on_nodule = np.any(hits[: len(included)], axis=0)
         counted = np.flatnonzero(on_nodule | ~hits.any(axis=0)).tolist()
         targets += on_nodule[counted].tolist()
         probs += [findings[position].prob_nodule for position in counted]

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 
+PERCENT = "\N{NO-BREAK SPACE}%"  # a sign alone on the next line is no number
+BAND = f"95{PERCENT}\N{NO-BREAK SPACE}band"  # a column's head
+
 
 def rate(value: float, digits: int = 3) -> str:
     """0.772; "none" for what is not finite."""
@@ -43,7 +46,7 @@ def banded(band: tuple[float, float], digits: int = 3) -> str:
 
 def percent_banded(band: tuple[float, float]) -> str:
     """band 56 to 91 %; empty without one."""
-    return "" if math.isnan(band[0]) else f"band {100 * band[0]:.0f} to {100 * band[1]:.0f} %"
+    return "" if math.isnan(band[0]) else f"band {100 * band[0]:.0f} to {100 * band[1]:.0f}{PERCENT}"
 
 
 def part_of(part: int, whole: int) -> str:
@@ -53,7 +56,12 @@ def part_of(part: int, whole: int) -> str:
 
 def percent(part: int, whole: int) -> str:
     """84 %; empty of nothing."""
-    return f"{100 * part / whole:.0f} %" if whole else ""
+    return f"{100 * part / whole:.0f}{PERCENT}" if whole else ""
+
+
+def with_percent(part: int, whole: int) -> str:
+    """129 of 154, 84 %."""
+    return listed(part_of(part, whole), percent(part, whole))
 
 
 def mean(total: int, count: int, digits: int = 1) -> str:

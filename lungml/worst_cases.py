@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lungml.evidence import Evidence
 from lungml.findings import Finding
 from lungml.score import OFFICIAL_REACH, REPORT_REACH, find_hits
-from lungml.scorecard import Evidence
 from lungml.wording import probability
 
 Kind = Literal["missed", "filtered out", "malignant called benign", "false positive"]

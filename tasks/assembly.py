@@ -19,7 +19,7 @@ from lungml.findings import shown
 from lungml.geometry import irc_to_xyz
 from lungml.metrics import is_better
 from lungml.recipes import Keeps, Recipe
-from lungml.score import OFFICIAL_REACH, REPORT_REACH, ScoredFinding, find_hits
+from lungml.score import OFFICIAL_REACH, ScoredFinding, find_hits
 from tasks import registry
 from tasks.finding import FoundScan, NamedBundle, Readable
 from tasks.pipeline import Pipeline, TrainedModel
@@ -88,9 +88,10 @@ def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[Fou
             raise ValueError(f"{files.answers}: gone or damaged; run again")
         points = irc_to_xyz(answers.candidates.centers_irc, store.read_grid(scan.store)).tolist()
         marks = [ScoredFinding(center_xyz=(x, y, z), prob_nodule=np.nan) for x, y, z in points]
-        on_nodule = find_hits(scan.nodules, marks, REPORT_REACH, scan.series_uid).any(axis=0)
-        on_excluded = find_hits(scan.excluded, marks, OFFICIAL_REACH, scan.series_uid).any(axis=0)
-        counted = on_nodule | ~on_excluded
+        known = (*scan.nodules, *scan.unrated)
+        on_nodule = np.asarray(find_hits(known, marks, OFFICIAL_REACH, scan.series_uid).any(axis=0))
+        on_excluded = np.asarray(find_hits(scan.excluded, marks, OFFICIAL_REACH, scan.series_uid).any(axis=0))
+        counted = np.flatnonzero(on_nodule | ~on_excluded)
         probs += answers.prob_nodule[counted].tolist()
         is_nodule += on_nodule[counted].tolist()
         said += annotated.prob_malignant.tolist()

@@ -81,7 +81,8 @@ def _assemble(fields: Mapping[str, Any], read: Callable[[str, str], UNet | Nodul
         for member, stage in registry.BUNDLE_MEMBERS.items()
     }
     settings = registry.bundle_settings(fields)
-    settings.pop("inference")
+    if "inference" not in Bundle.__dataclass_fields__:
+        settings.pop("inference")
     return Bundle(**members, **settings)
 
 

@@ -48,9 +48,14 @@ class FoldEvidence:
     set_aside: tuple[ScanTruth, ...]
 
     @property
+    def tested(self) -> tuple[PreparedScan | ScanTruth, ...]:
+        """All scans that the fold tests."""
+        return (*self.scans, *self.set_aside)
+
+    @property
     def series_uids(self) -> tuple[str, ...]:
-        """Of all scans that the fold tests, sorted."""
-        return tuple(sorted(scan.series_uid for scan in (*self.scans, *self.set_aside)))
+        """Theirs, sorted."""
+        return tuple(sorted(scan.series_uid for scan in self.tested))
 
 
 @task(name="find_folds", cache_policy=NO_CACHE)
@@ -84,7 +89,8 @@ def check_fresh(bundle: NamedBundle, scans: Sequence[PreparedScan], set_aside: S
     Raises:
         LeakError: a model saw such a scan, or its run does not say what it saw.
     """
-    sides = {scan.series_uid: scan.split for scan in (*scans, *set_aside)}
+    every: tuple[PreparedScan | ScanTruth, ...] = (*scans, *set_aside)
+    sides = {scan.series_uid: scan.split for scan in every}
     for member in registry.BUNDLE_MEMBERS:
         for uri in registry.member_uris(bundle.fields, member):
             told = tracking.model_scans(home, uri)
@@ -131,7 +137,7 @@ def fold_table(fold: FoldEvidence) -> Table:
     nodule, malignant = (float(fold.bundle.fields[name]) for name in registry.THRESHOLDS)
     return score_table(
         {scan.series_uid: read_findings(files.findings) for scan, files in zip(fold.scans, fold.found, strict=True)},
-        {scan.series_uid: scan.nodules for scan in (*fold.scans, *fold.set_aside)},
+        {scan.series_uid: scan.nodules for scan in fold.tested},
         nodule_threshold=nodule,
         malignant_threshold=malignant,
     )

@@ -58,11 +58,7 @@ def rebuild(uri: str, arch: Any, weights: Mapping[str, torch.Tensor], stage: str
 
 def build_model(stage: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> UNet | NoduleNet:
     """A stage's network from the fields of its configuration and its weights, on the CPU."""
-    drawn = torch.Generator()  # the weights drawn first are thrown away; nobody else's draws move on
-    model = (
-        UNet(UNetConfig(**config), generator=drawn)
-        if stage == "segmentation"
-        else NoduleNet(NoduleNetConfig(**config), generator=drawn)
-    )
+    with torch.random.fork_rng(devices=[]):  # the weights drawn first are thrown away; nobody's numbers move on
+        model = UNet(UNetConfig(**config)) if stage == "segmentation" else NoduleNet(NoduleNetConfig(**config))
     model.load_state_dict(weights)
     return model

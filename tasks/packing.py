@@ -94,6 +94,9 @@ def _signature() -> ModelSignature:
     # Without a name: MLflow takes a list of texts only for a column that has none.
     paths = Schema([ColSpec(DataType.string)])
     columns = Schema(
-        [ColSpec(DataType.string if name in TEXT_COLUMNS else DataType.double, name) for name in FINDINGS_COLUMNS]
+        [
+            ColSpec(DataType.string, name) if name in TEXT_COLUMNS else ColSpec(DataType.double, name, required=False)
+            for name in FINDINGS_COLUMNS
+        ]
     )
     return ModelSignature(paths, columns, ParamSchema([ParamSpec("grouping", DataType.string, None)]))

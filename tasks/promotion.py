@@ -38,7 +38,8 @@ By = Literal["gate", "human"]
 CHAMPION, PREVIOUS, DEMO = "champion", "previous", "demo"
 WHO: Mapping[By, str] = {"gate": "the gate", "human": "a person"}
 HISTORY = "luna.history."  # and a number: one tag for every move
-GATE = "luna.gate"  # what the gate said of a version
+GATE, REASONS = "luna.gate", "luna.gate.reasons"  # what the gate said of a version
+PARENT = "luna.parent."  # of a training's run, and a stage: what it started from
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's answers to what is not there
 MAX_BECAUSE = 500  # characters: a reason, not a report
 
@@ -70,7 +71,7 @@ class Listed:
         registered: when, UTC.
         fields: see `registry.check_bundle`; empty when it cannot be read.
         problem: why it cannot, in one line, else empty.
-        decision: of the gate, in one line; empty when it was not asked.
+        decision: of the gate, promoted or refused, and why, in one line; empty when it was not asked.
         history: a line for every alias that it got or lost, the oldest first.
     """
 
@@ -176,7 +177,7 @@ def list_bundles(home: Home) -> tuple[Listed, ...]:
                 registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
                 fields=fields,
                 problem=problem,
-                decision=version.tags.get(GATE, ""),
+                decision=": ".join(version.tags[name] for name in (GATE, REASONS) if version.tags.get(name)),
                 history=tuple(version.tags[name] for name in _history(version.tags)),
             )
         )
@@ -191,14 +192,32 @@ def tag_version(home: Home, uri: str, tags: Mapping[str, str]) -> None:
 
 
 def learned_origin(home: Home, uri: str) -> Origin | None:
-    """What kind of scans a model learned from: synthetic when its run, or any series that it names, says so.
+    """What kind of scans a model learned from: synthetic when it, or one that it started from, says so.
 
-    None where nothing says, as of weights from elsewhere.
+    Its run's tag or any series that the run names says so. None where nothing says, as of weights from elsewhere.
     """
-    said, scans = registry.origin_of(home, uri), tracking.model_scans(home, uri)
-    if said == "phantom" or any(map(is_phantom_uid, scans)):
-        return "phantom"
-    return "real" if said or scans else None
+    origin: Origin | None = None
+    for model in lineage(home, uri):
+        said, scans = registry.origin_of(home, model), tracking.model_scans(home, model)
+        if said == "phantom" or any(map(is_phantom_uid, scans)):
+            return "phantom"
+        origin = "real" if said or scans else origin
+    return origin
+
+
+def lineage(home: Home, uri: str) -> tuple[str, ...]:
+    """A model, those that it started from or whose candidates it learned from, theirs, and so on; itself first."""
+    client, found = tracking.client_of(home), [uri]
+    for model in found:
+        try:
+            run_id = client.get_logged_model(model.removeprefix("models:/")).source_run_id
+            tags = client.get_run(run_id).data.tags if run_id else {}
+        except MlflowException as error:
+            if error.error_code not in MISSING:
+                raise
+            tags = {}
+        found += [parent for name, parent in tags.items() if name.startswith(PARENT) and parent not in found]
+    return tuple(found)
 
 
 def _check(home: Home, version: str, alias: str) -> None:

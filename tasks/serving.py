@@ -16,6 +16,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from lungml.candidates import GroupingError
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
+from lungml.errors import one_line
 from lungml.files import csv_text
 from lungml.findings import FINDINGS_COLUMNS, Bundle, find_nodules, findings_text
 from tasks.bundles import load_copy, with_grouping
@@ -70,6 +71,9 @@ class FindingsModel(PythonModel):
                 _, problem, advice = error.args  # whoever asked knows the path
                 parts.append(_not_read(scan_name(path), f"{problem}; {advice}"))
                 continue
+            except OSError as error:  # a name too long, a folder that is not ours to look into
+                parts.append(_not_read(path.name, f"{error.strerror}; check the path"))
+                continue
             read.add(scan.series_uid)
             for warning in scan.warnings:
                 log.warning("%s: %s", scan.series_uid, warning)
@@ -99,7 +103,7 @@ def _paths(model_input: pd.DataFrame) -> list[Path]:
 
 
 def _not_read(name: str, reason: str) -> str:
-    told = {"series_uid": name, "stage": NOT_READ, "reason": reason}
+    told = {"series_uid": one_line(name), "stage": NOT_READ, "reason": one_line(reason)}
     return csv_text(FINDINGS_COLUMNS, [[told.get(column, "") for column in FINDINGS_COLUMNS]])
 
 

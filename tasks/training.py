@@ -81,7 +81,9 @@ def mine_candidates(
     The segmenter was trained on the same scan, not on other folds of the training scans, so that these candidates
     flatter it: folds would train it as many times.
     """
-    folder = scan.crops.parent.with_name(f"{scan.crops.parent.stem}-mined.zarr") / scan.series_uid
+    # Runs of other seeds or folds share this home: each segmenter's crops lie apart.
+    mined_by = digest(segmentation_uri)[:8]
+    folder = scan.crops.parent.with_name(f"{scan.crops.parent.stem}-mined-{mined_by}.zarr") / scan.series_uid
     key = {
         "series_uid": scan.series_uid,
         "crops": scan.digest,

@@ -48,6 +48,24 @@ class UNetConfig:
         """Height and width of the input must be multiples of this."""
         return 2 ** (self.depth - 1)
 
+    @property
+    def reach(self) -> int:
+        """Pixels in plane beyond which nothing of the input changes a pixel's logit; 20 by default.
+
+        Each block's two convolutions of 3 x 3 look two pixels further, at their own resolution; halving and doubling
+        it rounds outwards.
+        """
+        furthest = 0
+        for pixel in range(self.multiple):
+            first = last = pixel
+            for _ in range(self.depth - 1):  # from the logit down to the lowest resolution
+                first, last = (first - 2) // 2, (last + 2) // 2
+            first, last = first - 2, last + 2
+            for _ in range(self.depth - 1):  # and up to the input; the way over a skip is shorter
+                first, last = 2 * first - 2, 2 * last + 3
+            furthest = max(furthest, pixel - first, last - pixel)
+        return furthest
+
 
 class UNet(nn.Module):
     """A small 2D U-Net over neighbouring slices as channels, batch norm on the HU as its first layer.

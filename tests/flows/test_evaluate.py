@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows import cli_evaluate
-from flows.cli_evaluate import show_evaluation
 from flows.evaluate import evaluate_bundles
+from flows.show_scores import show_evaluation
 from lungml import findings as finding
 from lungml.candidates import GroupingSettings
+from lungml.data_folders import DataFolders, remember_folders
 from lungml.home import Home
 from lungml.luna import read_luna
+from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.phantom import PhantomSettings, write_phantoms
@@ -45,11 +47,11 @@ def luna_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     home = Home(tmp_path_factory.mktemp("artifacts"))
 
-    def segment(hu: np.ndarray, models: Any, **_: Any) -> np.ndarray:
+    def segment(hu: np.ndarray, models: Any, **_: Any) -> Marked:
         """What random weights would mark is everything; here it is two boxes and no more."""
         mask = np.zeros(hu.shape, dtype=bool)
         mask[12:15, 40:43, 30:33] = mask[20:23, 50:53, 60:63] = True
-        return mask
+        return Marked.of_mask(mask)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNA_HOME", str(home.root))
@@ -96,13 +98,13 @@ def test_two_bundles_are_scored_and_compared(
 ) -> None:
     evaluation, file = first
     nodules = len(read_luna(luna_dir).nodules)
-    assert [bundle.bundle_uri for bundle in evaluation.bundles] == bundles
-    assert [bundle.score.table.nodules for bundle in evaluation.bundles] == [nodules] * 2
-    assert {bundle.score.candidates for bundle in evaluation.bundles} == {2 * SCANS}
+    assert [judged.bundle.name for judged in evaluation.bundles] == bundles
+    assert [judged.score.table.nodules for judged in evaluation.bundles] == [nodules] * 2
+    assert {judged.score.card.funnel.candidates for judged in evaluation.bundles} == {2}
     (differences,) = evaluation.differences
     # The same segmenter and nodule classifier: what is found is the same, what is thought of it is not.
     assert (differences["cpm"].difference, differences["cpm"].p_value) == (0.0, 1.0)
-    assert differences["malignancy_auc"].first == evaluation.bundles[0].samples["malignancy_auc"].observed
+    assert differences["malignancy_auc"].first == evaluation.bundles[0].score.card.samples["malignancy_auc"].observed
     assert differences["malignancy_auc"].first != differences["malignancy_auc"].second
     assert differences["diameter_auc"].band == (0.0, 0.0)
     said = json.loads(file.read_text())
@@ -120,10 +122,10 @@ def test_scans_to_be_judged_on_get_stores_and_nothing_that_trains(first: tuple[E
 def test_a_second_evaluation_finds_nothing_anew(
     first: tuple[Evaluation, Path], home: Home, bundles: list[str], luna_dir: Path, tmp_path: Path
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.csv")}
-    assert len(before) == 2 * 2 * SCANS
+    before = {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.[cn][sp][vz]")}
+    assert len(before) == 2 * 3 * SCANS  # findings.csv, answers.npz and annotated.npz of each
     _, file = evaluate_bundles(bundles, str(luna_dir), device="cpu", out=str(tmp_path / "out"))
-    assert {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.csv")} == before
+    assert {path: path.stat().st_mtime_ns for path in home.reports.rglob("*.[cn][sp][vz]")} == before
     assert file == tmp_path / "out" / "evaluation.json"
     assert file.read_text() == first[1].read_text()
 
@@ -139,16 +141,18 @@ def test_the_terminal_shows_it_all(first: tuple[Evaluation, Path], capsys: pytes
     assert "+0.000 to +0.000" in line
 
 
-def command(*words: str) -> Any:
+@pytest.fixture
+def command(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run `luna evaluate` in this process."""
+    monkeypatch.setattr(cli_evaluate, "start", lambda: home)
     app = typer.Typer()
     app.command()(cli_evaluate.evaluate)
-    return CliRunner().invoke(app, list(words))
+    return lambda *words: CliRunner().invoke(app, list(words))
 
 
 def test_what_cannot_be_judged_is_said_before_anything_starts(
-    home: Home, bundles: list[str], luna_dir: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., Any], home: Home, bundles: list[str], luna_dir: Path
 ) -> None:
-    monkeypatch.setattr(cli_evaluate, "start", lambda: home)
     tree = ("--luna-dir", str(luna_dir))
     series = sorted(read_luna(luna_dir).scans)
     home.split_csv.write_text(f"series_uid,split\n{series[0]},train\n{series[1]},val\n")
@@ -158,9 +162,41 @@ def test_what_cannot_be_judged_is_said_before_anything_starts(
         assert "learned from 1 of these 3 scans" in str(refused.exception)
         empty = command(bundles[0], *tree, "--split", "test")
         assert "none of its 3 scans is on the test side" in str(empty.exception)
-        unknown = command("models:/luna/99", *tree, "--split", "val")
+        unknown = command("models:/luna/99", *tree, "--split", "validation")
         assert isinstance(unknown.exception, tracking.TrackingError)
-        wrong = command(bundles[0], *tree, "--split", "half")
-        assert (wrong.exit_code, "is none of all, train, val, test" in wrong.output.replace("\n", " ")) == (2, True)
+        nowhere = command(bundles[0])
+        assert "no scans were prepared here yet" in str(nowhere.exception)
+        none = command(*tree, "--split", "val")
+        assert "no bundle is @champion or @demo" in str(none.exception)
     finally:
         home.split_csv.unlink()
+
+
+def test_loose_models_are_judged_on_the_homes_validation_scans_and_told_as_json(
+    first: tuple[Evaluation, Path], command: Callable[..., Any], home: Home, bundles: list[str], luna_dir: Path
+) -> None:
+    series = sorted(read_luna(luna_dir).scans)
+    home.split_csv.write_text(f"series_uid,split\n{series[0]},train\n{series[1]},val\n{series[2]},test\n")
+    remember_folders(home, DataFolders(luna_dir=luna_dir))
+    fields = registry.read_bundle(home, bundles[1])
+    members = [f"--{stage}={fields[member]}" for member, stage in registry.BUNDLE_MEMBERS.items()]
+    client = tracking.client_of(home)
+    client.set_registered_model_alias("luna", "demo", "1")
+    try:
+        done = command(*members, "--grouping", "report", "--bundle", bundles[0], "--json", "--device", "cpu")
+        alone = command("--json", "--device", "cpu", "--split", "test")
+    finally:
+        client.delete_registered_model_alias("luna", "demo")
+        home.split_csv.unlink()
+        home.data_json.unlink()
+    assert done.exit_code == 0, done.exception
+    said = json.loads(done.stdout)
+    assert (said["split"], said["series_uids"]) == ("val", [series[1]])
+    one, other = said["bundles"]
+    assert (one["bundle"], one["recipe"], other["recipe"]) == (bundles[0], "tiny", "loose")
+    assert f"{other['bundle']} is segmentation {fields['segmentation']}" in done.stderr
+    assert (other["table"]["nodules"], other["funnel"]["candidates"]) == (one["table"]["nodules"], 2)
+    assert said["differences"][0]["second"] == other["bundle"]
+    said = json.loads(alone.stdout)
+    assert (said["series_uids"], [judged["bundle"] for judged in said["bundles"]]) == ([series[2]], [bundles[0]])
+    assert f"no bundle was named: {bundles[0]} is judged, which is @demo" in alone.stderr.replace("\n", " ")

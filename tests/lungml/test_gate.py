@@ -384,7 +384,7 @@ def test_bootstrapped_systems_pass_or_fail_as_they_should() -> None:
     assert decide(champion, None).promoted
     better = decide(bootstrapped("models:/luna/2", flagged=45, found=48), champion)
     assert better.promoted
-    assert better.reasons[-1] == "better beyond chance: CPM and malignant sensitivity"
+    assert better.reasons[-1] == "better beyond chance: CPM, malignant sensitivity"
     worse = decide(bootstrapped("models:/luna/2", flagged=20, found=48), champion)
     assert failed(worse) == ["malignant_sensitivity"]
     assert failed(decide(bootstrapped("models:/luna/2", flagged=30, found=40), champion)) == ["gain"]

@@ -23,7 +23,7 @@ from lungml.textures import TEXTURES_CSV, match_textures, read_textures
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
-REAL_TEXTURES = {"": 878, "solid": 255, "ground-glass": 30, "part-solid": 14}
+REAL_TEXTURES = {"": 878, "solid": 254, "part-solid": 9, "ground-glass": 36}
 
 
 def at(row: int, malignancy: int) -> str:

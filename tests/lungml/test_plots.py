@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from lungml.plots import draw_calibration, draw_confusion, draw_curves, draw_sensitivity, write_figures
+from lungml.plots import draw_calibration, draw_confusion, draw_curves, png, write_figures
 from lungml.scored import Scored
 
 
@@ -59,11 +58,19 @@ def test_curves_name_counts_and_areas_and_mark_the_threshold() -> None:
 
 def test_confusion_tells_counts_and_shares() -> None:
     said = texts(confusion(val=SIX))
-    assert "val, 3 of 6 positive" in said
+    assert "val, positive: 3 of 6" in said
     for cell in ("2\n66.7%", "1\n33.3%", "negative\n(3)", "positive\n(3)"):
         assert cell in said
     figure = confusion(val=SIX)
     assert [t.get_text() for t in figure.axes[0].texts] == ["2\n66.7%", "1\n33.3%", "1\n33.3%", "2\n66.7%"]
+
+
+def test_confusion_names_its_classes() -> None:
+    figure = draw_confusion({"nodules": SIX}, threshold=0.5, title="a", origin="real", names=("benign", "malignant"))
+    said = texts(figure)
+    assert all(word in said for word in ("nodules, malignant: 3 of 6", "said benign", "malignant\n(3)"))
+    assert "said malignant: probability of at least 0.5" in said
+    assert "positive" not in said
 
 
 def test_calibration_names_its_errors_and_counts_its_samples() -> None:
@@ -74,19 +81,6 @@ def test_calibration_names_its_errors_and_counts_its_samples() -> None:
     line = next(line for line in upper.lines if str(line.get_label()).startswith("val"))
     assert np.allclose(line.get_xydata(), [[0.1, 0], [0.3, 0.5], [0.8, 0.5], [0.9, 1]])
     assert [bar.get_height() for bar in lower.patches] == [0, 1, 0, 2, 0, 0, 0, 0, 2, 1]
-
-
-def test_sensitivity_marks_the_operating_point() -> None:
-    figure = draw_sensitivity(
-        {"val": ([1, 10, 100], [0.2, 0.5, 0.9])},
-        marked={"val": (10, 0.5)},
-        nodules={"val": 20},
-        title="a",
-        origin="real",
-    )
-    (axes,) = figure.axes
-    assert "val: 20 nodules" in texts(figure)
-    assert axes.lines[1].get_xydata().tolist() == [[10, 0.5]]
 
 
 @pytest.mark.parametrize("draw", [curves, confusion, calibration])
@@ -116,22 +110,6 @@ def test_empty_and_one_class_splits_are_said(
     assert imread(path).min() < 0.5  # it can be drawn, and something is
 
 
-@pytest.mark.parametrize(
-    ("curve", "nodules", "said"),
-    [
-        (([], []), 0, "val: no nodules"),
-        (([1.0], [math.nan]), 0, "val: no nodules"),
-        (([], []), 3, "val: no candidates"),
-    ],
-)
-def test_a_sensitivity_without_points_is_said(
-    curve: tuple[list[float], list[float]], nodules: int, said: str, tmp_path: Path
-) -> None:
-    figure = draw_sensitivity({"val": curve}, nodules={"val": nodules}, title="a", origin="phantom")
-    assert said in texts(figure)
-    write_figures(tmp_path, {"it": figure})
-
-
 def test_figures_are_whole_files_and_equal_ones_equal(tmp_path: Path) -> None:
     paths = write_figures(tmp_path / "new", {"b": curves(val=SIX), "a": confusion(val=SIX)})
     assert paths == [tmp_path / "new" / "b.png", tmp_path / "new" / "a.png"]
@@ -139,6 +117,25 @@ def test_figures_are_whole_files_and_equal_ones_equal(tmp_path: Path) -> None:
     assert imread(paths[0]).shape == (506, 990, 4)  # 9 x 4.6 inches at 110
     (again,) = write_figures(tmp_path, {"b": curves(val=SIX)})
     assert again.read_bytes() == paths[0].read_bytes()
+
+
+def test_a_narrow_calibration_keeps_its_words_off_its_curves() -> None:
+    names = {"as the networks said it": SIX, "calibrated": SIX}
+    figure = draw_calibration(names, title="a", origin="phantom", width=5.0)
+    figure.canvas.draw()
+    upper = figure.axes[0]
+    legend = upper.get_legend()
+    assert legend is not None
+    words, curves = legend.get_window_extent(), upper.get_window_extent()
+    assert words.y0 >= curves.y1
+    assert words.x1 <= figure.bbox.x1
+
+
+def test_a_sharper_png_has_more_pixels(tmp_path: Path) -> None:
+    figure = confusion(val=SIX)
+    for dpi, pixels in ((100, 450), (200, 900)):
+        (tmp_path / "it.png").write_bytes(png(figure, dpi))
+        assert imread(tmp_path / "it.png").shape[1] == pixels
 
 
 def test_threads_draw_at_once_without_pyplot(tmp_path: Path) -> None:

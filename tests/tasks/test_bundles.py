@@ -4,7 +4,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from lungml.candidates import GroupingSettings
+from lungml.calibration import Calibration, Platt
+from lungml.candidates import GroupingError, GroupingSettings
 from lungml.home import Home
+from lungml.inference import InferenceSettings
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
@@ -24,8 +26,10 @@ from tasks.bundles import (
     build_bundle,
     import_published,
     load_bundle,
+    load_copy,
     load_unet,
     stage_example,
+    with_grouping,
 )
 from tasks.members import build_model, load_member, rebuild
 from tasks.tracking import TrackingError
@@ -149,6 +153,106 @@ def test_an_example_fits_its_network(model: UNet | NoduleNet) -> None:
     assert len(model.eval()(torch.from_numpy(example))) == len(example) == 2
 
 
+# What a bundle may say beside its models
+
+CURVE = {"slope": 0.5, "intercept": -1.0}
+
+
+def test_calibration_and_means_come_back_exactly(full_home: Home, fields: dict[str, Any]) -> None:
+    said = {
+        "calibration": {"method": "platt", "nodule": CURVE, "malignancy": None},
+        "judge_all": True,
+        "inference": asdict(InferenceSettings()),
+    }
+    uri = registry.register_bundle(full_home, {**fields, **said})
+    stored = registry.read_bundle(full_home, uri)
+    assert {**stored, **said} == stored
+    bundle = load_bundle(full_home, uri, "cpu")
+    assert bundle.calibration == Calibration(nodule=Platt(slope=0.5, intercept=-1.0))
+    assert bundle.judge_all
+    # sigmoid(0.5 * logit(0.5) - 1)
+    assert bundle.calibration.nodule_probs(np.array([0.5]))[0] == pytest.approx(1 / (1 + np.e))
+    copy = load_copy(next(tracking.download_model(full_home, uri).rglob("bundle.json")).parent, "cpu")
+    assert (copy.calibration, copy.judge_all, copy.grouping) == (bundle.calibration, True, bundle.grouping)
+    for member in registry.BUNDLE_MEMBERS:
+        assert_equal_weights(getattr(copy, member)[0], getattr(bundle, member)[0])
+    # A lookup of what decides the findings: the recipe's name decides nothing.
+    assert build_bundle(full_home, {**stored, "recipe": "other"}, "cpu") is bundle
+
+
+def test_nothing_said_is_what_it_was_before(full_home: Home, fields: dict[str, Any]) -> None:
+    uri = registry.register_bundle(full_home, fields)
+    nothing = {"judge_all": False, "calibration": Calibration().as_dict(), "inference": {}}
+    assert registry.register_bundle(full_home, {**fields, **nothing}) == uri
+    bundle = load_bundle(full_home, uri, "cpu")
+    assert (bundle.calibration, bundle.judge_all) == (Calibration(), False)
+
+
+def test_the_reports_rule_asks_both_classifiers(full_home: Home, fields: dict[str, Any]) -> None:
+    bundle = build_bundle(full_home, fields, "cpu")
+    report = with_grouping(bundle, "report")
+    assert (report.grouping, report.judge_all) == (replace(bundle.grouping, rule="report"), True)
+    assert report.nodule is bundle.nodule
+    with pytest.raises(GroupingError, match="unknown grouping 'none'"):
+        with_grouping(bundle, "none")
+
+
+# Which networks may be members
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ([], "its arch.json describes no model"),
+        ({"config": {}}, "its arch.json describes no model"),
+        ({"stage": "malignancy", "config": {}}, "is a malignancy model, a classification model was asked for"),
+        ({"stage": "classification"}, "no network of this version of luna ('config')"),
+        ({"stage": "classification", "config": {"crop": [8, 8, 8]}}, "unexpected keyword argument 'crop'"),
+        ({"stage": "classification", "config": {"crop_shape": [8, 8, 9]}}, "is not made of multiples"),
+        ({"stage": "classification", "config": {"crop_shape": [32, 48, 64]}}, "size mismatch for head.weight"),
+        ({"stage": "classification", "config": {"depth": 3}}, "Unexpected key(s) in state_dict"),
+    ],
+)
+def test_what_is_no_network_is_one_line(arch: Any, message: str) -> None:
+    weights = NoduleNet(generator=seeded(0)).state_dict()
+    with pytest.raises(TrackingError, match=re.escape(message)) as caught:
+        rebuild("models:/m-1", arch, weights, "classification")
+    assert str(caught.value).startswith("models:/m-1: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_another_kind_is_refused() -> None:
+    unet = {"stage": "classification", "config": asdict(UNetConfig())}
+    with pytest.raises(TrackingError, match=r"no network of this version of luna .*context_slices"):
+        rebuild("models:/m-1", unet, UNet(generator=seeded(0)).state_dict(), "classification")
+    weights = UNet(generator=seeded(0)).state_dict()
+    with pytest.raises(TrackingError, match="no network of this version of luna"):
+        rebuild("models:/m-1", {"stage": "classification", "config": {}}, weights, "classification")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    weights = NoduleNet(generator=seeded(0)).state_dict()
+    weights["head.bias"][1] = value
+    with pytest.raises(TrackingError, match=r"^models:/m-1: head\.bias holds weights that are no finite numbers"):
+        rebuild("models:/m-1", {"stage": "classification", "config": {}}, weights, "classification")
+
+
+def test_rebuilding_moves_nobodys_random_numbers_on() -> None:
+    weights = NoduleNet(generator=seeded(0)).state_dict()
+    before = torch.get_rng_state()
+    build_model("malignancy", asdict(NoduleNetConfig()), weights)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_members_may_differ_in_what_they_see(full_home: Home, fields: dict[str, Any]) -> None:
+    # Each is given the crops that it was trained on.
+    in_mm = NoduleNetConfig(crop_shape=(16, 16, 16), spacing_mm=(1.0, 1.0, 1.0))
+    other = log(full_home, "classification", NoduleNet(in_mm, generator=seeded(9)))
+    uri = registry.register_bundle(full_home, {**fields, "nodule": [fields["nodule"], other]})
+    assert [net.config for net in load_bundle(full_home, uri, "cpu").nodule] == [NoduleNetConfig(), in_mm]
+
+
 # Several models for one question
 
 
@@ -203,6 +307,19 @@ def test_one_model_in_a_list_and_no_flips_are_what_they_were_before(full_home: H
         ({"test_time_flips": "nodule"}, "test_time_flips is 'nodule'; give a list"),
         ({"test_time_flips": [["nodule"]]}, "give a list"),
         ({"nodule_threshold": float("nan")}, "nodule_threshold is nan, not a probability"),
+        ({"nodule_threshold": "0.5"}, "nodule_threshold is '0.5', not a probability"),
+        ({"judge_all": "no"}, "judge_all is 'no', not true or false"),
+        ({"grouping": {"rule": "best of all"}}, "grouping is .* cannot use .unknown grouping"),
+        ({"grouping": {"rule": "report", "erosions": 2}}, "grouping is .*erosions"),
+        ({"grouping": "report"}, "grouping is 'report', which this version cannot use"),
+        ({"inference": {"speed": 2}}, "inference is .*speed"),
+        ({"inference": ["fp32"]}, "inference is .*, which this version cannot use"),
+        ({"calibration": {"nodule": None}}, "calibration is .*method"),
+        ({"calibration": {"method": "isotonic"}}, "calibration is .*unknown calibration 'isotonic'"),
+        ({"calibration": {"method": "platt", "nodule": {"slope": -1.0, "intercept": 0.0}}}, "are no rising curve"),
+        ({"calibration": {"method": "platt", "nodule": {"slope": 1.0}}}, "calibration is .*intercept"),
+        ({"calibration": {"method": "none", "nodule": {"slope": 1.0, "intercept": 0.0}}}, "it means .*'platt'"),
+        ({"calibration": {"method": "platt", "nodul": {"slope": 1.0, "intercept": 0.0}}}, "it means .*'none'"),
     ],
 )
 def test_an_ensemble_that_cannot_be_averaged_is_refused(
@@ -316,6 +433,7 @@ def test_the_published_weights_become_a_real_bundle(home: Home, published: Path)
     uri = import_published(home, *files)
     fields = registry.read_bundle(home, uri)
     assert (fields["origin"], fields["recipe"]) == ("real", "published")
+    assert {registry.origin_of(home, fields[member]) for member in registry.BUNDLE_MEMBERS} == {"real"}
     assert fields["grouping"]["rule"] == "report"
     assert (fields["nodule_threshold"], fields["malignant_threshold"]) == (0.5, 0.5)
     bundle = load_bundle(home, uri, "cpu")

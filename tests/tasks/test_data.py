@@ -12,14 +12,22 @@ import pytest
 from lungml import groups, store
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.home import Home
-from lungml.luna import SplitError, TableError
+from lungml.luna import Annotation, SplitError, TableError
 from lungml.masks import annotation_mask
 from lungml.phantom import UID_ROOT
 from lungml.quarantine import read_quarantine
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import data
-from tasks.data import StoredScan, build_mask, cache_crops, convert_scan, make_phantoms, publish_quarantine
+from tasks.data import (
+    StoredScan,
+    build_mask,
+    cache_crops,
+    convert_scan,
+    make_phantoms,
+    publish_quarantine,
+    with_reasons,
+)
 from tasks.truth import ScanTruth, data_origin, read_truths
 from tests.tasks.outcomes import done, kept
 
@@ -173,6 +181,16 @@ def test_a_scan_that_changes_while_it_is_read_is_tried_again(
         convert_scan.fn(truth, home)
     monkeypatch.undo()
     done(convert_scan.fn(truth, home))  # what was written under the old fingerprint is not trusted
+
+
+def test_a_scan_set_aside_goes_on_with_its_reason(tmp_path: Path, toy: Toy, home: Home) -> None:
+    bad, good = toy(tmp_path / "Doe, John", "1.2"), toy(tmp_path, "1.3")
+    bad.path.with_suffix(".raw").unlink()
+    for truth in (bad, good):
+        convert_scan.fn(truth, home)
+    first, second = with_reasons([bad, good], home)
+    assert first.reason.startswith("1.2.mhd: its data file 1.2.raw is missing; ")
+    assert (replace(first, reason=""), second) == (bad, good)
 
 
 # build_mask
@@ -344,6 +362,27 @@ def test_without_a_table_negatives_are_drawn_in_the_lungs_far_from_findings(
     np.testing.assert_array_equal(negatives(done(cut(drawn, again, negatives=fixed(6)))), places)
 
 
+def test_a_scans_side_is_part_of_what_a_model_depends_on_though_its_crops_are_the_same(
+    tmp_path: Path, toy: Toy, home: Home
+) -> None:
+    # Else a model chosen on some scans would be taken for one that was tested on them, in a fold that swaps the two.
+    truth = toy(tmp_path, "1.3", "val")
+    scan = converted(truth, home)
+    val = done(cut(scan, home))
+    test = kept(cut(replace(scan, truth=replace(truth, split="test")), home))
+    assert test.crops_digest == val.crops_digest
+    assert test.digest != val.digest
+
+
+def test_what_nothing_learns_from_changes_no_crops(stored: StoredScan, home: Home) -> None:
+    first = done(cut(stored, home))
+    found = Annotation(series_uid="1.2", center_xyz=(1, 2, 3), diameter_mm=4)
+    told = replace(stored.truth, unrated=(found,), textures=("solid", "part-solid"))
+    prepared = kept(cut(replace(stored, truth=told), home))
+    assert (prepared.unrated, prepared.textures) == ((found,), ("solid", "part-solid"))
+    assert (prepared.crops_digest, prepared.digest) == (first.crops_digest, first.digest)
+
+
 def test_what_validation_and_test_keep_is_the_same_for_every_recipe(tmp_path: Path, toy: Toy, home: Home) -> None:
     truth = toy(tmp_path, "1.3", "val")
     scan = converted(truth, home)
@@ -421,6 +460,9 @@ def test_all_that_is_known_of_the_scans_on_disk(tmp_path: Path, home: Home) -> N
     assert first.negatives_xyz.tolist() == [[20, 21, 22]]
     # The nodule without ratings is neither learned from nor, as a candidate, mined or scored as a non-nodule.
     assert [e.diameter_mm for e in first.excluded] == [10, 4]
+    # The challenge counts it all the same.
+    assert first.unrated == (Annotation(series_uid="s0", center_xyz=(11, 12, 13), diameter_mm=4),)
+    assert (second.unrated, first.textures) == ((), ())
     assert any("1 annotated nodules have no malignancy rating" in note for note in notes)
     # The nodule stands in both tables of nodules; the one without ratings counts too.
     assert {tuple(place) for place in first.findings_xyz} == {(1, 2, 3), (11, 12, 13), (7, 8, 9)}
@@ -428,6 +470,17 @@ def test_all_that_is_known_of_the_scans_on_disk(tmp_path: Path, home: Home) -> N
     assert second.negatives_xyz is not None
     assert second.negatives_xyz.shape == (0, 3)
     assert any("1 of 4 series in the tables are not on disk" in note for note in notes)
+
+
+def test_textures_stand_in_the_order_of_the_nodules(tmp_path: Path, home: Home) -> None:
+    tree = luna_tree(tmp_path / "luna16", "s0 s1 s2")
+    rows = ["s0,1,2,3,10,False,[1]", "s0,30,2,3,8,False,[2]", "s2,4,5,6,7,False,[1]"]
+    header = "seriesuid,coordX,coordY,coordZ,diameter_mm"
+    (tree / "annotations_with_malignancy.csv").write_text("\n".join([f"{header},mal_bool,mal_details", *rows]))
+    (tree / "textures.csv").write_text(f"{header},texture\ns0,30,2,3,8,part-solid\ns0,1,2,3,10,solid\n")
+    notes, truths = read_truths(tree, None, 3, home, for_training=False)
+    assert [truth.textures for truth in truths] == [("solid", "part-solid"), (), ("",)]
+    assert any("knows the textures of 2 of 3 nodules" in note for note in notes)
 
 
 def test_no_table_of_candidates_is_not_an_empty_one(tmp_path: Path, home: Home) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lungml.candidates import GroupingSettings
 from lungml.home import Home
 from lungml.leaks import LeakError, check_splits
+from lungml.marked import Marked
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import training
@@ -54,7 +55,7 @@ def test_mined_crops_are_known_by_the_crops_of_their_scan(
     scans: dict[str, PreparedScan], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(training, "load_unet", lambda *_, **__: None)
-    monkeypatch.setattr(training, "segment", lambda hu, *_, **__: hu > 0)
+    monkeypatch.setattr(training, "segment", lambda hu, *_, **__: Marked.of_mask(hu > 0))
     pipeline = Pipeline(home=Home(tmp_path), pipeline_id="p", origin="phantom", seed=0, device="cpu")
     first, second, val, test, _ = scans.values()
 

@@ -20,6 +20,8 @@ from mlflow import MlflowClient
 from torch import nn
 
 from lungml.home import Home
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
+from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
 from tasks.tracking import Run, TrackingError
 
@@ -78,11 +80,31 @@ def log(home: Home, stage: str = "segmentation", model: nn.Module | None = None)
         return tracking.log_model(run, model or Pixelwise(), arch=arch, example=EXAMPLE, name="tiny")
 
 
+def member(home: Home, stage: str, *, origin: str = "") -> str:
+    """The smallest network of a stage, without its exported program, which takes a second to make."""
+    config = {"depth": 1, "width": 1} | (
+        {"context_slices": 0} if stage == "segmentation" else {"crop_shape": [2, 2, 2]}
+    )
+    model = UNet(UNetConfig(**config)) if stage == "segmentation" else NoduleNet(NoduleNetConfig(**config))
+
+    def save(_: nn.Module, path: str, *, mlflow_model: Any, extra_files: list[str], **__: Any) -> None:
+        for file in extra_files:
+            Path(path).mkdir(exist_ok=True)
+            shutil.copy(file, path)
+        mlflow_model.save(f"{path}/MLmodel")
+
+    tags = {"luna.origin": origin} if origin else {}
+    with pytest.MonkeyPatch.context() as patch, tracking.open_run(home, stage, name="a run", tags=tags) as run:
+        patch.setattr("mlflow.pytorch.save_model", save)
+        example = np.zeros((2, 1, 2, 2) if stage == "segmentation" else (2, 1, 2, 2, 2), dtype=np.float32)
+        return tracking.log_model(run, model.eval(), arch={"stage": stage, "config": config}, example=example, name="m")
+
+
 def whole_bundle(home: Home, origin: str = "phantom") -> dict[str, Any]:
     return {
-        "segmentation": log(home, "segmentation"),
-        "nodule": log(home, "classification"),
-        "malignancy": log(home, "malignancy"),
+        "segmentation": member(home, "segmentation"),
+        "nodule": member(home, "classification"),
+        "malignancy": member(home, "malignancy"),
         "grouping": {"rule": "report"},
         "nodule_threshold": 0.5,
         "malignant_threshold": 0.25,
@@ -451,7 +473,7 @@ def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClie
     # An equal one is no new version.
     assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
     assert {**first, **bundle} == first
-    assert first.keys() - bundle.keys() == {"code"}
+    assert first.keys() - bundle.keys() == {"code", "sha256"}
     assert (first["nodule_threshold"], demo["nodule_threshold"]) == (0.5, 0.7)
     assert len(list(home.mlruns.rglob("bundle.json"))) == 2
     # The members are versions of their own models, each once however often it is bundled.
@@ -482,6 +504,8 @@ def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda b: {**b, "nodule": "runs:/1/model"}, "nodule is 'runs:/1/model', not a models:/m-... URI"),
         (lambda b: {**b, "malignant_threshold": 50}, "malignant_threshold is 50, not a probability"),
         (lambda b: {**b, "nodule": "models:/m-gone"}, "models:/m-gone: no such model"),
+        (lambda b: {**b, "nodule": b["malignancy"]}, "is a malignancy model, a classification model was asked for"),
+        (lambda b: {**b, "nodule_thresold": 0.1}, "the bundle has nodule_thresold, which this version of luna does"),
     ],
 )
 def test_a_bundle_that_is_not_whole_is_refused(
@@ -491,6 +515,29 @@ def test_a_bundle_that_is_not_whole_is_refused(
         registry.register_bundle(home, change(whole_bundle(home)))
     assert message in str(caught.value)
     assert not client.search_model_versions("name = 'luna'")
+
+
+def test_a_bundle_is_registered_anew_when_its_copies_are_damaged(home: Home) -> None:
+    bundle = whole_bundle(home)
+    registry.register_bundle(home, bundle)
+    copies = next(home.mlruns.rglob("bundle.json")).parent
+    assert registry.register_bundle(home, bundle) == "models:/luna/1"
+    next(copies.rglob("weights.safetensors")).unlink()
+    assert registry.register_bundle(home, bundle) == "models:/luna/2"
+
+
+@pytest.mark.parametrize("origin", ["real", "phantom"])
+def test_members_of_another_origin_are_refused(origin: str, home: Home, client: MlflowClient) -> None:
+    bundle = {**whole_bundle(home, origin), "nodule": member(home, "classification", origin=origin)}
+    registry.register_bundle(home, bundle)  # one says so, the others say nothing
+    other = "phantom" if origin == "real" else "real"
+    strange = member(home, "classification", origin=other)
+    assert registry.origin_of(home, strange) == other
+    words = {"real": "real", "phantom": "synthetic"}
+    message = f"^{strange}: learned from {words[other]} scans; a bundle of {words[origin]} scans cannot hold it$"
+    with pytest.raises(TrackingError, match=message):
+        registry.register_bundle(home, {**bundle, "nodule": [bundle["nodule"], strange]})
+    assert len(client.search_model_versions("name = 'luna'")) == 1
 
 
 def test_a_model_is_no_bundle(home: Home) -> None:

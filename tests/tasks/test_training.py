@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import shutil
 import signal
 import threading
@@ -28,6 +29,7 @@ from lungml.geometry import Grid, irc_to_xyz
 from lungml.home import Home
 from lungml.job import run_job
 from lungml.luna import Excluded
+from lungml.marked import Marked
 from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
@@ -432,11 +434,11 @@ def mining(tmp_path: Path, scans: list[PreparedScan], monkeypatch: pytest.Monkey
         grouping: GroupingSettings = UNION,
         **change: Any,
     ) -> Any:
-        def segment(hu: np.ndarray, model: None, *, threshold: float) -> np.ndarray:
+        def segment(hu: np.ndarray, model: None, *, floor: float) -> Marked:
             mask = np.zeros(hu.shape, dtype=bool)
             for center in centers:
                 mask[tuple(slice(c - 1, c + 2) for c in center)] = True
-            return mask
+            return Marked.of_mask(mask)
 
         monkeypatch.setattr(training, "segment", segment)
         return mine_candidates.fn(replace(scan, **change), uri, grouping, pipeline_in(home))
@@ -470,7 +472,7 @@ def test_a_candidate_within_a_nodules_radius_shows_the_nodule(
     assert groups.map_array(found.mined, "diameters_mm").tolist() == pytest.approx(
         [{2: 10, 1: 6, 0: math.nan}[label]], nan_ok=True
     )
-    assert found.mined.parent.name == "tiny-mined.zarr"
+    assert re.fullmatch(r"tiny-mined-[0-9a-f]{8}\.zarr", found.mined.parent.name)
     assert found.digest != scans[0].digest
 
 

@@ -77,10 +77,42 @@ def test_the_malignancy_table_is_made_where_there_is_none(luna_dir: Path, xml: P
     # A table that is not ours, or was edited, is nobody's to replace.
     rated.write_text(rated.read_text().replace("[1, 1, 1]", "[2, 1, 1]"))
     (xml / "1.xml").write_bytes(readings(5, 5, 5))
-    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    done(rate_nodules.fn(luna_dir, None, xml))  # of the textures, which are ours
     assert luna.read_luna(luna_dir).nodules[0].ratings == (2, 1, 1)
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
     with pytest.raises(LidcError, match="no such folder or file"):
         rate_nodules.fn(luna_dir, None, luna_dir / "none")
+
+
+PUBLISHED = "seriesuid,coordX,coordY,coordZ,diameter_mm,mal_bool,mal_details\n"
+
+
+def test_textures_are_made_beside_a_published_malignancy_table(luna_dir: Path, xml: Path, home: Home) -> None:
+    x, y, z = CENTER_XYZ
+    rated, textures = luna_dir / "annotations_with_malignancy.csv", luna_dir / "textures.csv"
+    rated.write_text(f'{PUBLISHED}{UID},{x + 5e-9},{y},{z},8,True,"[4, 5, 2]"\n')
+    before = rated.read_text()
+    done(rate_nodules.fn(luna_dir, None, xml))
+    assert rated.read_text() == before
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    _, truths = read_truths(luna_dir, None, 3, home, for_training=False)
+    assert [(t.series_uid, t.textures) for t in truths] == [(UID, ("ground-glass",)), (OTHER, ())]
+    # What somebody else wrote stays, whatever the readers say.
+    textures.write_text(textures.read_text().replace("ground-glass", "solid"))
+    (xml / "1.xml").write_bytes(readings(1, 1, 1))
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    assert luna.read_luna(luna_dir).textures[0].texture == "solid"
+    textures.unlink()
+    done(rate_nodules.fn(luna_dir, None, xml))
+    assert luna.read_luna(luna_dir).textures[0].texture == "ground-glass"
+
+
+def test_a_published_table_alone_needs_nothing_else(luna_dir: Path, xml: Path) -> None:
+    rated = luna_dir / "annotations_with_malignancy.csv"
+    rated.write_text(PUBLISHED)
+    (luna_dir / "annotations.csv").unlink()  # there is then nothing to find textures for
+    assert kept(rate_nodules.fn(luna_dir, None, xml)) == rated
+    assert not (luna_dir / "textures.csv").exists()
 
 
 def test_what_was_downloaded_with_luna16_is_used(luna_dir: Path, xml: Path) -> None:
@@ -237,6 +269,50 @@ def test_of_a_patient_on_two_sides_the_less_held_out_scan_is_left_out(luna_dir: 
     # Once the marks are frozen, it stays so without the table.
     (luna_dir / "patients.csv").unlink()
     assert [t.series_uid for t in read_truths(luna_dir, None, 3, home, for_training=False)[1]] == [OTHER]
+
+
+SIDES: dict[str, luna.Split] = {UID: "test", OTHER: "train"}
+
+
+def test_given_sides_leave_the_homes_split_alone(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    patients(luna_dir, (UID, "JANE"), (OTHER, "JIM"), ("1.2.5", "JOHN"))
+    _, truths = read_truths(luna_dir, None, 3, home, for_training=False, sides=SIDES)
+    assert {t.series_uid: t.split for t in truths} == SIDES
+    assert not home.split_csv.exists()
+    read_truths(luna_dir, None, 3, home, for_training=False)
+    before = home.split_csv.read_bytes()
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, sides=SIDES)
+    assert {t.series_uid: t.split for t in truths} == SIDES
+    assert home.split_csv.read_bytes() == before
+    assert not any("split" in note for note in notes)
+    with pytest.raises(luna.SplitError, match=rf"1 scans were given no side, such as {OTHER}; run again"):
+        read_truths(luna_dir, None, 3, home, for_training=False, sides={UID: "test"})
+
+
+def test_with_given_sides_a_patient_stands_on_one_too(luna_dir: Path, xml: Path, home: Home) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    patients(luna_dir, (UID, "JANE"), (OTHER, "JANE"), ("1.2.5", "JOHN"))
+    notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, sides=SIDES)
+    assert [(t.series_uid, t.split) for t in truths] == [(UID, "test")]
+    (note,) = [note for note in notes if "left out" in note]
+    assert note == (
+        "1 series are left out: another series of their patients tests or validates; "
+        f"such as {OTHER} (train, the other in test)"
+    )
+
+
+def test_series_that_join_from_dicom_are_no_luna16_series_that_is_not_on_disk(
+    luna_dir: Path, xml: Path, home: Home, tmp_path: Path
+) -> None:
+    rate_nodules.fn(luna_dir, None, xml)
+    rois = "".join(roi(z, square(0, 1, 5)) for z in (-337.75, -335.25))
+    for uid, patient in (("7.1", "A"), ("1.2.5", "B"), (UID, "C"), (OTHER, "D")):
+        series(tmp_path / "more" / uid, SeriesInstanceUID=uid, PatientID=patient)
+    for uid in ("7.1", "1.2.5"):
+        (xml / f"{uid}.xml").write_bytes(lidc_xml(nodule(rois, 5), series_uid=uid))
+    _, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=tmp_path / "more", sides=SIDES)
+    assert {t.series_uid: t.split for t in truths} == {**SIDES, "7.1": "train"}
 
 
 def test_a_training_scan_stays_out_though_the_other_scan_is_not_on_disk(luna_dir: Path, xml: Path, home: Home) -> None:

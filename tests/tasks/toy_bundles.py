@@ -32,12 +32,15 @@ def toy_model(
     origin: str = "real",
     scans: Mapping[str, str] | None = TRAINED_ON,
     config: NoduleNetConfig | UNetConfig | None = None,
+    parent: str | None = None,
 ) -> str:
-    """A logged model and its run, which says what it learned from, unless `scans` is None."""
+    """A logged model and its run, which says what it learned from, unless `scans` is None, and what it started from."""
     model: Any = UNet(config) if isinstance(config, UNetConfig) else NoduleNet(config or SMALL)  # type: ignore[arg-type]
     if stage == "segmentation" and config is None:
         model = UNet(UNetConfig(depth=1, width=2))
     tags = {"luna.origin": origin} if scans is not None else {}
+    if parent:
+        tags["luna.parent.classification"] = parent
     with tracking.open_run(home, stage, name="toy", tags=tags, sample_every_s=None) as run:
         if scans is not None:
             run.log_text(json.dumps(scans), tracking.SCANS)
@@ -67,3 +70,14 @@ def toy_fields(home: Home, *, origin: str = "real", seed: int = 0, **members: An
 def toy_bundle(home: Home, **given: Any) -> str:
     """The same, registered; returns its URI."""
     return registry.register_bundle(home, toy_fields(home, **given))
+
+
+def forget_aliases(home: Home) -> None:
+    """Take all aliases, and what was written on the bundles, away again."""
+    client = tracking.client_of(home)
+    for name in ("luna", *(f"luna-{stage}" for stage in STAGES.values())):
+        for alias in list(client.get_registered_model(name).aliases):
+            client.delete_registered_model_alias(name, alias)
+    for version in client.search_model_versions("name = 'luna'"):
+        for tag in version.tags:
+            client.delete_model_version_tag("luna", version.version, tag)

@@ -1,0 +1,132 @@
+"""The `luna model` commands: bring bundles in, see which is used and why, and decide it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.terminal import err, out, start
+
+if TYPE_CHECKING:
+    from tasks.promotion import Listed, Moved
+
+app = typer.Typer(no_args_is_help=True, help="Bring models in, see which are used, and decide it by hand.")
+
+ALIAS_HELP = "champion, or demo for a bundle of synthetic scans, which is never more"
+BECAUSE_HELP = "why, in one line, for those who come after; kept with the bundle, so name no person"
+NOT_CLINICAL = "Not for clinical use."
+
+
+@app.command("import")
+def import_model(
+    segmentation: Annotated[Path, typer.Option(help="the published U-Net's .state file")],
+    nodule: Annotated[Path, typer.Option(help="the published nodule classifier's")],
+    malignancy: Annotated[Path, typer.Option(help="the published malignancy classifier's")],
+) -> None:
+    """Register published weights as a bundle and print its URI."""
+    home = start(flows=False)
+    from tasks.bundles import import_published
+
+    out.print(import_published(home, segmentation, nodule, malignancy))
+
+
+@app.command("list")
+def list_models(
+    history: Annotated[
+        bool, typer.Option("--history", help="also the gate's reasons, and who got or lost an alias, when and why")
+    ] = False,
+) -> None:
+    """Every registered bundle: what it is used as, what it learned from, and what the gate said of it."""
+    home = start(flows=False)
+    from tasks.promotion import list_bundles
+
+    bundles = list_bundles(home)
+    for damaged in (one for one in bundles if one.problem):
+        err.print(f"[yellow]note:[/] {escape(f'{damaged.uri}: {damaged.problem}')}", soft_wrap=True)
+    show_bundles(bundles, history, out)
+
+
+@app.command()
+def promote(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/luna/N or models:/luna@alias")],
+    because: Annotated[str, typer.Option(metavar="TEXT", help=BECAUSE_HELP)],
+    alias: Annotated[str, typer.Option(help=ALIAS_HELP)] = "champion",
+) -> None:
+    """Make a bundle the one to use, whatever the gate said: a person's decision, written down as that."""
+    home = start(flows=False)
+    from tasks.promotion import list_bundles
+    from tasks.promotion import promote as move
+
+    moved = move(home, uri, alias, because, by="human")  # type: ignore[arg-type]
+    (promoted,) = [listed for listed in list_bundles(home) if listed.uri == moved.uri]
+    if promoted.decision.startswith("refused"):
+        err.print(f"[yellow]note:[/] the gate had {escape(promoted.decision)}", soft_wrap=True)
+    show_move(moved, out)
+
+
+@app.command()
+def rollback(
+    because: Annotated[str, typer.Option(metavar="TEXT", help=BECAUSE_HELP)] = "rolled back",
+) -> None:
+    """Use the champion before this one again; this one becomes the previous one, so that twice changes nothing."""
+    home = start(flows=False)
+    from tasks.promotion import rollback as move
+
+    show_move(move(home, because), out)
+
+
+def show_move(moved: Moved, console: Console) -> None:
+    """Print which bundle is used now, which was before, and how to go back."""
+    console.print(f"{moved.uri} is @{moved.alias}", soft_wrap=True)
+    if moved.before and moved.before != moved.uri:
+        role = ", now @previous" if moved.alias == "champion" else ""
+        console.print(f"before     {moved.before}{role}", soft_wrap=True)
+    console.print(f"recorded   {moved.line}", soft_wrap=True)
+    if moved.before and moved.before != moved.uri and moved.alias == "champion":
+        console.print("go back    luna model rollback")
+    console.print(NOT_CLINICAL)
+
+
+def show_bundles(bundles: Sequence[Listed], history: bool, console: Console) -> None:
+    """Print a row for each bundle and, if asked, the gate's reasons and every move of an alias, in order of time."""
+    if not bundles:
+        console.print("no bundle is registered yet; luna demo or luna run trains one, luna model import brings one in")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("bundle", "used as", "recipe", "scans", "models", "registered", "gate"):
+        table.add_column(column, no_wrap=True)
+    for one in bundles:
+        table.add_row(
+            one.uri,
+            " ".join(f"@{alias}" for alias in one.aliases),
+            *_fields(one),
+            f"{one.registered:%Y-%m-%d}",
+            one.decision.partition(":")[0],
+        )
+    console.print(table)
+    if history:
+        for one in reversed(bundles):
+            if one.decision:
+                console.print(f"{one.uri} the gate: {one.decision}", soft_wrap=True)
+        moves = [(line, place, one.uri) for one in bundles for place, line in enumerate(one.history)]
+        for line, _, uri in sorted(moves, key=lambda move: (move[0].partition(" ")[0], move[1])):
+            when, _, what = line.partition(" ")
+            console.print(f"{when}  {uri} {what}", soft_wrap=True)
+    console.print(NOT_CLINICAL)
+
+
+def _fields(one: Listed) -> tuple[str, str, str]:
+    """Recipe, kind of scans and number of models of each member."""
+    from tasks.registry import BUNDLE_MEMBERS, member_uris
+
+    if not one.fields:
+        return "unreadable", "", ""
+    counts = "+".join(str(len(member_uris(one.fields, member))) for member in BUNDLE_MEMBERS)
+    return one.fields["recipe"], "synthetic" if one.fields["origin"] == "phantom" else "real", counts

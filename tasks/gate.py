@@ -1,0 +1,212 @@
+"""Does a bundle that was just judged take the champion's place? Decided, written down, and done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from lungml import luna
+from lungml.candidacy import Candidacy, Member, Origin, find_flaws, kind
+from lungml.compare import Sampled, Statistic
+from lungml.files import write_text_atomic
+from lungml.gate import Decision, GateSettings, decide
+from lungml.home import Home
+from lungml.phantom import is_phantom_uid
+from tasks import promotion, registry, tracking
+from tasks.members import load_member
+from tasks.pipeline import Pipeline
+from tasks.tracking import TrackingError
+
+# Of a model's configuration, how it sees a scan; the HU range is one for all as long as no configuration names it.
+INPUTS = ("context_slices", "crop_shape", "spacing_mm", "hu_range")
+
+
+def to_beat(home: Home, origin: Origin) -> str | None:
+    """`models:/luna/N` that a challenger of this origin has to beat, to be scored on the same scans; None for none."""
+    return promotion.alias_of(home, promotion.DEMO if origin == "phantom" else promotion.CHAMPION)
+
+
+@task(name="gate", task_run_name="gate {challenger_uri}", cache_policy=NO_CACHE)
+def gate(
+    challenger_uri: str,
+    champion_uri: str | None,
+    challenger: Mapping[Statistic, Sampled],
+    champion: Mapping[Statistic, Sampled] | None,
+    *,
+    series_uids: Sequence[str],
+    malignant: int,
+    set_aside: int,
+    pipeline: Pipeline,
+    problems: Sequence[str] = (),
+    settings: GateSettings | None = None,
+) -> Decision:
+    """Decide by `lungml.gate.decide`, move the aliases if the challenger is promoted, and write down why.
+
+    Whether the bundles are whole and of one kind, and whether their models have seen the test scans, is looked up
+    here; `problems` are what else speaks against the challenger. Who is to be beaten is looked up too: a champion that
+    was not scored, or came meanwhile, is not replaced.
+
+    What is left: `gate.json` under the home's `reports/gate/luna-N/` and in an MLflow run of `luna-end-to-end`, whose
+    tags and metrics tell the rest; tags on the bundle's version; two Prefect artifacts, `luna-gate` and
+    `luna-gate-checks`.
+
+    Args:
+        challenger_uri: of a registered bundle.
+        champion_uri: the one to beat, see `to_beat`; None for none.
+        challenger, champion: their scores on the same resamples of the same scans.
+        series_uids: the test scans in the order that they were resampled in, those set aside included.
+        malignant: malignant nodules on them.
+        set_aside: how many of them could not be read.
+        pipeline: of this run; its origin is that of the scans.
+        problems: leaks that were found elsewhere, one line each.
+        settings: see `GateSettings`.
+
+    Raises:
+        TrackingError: there is no such bundle, or the aliases could not be moved.
+    """
+    home, rules = pipeline.home, settings or GateSettings()
+    uri = promotion.resolve(home, challenger_uri)
+    scans: dict[str, Any] = {
+        "series_uids": tuple(series_uids),
+        "scans": "phantom" if pipeline.origin == "phantom" or any(map(is_phantom_uid, series_uids)) else "real",
+        "malignant": malignant,
+        "set_aside": set_aside,
+    }
+    one = _candidacy(home, uri, challenger, scans, pipeline.origin, problems)
+    other = None
+    standing = to_beat(home, one.origin)
+    if standing:
+        scored = champion if champion_uri and promotion.resolve(home, champion_uri) == standing else None
+        other = _candidacy(home, standing, scored or {}, scans, one.origin)
+    decision = decide(one, other, rules)
+    get_run_logger().info(decision.words)
+    _record(decision, scans["scans"], rules, pipeline)
+    return decision
+
+
+def _candidacy(
+    home: Home,
+    uri: str,
+    samples: Mapping[Statistic, Sampled],
+    scans: Mapping[str, Any],
+    otherwise: Origin,
+    problems: Sequence[str] = (),
+) -> Candidacy:
+    """What the registry and the models' runs say of a bundle; one that cannot be read is taken to be of `otherwise`."""
+    try:
+        fields = registry.read_bundle(home, uri)
+    except TrackingError as error:
+        return Candidacy(
+            uri=uri, origin=otherwise, samples=samples, flaws=(str(error),), leaks=tuple(problems), **scans
+        )
+    members, flaws = _members(home, fields)
+    return Candidacy(
+        uri=uri,
+        origin=fields["origin"],
+        samples=samples,
+        flaws=(*flaws, *find_flaws(fields["origin"], members)),
+        leaks=(*problems, *_leaks(home, fields, scans["series_uids"])),
+        **scans,
+    )
+
+
+def _members(home: Home, fields: Mapping[str, Any]) -> tuple[list[Member], list[str]]:
+    """A bundle's models, and what is wrong with those that cannot be had."""
+    members, flaws = [], []
+    for member, stage in registry.BUNDLE_MEMBERS.items():
+        for uri in registry.member_uris(fields, member):
+            try:
+                config = asdict(load_member(home, uri, stage).config)
+            except TrackingError as error:
+                flaws.append(f"its {member} model is not to be had: {error}")
+                continue
+            inputs = {name: config[name] for name in INPUTS if name in config}
+            members.append(Member(member=member, uri=uri, origin=promotion.learned_origin(home, uri), inputs=inputs))
+    return members, flaws
+
+
+def _leaks(home: Home, fields: Mapping[str, Any], series_uids: Sequence[str]) -> list[str]:
+    """Which of a bundle's models learned from these scans or their patients, were chosen on them, or do not say.
+
+    What a model started from counts as well. A patient is known where this home's split.csv names the mark.
+    """
+    _, marks = luna.frozen_patients(home.split_csv)
+    leaks = []
+    for member in registry.BUNDLE_MEMBERS:
+        for uri in registry.member_uris(fields, member):
+            told = [tracking.model_scans(home, model) for model in promotion.lineage(home, uri)]
+            used = {series_uid for scans in told for series_uid, split in scans.items() if split != "test"}
+            patients = {marks[series_uid] for series_uid in used if series_uid in marks}
+            seen = [uid for uid in series_uids if uid in used or marks.get(uid) in patients]
+            if not all(told):
+                leaks.append(f"its {member} model {uri}, or what it started from, does not say which scans taught it")
+            if seen:
+                leaks.append(
+                    f"its {member} model {uri} learned from, or was chosen on, {len(seen)} of the {len(series_uids)} "
+                    f"test scans or their patients (such as {seen[0]})"
+                )
+    return leaks
+
+
+def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline: Pipeline) -> None:
+    """Write the decision wherever somebody may look for it, and move the aliases when the challenger is promoted."""
+    home, name = pipeline.home, decision.challenger.removeprefix("models:/").replace("/", "-")
+    verdict, reasons = "promoted" if decision.promoted else "refused", "; ".join(decision.reasons)
+    said = {**decision.as_dict(), "settings": asdict(settings), "scans": kind(scans), "not for": "clinical use"}
+    text = json.dumps(said, indent=1, allow_nan=False)
+    tags = {
+        promotion.GATE: verdict,
+        promotion.REASONS: reasons,
+        "luna.gate.alias": decision.alias,
+        "luna.gate.champion": decision.champion or "",
+        "luna.gate.numbers": json.dumps({c["name"]: c["numbers"] for c in said["checks"] if c["numbers"]}),
+    }
+    write_text_atomic(home.reports / "gate" / name / "gate.json", text + "\n")
+    with tracking.open_run(
+        home,
+        "end-to-end",
+        name=f"gate {name}",
+        pipeline_id=pipeline.pipeline_id,
+        params={
+            "bundle": decision.challenger,
+            "champion": decision.champion or "none",
+            "origin": scans,
+            **asdict(settings),
+        },
+        tags={"luna.origin": scans, **tags},
+        sample_every_s=None,
+    ) as run:
+        run.log_metrics(
+            {f"gate/{check.name}/{name}": value for check in decision.checks for name, value in check.numbers.items()}
+        )
+        run.log_text(text, "gate.json")
+        if decision.promoted:
+            promotion.promote(home, decision.challenger, decision.alias, reasons, by="gate")
+        if decision.challenger != decision.champion:  # one that stands already keeps what was once said of it
+            promotion.tag_version(home, decision.challenger, tags)
+    data = kind(scans)
+    create_markdown_artifact(
+        markdown(decision, data), key="luna-gate", description="Did the challenger become the one to use, and why?"
+    )
+    create_table_artifact(
+        [{"check": check.name, "passed": check.passed, "what": check.words} for check in decision.checks],
+        key="luna-gate-checks",
+        description=f"What the gate asked of {decision.challenger}: {data}, not for clinical use",
+    )
+
+
+def markdown(decision: Decision, data: str) -> str:
+    """The decision as a page; `data` says what the scans are."""
+    verdict = f"becomes @{decision.alias}" if decision.promoted else f"does not become @{decision.alias}"
+    against = f"against `{decision.champion}`" if decision.champion else f"there was no @{decision.alias} before"
+    lines = [f"# `{decision.challenger}` {verdict}", "", f"{data.capitalize()}, {against}. Not for clinical use.", ""]
+    lines += [f"- {reason}" for reason in decision.reasons]
+    lines += ["", "| check | | what |", "| --- | --- | --- |"]
+    lines += [f"| {c.name} | {'passed' if c.passed else '**failed**'} | {c.words} |" for c in decision.checks]
+    return "\n".join(lines)
