@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -146,9 +147,8 @@ def _measure(
     weight = np.add.reduceat(weights, firsts) if count else np.empty(0)
     along = np.add.reduceat(weights * (voxels - np.repeat(cores.starts, cores.lengths)), firsts) if count else weight
     row, col = np.divmod(cores.starts, cols)
-    sums = [weight * (row // rows), weight * (row % rows), weight * col + along]
-    centers = np.stack([np.bincount(labels, values, minlength=count) for values in sums], axis=1)
-    centers /= np.bincount(labels, weight, minlength=count)[:, None]
+    moments = [weight * (row // rows), weight * (row % rows), weight * col + along]
+    centers = _means(labels, weight, moments, count)
     for _ in range(STEPS_BACK):
         cores, labels = spread(cores, labels, runs)
     volumes = np.bincount(labels, cores.lengths, minlength=count)
@@ -175,12 +175,13 @@ def _split(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: Groupi
     depth = parts.depth_mm[part][:, None]
     near = ((off_mm / (depth + spacing)) ** 2).sum(axis=1) <= 1
     weights = _weights(hu, seen.voxels[voxels]) * near
-    centers = np.stack([np.bincount(part, weights * axis, minlength=count) for axis in irc.T], axis=1)
-    centers /= np.bincount(part, weights, minlength=count)[:, None]
+    centers = _means(part, weights, [weights * axis for axis in irc.T], count)
     own = ((off_mm / (WIDEST * depth + spacing)) ** 2).sum(axis=1) <= 1
     probs = seen.probs[voxels]
     higher = own & (probs > settings.threshold)
-    own &= higher | ~np.isin(part, part[higher])
+    has_higher = np.zeros(count, dtype=np.bool_)
+    has_higher[part[higher]] = True
+    own &= higher | ~has_higher[part]
     volumes = np.bincount(part, own, minlength=count)
     scores = np.clip(np.bincount(part, own * probs.astype(np.float64), minlength=count) / volumes, 0, 1)
     order = np.argsort(-scores, kind="stable")
@@ -191,6 +192,12 @@ def _split(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: Groupi
         scores=scores[kept],
         left_out=parts.left_out + len(order) - len(kept),
     )
+
+
+def _means(labels: Ints, weights: Floats, moments: Sequence[Floats], count: int) -> Floats:
+    """(count, axes) of each label: the sums of its moments by that of its weights."""
+    total = np.bincount(labels, weights, minlength=count).astype(np.float64)
+    return np.stack([np.bincount(labels, moment, minlength=count) / total for moment in moments], axis=1)
 
 
 def _weights(hu: npt.NDArray[np.int16], voxels: Ints) -> Floats:

@@ -29,7 +29,6 @@ class LunaError(ValueError):
       LeakError       a scan or patient on two sides of the split
       FoldError       a cross-validation that these scans do not allow
       GateError       the gate's settings cannot be
-      SubmissionError a submission to the challenge, or its tables, cannot be scored
       EvaluationError a bundle cannot be judged on these scans
       WeightsError    a published weights file is not what it was given as
       TrackingError   a model or bundle is not there or not what it was asked for as

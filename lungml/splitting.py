@@ -16,7 +16,7 @@ from lungml.marked import Marked
 from lungml.pieces import Floats, Lattice, Pieces, depths_mm, find_pieces
 
 SMALLEST_MM = 3.0  # the smallest nodules that LUNA16 asks for; smaller ones were not measured
-# All below were chosen on simulated segmentations (tests/lungml/simulated.py), by what they lose and how much they offer.
+# All below were chosen on simulated segmentations, see tests/lungml/simulated.py, by what they lose and what they offer.
 WAIST = 0.8  # a piece is a shape of its own when every way out is narrower than this share of it: two balls, a waist
 BUMP, BUMP_WAIST = 1.4, 0.9  # or when what it leads to is so much thicker: a nodule on a wall has hardly a waist
 # Depths jump by a part of a voxel from one voxel to the next, so that a vessel of one width seems to have waists.
@@ -117,5 +117,5 @@ def fewest_voxels(spacing_irc: tuple[float, float, float], diameter_mm: float) -
         reach = int(radius / step) + 1
         offsets = np.linspace(0, 0.5, 13) * step
         squared.append((np.arange(-reach, reach + 1) * step - offsets[:, None]) ** 2)
-    counts = [np.count_nonzero(a[:, None, None] + b[:, None] + c <= radius**2) for a, b, c in product(*squared)]
-    return max(min(counts), 1)
+    counts = (np.count_nonzero(a[:, None, None] + b[:, None] + c <= radius**2) for a, b, c in product(*squared))
+    return max(min(int(count) for count in counts), 1)

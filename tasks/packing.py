@@ -57,6 +57,7 @@ def save_packed(path: Path, bundle: Mapping[str, Any], files: Mapping[str, Path]
             python_model=str(CODE),
             artifacts={"bundle": str(packed)},
             model_config={"device": "auto"},
+            metadata={"luna": "not for clinical use", "origin": bundle["origin"]},
             signature=_signature(),
             input_example=pd.DataFrame({"path": ["scans/1.2.3.mhd"]}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED],

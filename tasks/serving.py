@@ -18,7 +18,7 @@ from lungml.candidates import GroupingError
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
 from lungml.errors import one_line
 from lungml.files import csv_text
-from lungml.findings import FINDINGS_COLUMNS, Bundle, find_nodules, findings_text
+from lungml.findings import FINDINGS_COLUMNS, Bundle, ask, findings_text, judge
 from tasks.bundles import load_copy, with_grouping
 from tasks.packing import TEXT_COLUMNS
 
@@ -78,8 +78,12 @@ class FindingsModel(PythonModel):
             for warning in scan.warnings:
                 log.warning("%s: %s", scan.series_uid, warning)
             with self._one_at_a_time:
-                found = find_nodules(scan.hu, scan.grid, bundle)
-            parts.append(findings_text(scan.series_uid, found))
+                answers = ask(scan.hu, scan.grid, bundle)
+            if left_out := answers.candidates.left_out:
+                log.warning(
+                    "%s: %d further places are beyond the limit of candidates a scan", scan.series_uid, left_out
+                )
+            parts.append(findings_text(scan.series_uid, judge(answers, scan.grid, bundle)))
         table = _table(parts)
         return table.astype(object).where(table.notna(), None) if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() else table
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,10 +29,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import get_model_info
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
-from lungml.candidates import Grouping, GroupingSettings
+from lungml.answers import Answers
+from lungml.candidates import Candidates, Grouping, GroupingSettings
 from lungml.ct import read_scan
 from lungml.findings import FINDINGS_COLUMNS, find_nodules, findings_text
 from lungml.home import Home
+from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, serving, tracking
@@ -162,7 +165,7 @@ def test_a_scan_named_twice_is_answered_once(model: PyFuncModel, scans: list[Pat
 def test_a_scan_without_candidates_has_no_rows(
     model: PyFuncModel, scans: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "find_nodules", lambda *_: ())
+    monkeypatch.setattr(serving, "judge", lambda *_: ())
     table = model.predict([str(path) for path in scans])
     assert table.shape == (0, len(FINDINGS_COLUMNS))
     assert table["prob_nodule"].dtype.kind == "f"
@@ -173,9 +176,19 @@ def test_what_a_person_should_know_of_a_scan_is_logged(
 ) -> None:
     scan = replace(read_scan(scans[0]), warnings=("no lungs seen",))
     monkeypatch.setattr(serving, "read_scan", lambda _: scan)
+    capped = Answers(
+        marked=Marked(shape=(1, 1, 1), voxels=np.empty(0, np.int64), probs=np.empty(0, np.float32), floor=0.5),
+        candidates=Candidates(centers_irc=np.empty((0, 3)), diameters_mm=np.empty(0), scores=np.empty(0), left_out=3),
+        prob_nodule=np.empty(0),
+        prob_malignant=np.empty(0),
+    )
+    monkeypatch.setattr(serving, "ask", lambda *_: capped)
     with caplog.at_level(logging.WARNING, "tasks.serving"):
-        model.predict(["a.mhd"])
-    assert [record.getMessage() for record in caplog.records] == ["1.10: no lungs seen"]
+        assert model.predict(["a.mhd"]).empty
+    assert [record.getMessage() for record in caplog.records] == [
+        "1.10: no lungs seen",
+        "1.10: 3 further places are beyond the limit of candidates a scan",
+    ]
 
 
 def test_the_grouping_may_be_another_for_one_question(
@@ -236,7 +249,9 @@ def test_nothing_is_pickled_and_its_signature_says_what_it_takes(copied: Path) -
     files = [path for path in copied.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt", ".py", ""}
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
-    signature = get_model_info(str(copied)).signature
+    info = get_model_info(str(copied))
+    assert info.metadata == {"luna": "not for clinical use", "origin": "phantom"}
+    signature = info.signature
     assert signature is not None
     assert signature.outputs.input_names() == list(FINDINGS_COLUMNS)
     assert [parameter.name for parameter in signature.params] == ["grouping"]
