@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -47,6 +48,7 @@ BUDGET_HELP = "factor of both samples per epoch and epochs of every model"
 SET_HELP = "change one setting of the recipe, such as segmentation.loss=report; may be given often"
 DEVICES_HELP = "GPUs, or processes on a CPU, that share each batch in training"
 PRECISION_HELP = "of training: fp32 or bf16"
+FOLDS_HELP = "cross-validate instead: 10 (LUNA16's own subsets), or some of them such as 0,3; 0,3/5 are two of five"
 LIMIT_HELP = "hours that the training of one model may take"
 Budget = Annotated[float, typer.Option(help=BUDGET_HELP)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help=SET_HELP)]
@@ -72,13 +74,14 @@ def run(
     devices: Devices = 1,
     precision: PrecisionOption = "fp32",
     time_limit: TimeLimit = None,
+    folds: Annotated[str | None, typer.Option(help=FOLDS_HELP)] = None,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
-    _run_pipeline(
+    whole = partial(_run_pipeline, val_stride=val_stride) if folds is None else partial(_cross_validate, folds)
+    whole(
         luna_dir=str(luna_dir.absolute()),
         tables_dir=str(tables.absolute()) if tables else None,
         recipe=recipe,
-        val_stride=val_stride,
         seed=seed,
         device=device,
         fresh=fresh,
@@ -159,7 +162,7 @@ def read(
     scans: Annotated[list[Path], typer.Argument(help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips")],
     bundle: Annotated[str, typer.Option(help="models:/luna/N or models:/luna@alias")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the results")],
-    grouping: Annotated[str | None, typer.Option(help="report or union; the bundle's own when not given")] = None,
+    grouping: Annotated[str | None, typer.Option(help="report or best; the bundle's own when not given")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Find the nodules of scans: OUT/<series_uid>/findings.csv, every candidate a row."""
@@ -240,6 +243,25 @@ def check_training(
     Hardware(device=device, count=devices, precision=precision).check()  # type: ignore[arg-type]
 
 
+CHECKED = ("recipe", "budget", "overrides", "device", "devices", "precision")
+
+
+def _cross_validate(folds: str, **parameters: Any) -> None:
+    home = start()
+    from flows.folds import cross_validate
+    from flows.show import show_folds
+    from lungml.folds import parse_folds, read_folds
+
+    tell_the_story()
+    check_training(**{name: parameters[name] for name in CHECKED})
+    count, chosen = parse_folds(folds)
+    tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
+    parts = read_folds(Path(parameters["luna_dir"]), tables, count)
+    for fold in chosen:
+        parts.split(fold)
+    show_folds(cross_validate(folds=count, only=list(chosen), **parameters), home, out)
+
+
 def _run_pipeline(**parameters: Any) -> None:
     home = start()
     from flows.end_to_end import end_to_end
@@ -247,8 +269,7 @@ def _run_pipeline(**parameters: Any) -> None:
     from tasks.truth import read_truths
 
     tell_the_story()
-    names = ("recipe", "budget", "overrides", "device", "devices", "precision")
-    check_training(**{name: parameters[name] for name in names if name in parameters})
+    check_training(**{name: parameters[name] for name in CHECKED if name in parameters})
     if parameters.get("luna_dir") and not parameters.get("lidc"):  # else a table may still have to be made
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]

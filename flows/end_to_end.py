@@ -1,18 +1,20 @@
-"""The whole pipeline: prepare -> train three models -> evaluate end to end. Read this first."""
+"""The whole pipeline: prepare -> train three models -> evaluate -> gate. Read this first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.evaluate import evaluate
+from flows.evaluate import Evaluated, evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
 from lungml.devices import Precision
+from lungml.gate import GateSettings
 from lungml.home import Home
 from lungml.masks import MaskRule
 from lungml.recipes.variants import recipe_of
@@ -29,8 +31,13 @@ class Summary:
     """What one run of the pipeline reached."""
 
     trained: Trained
-    scores: tuple[SplitScore, ...]
+    evaluated: Evaluated
     origin: Literal["real", "phantom"]
+
+    @property
+    def scores(self) -> tuple[SplitScore, ...]:
+        """On the validation and the test scans."""
+        return self.evaluated.scores
 
 
 @flow(name="luna", flow_run_name="end-to-end {recipe}")
@@ -51,6 +58,7 @@ def end_to_end(
     devices: int = 1,
     precision: Precision = "fp32",
     time_limit_h: float | None = None,
+    gate_settings: GateSettings | None = None,
 ) -> Summary:
     """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
 
@@ -72,6 +80,7 @@ def end_to_end(
         devices: GPUs, or processes on a CPU, that share each batch in training.
         precision: of training: fp32, or bf16 where autocast thinks it safe.
         time_limit_h: hours that the training of one model may take; none when not given.
+        gate_settings: what the bundle must reach to become the champion, see `lungml.gate.GateSettings`.
     """
     home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
@@ -100,6 +109,9 @@ def end_to_end(
         time_limit_h=time_limit_h,
     )
     trained = train(prepared.scans, settings, pipeline)
-    scores = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline)
-    publish_summary(scores, (*trained.members, *trained.others), pipeline)
-    return Summary(trained=trained, scores=scores, origin=pipeline.origin)
+    data = Path(folder).name if luna_dir else "synthetic scans"
+    judged = evaluate(
+        prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline, data, gate_settings
+    )
+    publish_summary(judged.scores, (*trained.members, *trained.others), pipeline)
+    return Summary(trained=trained, evaluated=judged, origin=pipeline.origin)

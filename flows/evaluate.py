@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +14,43 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.progress import gather
 from flows.runners import mapped_runner
 from lungml import compare
+from lungml.gate import Decision, GateSettings
 from lungml.home import Home
 from lungml.recipes.data import PreparedScan, Split, of_split
-from tasks.comparison import BundleScore, EvaluatedScan, Evaluation, check_unseen, log_evaluation, read_tree
+from lungml.report_facts import Compared
+from tasks.comparison import (
+    BundleScore,
+    EvaluatedScan,
+    Evaluation,
+    check_unseen,
+    evaluation_key,
+    log_evaluation,
+    read_tree,
+)
 from tasks.contenders import LooseModels, contenders
 from tasks.data import convert_scan, publish_quarantine
 from tasks.evaluation import SplitScore, log_end_to_end, score_findings
 from tasks.finding import NamedBundle, find_nodules
+from tasks.gate import gate, to_beat
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.reporting import WrittenReport, report_evaluation
+from tasks.tracking import TrackingError
 from tasks.truth import ScanTruth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What one pipeline run's bundle reached.
+
+    Attributes:
+        scores: on the validation and the test scans.
+        reports: of the same.
+        decision: the gate's; None where the bundle already stands where it could get.
+    """
+
+    scores: tuple[SplitScore, ...]
+    reports: tuple[WrittenReport, ...]
+    decision: Decision | None
 
 
 # One scan at a time: the segmenter already uses every core.
@@ -37,12 +66,69 @@ def evaluate(
     bundle_uri: str,
     models: Sequence[TrainedModel],
     pipeline: Pipeline,
-) -> tuple[SplitScore, ...]:
-    """Find the nodules of the validation and test scans, score them, and log the pipeline's row."""
-    bundle = NamedBundle.of(pipeline.home, bundle_uri)
-    scores = tuple(score_split(split, scans, set_aside, bundle, pipeline) for split in ("val", "test"))
-    log_end_to_end(scores, bundle_uri, models, pipeline)
-    return scores
+    data: str,
+    gate_settings: GateSettings | None = None,
+) -> Evaluated:
+    """Score a bundle on validation and test scans, report and log it, and let it stand before the gate."""
+    bundle, standing = NamedBundle.of(pipeline.home, bundle_uri), standing_bundle(bundle_uri, pipeline)
+    val, test = (score_split(split, scans, set_aside, bundle, pipeline) for split in ("val", "test"))
+    champion = score_split("test", scans, set_aside, standing, pipeline) if standing else None
+    stores = {scan.series_uid: scan.store for scan in scans}
+    beside = [against(test, standing, champion)] if standing and champion else []
+    reports = tuple(
+        report_evaluation(
+            score.split,
+            score.card,
+            score.evidence,
+            stores,
+            bundle,
+            pipeline,
+            data=data,
+            folder=pipeline.home.reports / "evaluations" / bundle.slug / score.split,
+            compared=compared,
+        )
+        for score, compared in ((val, []), (test, beside))
+    )
+    log_end_to_end((val, test), bundle_uri, models, pipeline, reports)
+    beat = to_beat(pipeline.home, pipeline.origin)
+    decision = None
+    if beat != bundle_uri:
+        decision = gate(
+            bundle_uri,
+            beat,
+            test.card.samples,
+            champion.card.samples if champion else None,
+            series_uids=test.card.series_uids,
+            malignant=test.table.malignant,
+            set_aside=len(test.card.set_aside),
+            pipeline=pipeline,
+            settings=gate_settings,
+        )
+    return Evaluated(scores=(val, test), reports=reports, decision=decision)
+
+
+def standing_bundle(bundle_uri: str, pipeline: Pipeline) -> NamedBundle | None:
+    """The bundle that another has to beat, where there is one whose models are still to be had."""
+    beat = to_beat(pipeline.home, pipeline.origin)
+    if beat is None or beat == bundle_uri:
+        return None
+    try:
+        standing = NamedBundle.of(pipeline.home, beat)
+        standing.build(pipeline.home, pipeline.device)
+    except TrackingError as error:
+        get_run_logger().warning("%s cannot be scored beside %s: %s", beat, bundle_uri, error)
+        return None
+    return standing
+
+
+def against(score: SplitScore, other: NamedBundle, its_score: SplitScore) -> Compared:
+    """A score beside another bundle's on the same scans."""
+    return Compared(
+        name="the other",
+        bundle_uri=other.name,
+        card=its_score.card,
+        differences=compare.paired_differences(its_score.card.samples, score.card.samples),
+    )
 
 
 def score_split(
@@ -121,4 +207,19 @@ def evaluate_bundles(
         seed=seed,
         set_aside=tuple(truth.series_uid for truth in aside),
     )
-    return evaluation, log_evaluation(evaluation, Path(out) if out else None, pipeline)
+    folder = Path(out) if out else home.reports / "evaluations" / evaluation_key(tree, named, seed)
+    reports = [
+        report_evaluation(
+            tree.chosen,
+            judged.score.card,
+            judged.score.evidence,
+            {scan.series_uid: scan.store for scan in scans},
+            judged.bundle,
+            pipeline,
+            data=tree.name,
+            folder=folder / judged.bundle.slug,
+            compared=[against(judged.score, scores[0].bundle, scores[0].score)] if place else [],
+        )
+        for place, judged in enumerate(scores)
+    ]
+    return evaluation, log_evaluation(evaluation, folder, pipeline, reports)

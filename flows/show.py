@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.end_to_end import Summary
+from flows.folds import CrossValidation
+from lungml.gate import Decision
 from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
+from tasks.folds import in_words
 from tasks.pipeline import TrainedModel
 from tasks.tracking import experiment_page, tracking_uri
 
@@ -37,7 +40,30 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
         console.print(_sentence(score))
         console.print()
     console.print(f"bundle     {summary.trained.bundle_uri}")
+    decision = summary.evaluated.decision
+    console.print(f"gate       {_verdict(decision) if decision else 'it stands already'}", soft_wrap=True)
+    for report in summary.evaluated.reports:
+        console.print(f"report     {report.page}", soft_wrap=True)
     _where_next(home, "end-to-end", console)
+
+
+def show_folds(result: CrossValidation, home: Home, console: Console) -> None:
+    """Print the pooled table and score of a cross-validation, and where to look next."""
+    data = "synthetic scans" if result.origin == "phantom" else "real scans"
+    chosen = in_words(result.chosen, result.folds.count)
+    console.print()
+    console.print(_table(result.score, f"Cross-validation, {chosen} ({result.score.table.scans} {data})"))
+    console.print(_sentence(result.score))
+    console.print(f"the folds are {result.folds.words}", soft_wrap=True)
+    for fold in result.evidence:
+        console.print(f"fold {fold.fold}     {fold.bundle.name}")
+    _where_next(home, "end-to-end", console)
+
+
+def _verdict(decision: Decision) -> str:
+    """The gate's decision and its reasons, one a line."""
+    verdict = f"{'becomes' if decision.promoted else 'does not become'} @{decision.alias}"
+    return "\n           ".join([verdict, *decision.reasons])
 
 
 def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console: Console) -> None:
@@ -87,11 +113,11 @@ def _cells(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _end_to_end(score: SplitScore, data: str) -> Table:
-    table = Table(
-        title=f"End to end, {SPLIT_NAMES[score.split]} ({score.table.scans} {data})",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-    )
+    return _table(score, f"End to end, {SPLIT_NAMES[score.split]} ({score.table.scans} {data})")
+
+
+def _table(score: SplitScore, title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("")
     for column in COLUMNS:
         table.add_column(column, justify="right")

@@ -20,6 +20,8 @@ Grouping = Literal["report", "union", "best"]
 Floats = npt.NDArray[np.float64]
 STEPS_BACK = 2  # one erosion takes a ball's outermost voxels: those beside the core, and those beside these
 MOST_OF_REPORT = 1.2  # "best" may cost the classifiers this much of what "report" does, where that is much
+LARGEST_MM = 40.0  # nodules are up to 30 mm, what is larger is called a mass
+ROUND = 1.2  # a ball is 1, one with a hollow of half its width 1.1, two balls that touch 1.3, a vessel more
 WIDEST = 2.0  # a nodule's voxels lie within so many radii of its largest ball: it is not longer than twice its width
 
 
@@ -156,7 +158,9 @@ def _measure(
     places = np.searchsorted(seen.voxels, cores.starts)
     probs = np.bincount(labels, before[places + cores.lengths] - before[places], minlength=count)
     return Candidates(
-        centers_irc=centers, diameters_mm=_diameters_mm(volumes, grid), scores=np.clip(probs / volumes, 0, 1)
+        centers_irc=centers,
+        diameters_mm=_diameters_mm(volumes, grid.spacing_irc),
+        scores=np.clip(probs / volumes, 0, 1),
     )
 
 
@@ -167,31 +171,47 @@ def _split(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: Groupi
     spacing = grid.spacing_irc
     parts = split(seen, spacing, settings.levels, settings.threshold, int(MOST_OF_REPORT * report))
     count = len(parts.peaks)
-    voxels = np.flatnonzero(parts.of_voxel >= 0)
-    part = parts.of_voxel[voxels]
-    irc = np.stack(np.unravel_index(seen.voxels[voxels], seen.shape), axis=1)
-    off_mm = np.abs(irc - irc[np.searchsorted(voxels, parts.peaks)][part]) * spacing
-    # What leads away from a part, such as its vessel, neither pulls its centre nor counts as its volume.
-    depth = parts.depth_mm[part][:, None]
-    near = ((off_mm / (depth + spacing)) ** 2).sum(axis=1) <= 1
-    weights = _weights(hu, seen.voxels[voxels]) * near
-    centers = _means(part, weights, [weights * axis for axis in irc.T], count)
-    own = ((off_mm / (WIDEST * depth + spacing)) ** 2).sum(axis=1) <= 1
-    probs = seen.probs[voxels]
-    higher = own & (probs > settings.threshold)
-    has_higher = np.zeros(count, dtype=np.bool_)
-    has_higher[part[higher]] = True
-    own &= higher | ~has_higher[part]
+    irc = np.stack(np.unravel_index(seen.voxels, seen.shape), axis=1)
+    round_ones = np.append(_are_round(parts.component, irc * spacing, spacing, count), False)  # -1 finds the last
+    # A hollow or ragged nodule may fall into parts, and still the middle of all of it is the place to look at. From
+    # any other part something may lead away, such as its vessel: it neither pulls its centre nor counts as its volume.
+    whole = np.flatnonzero(round_ones[parts.component])
+    lone = np.flatnonzero((parts.of_voxel >= 0) & ~round_ones[parts.of_voxel])
+    depth = parts.depth_mm[parts.of_voxel[lone]][:, None]
+    off_mm = np.abs(irc[lone] - irc[parts.peaks][parts.of_voxel[lone]]) * spacing
+    near = np.append(np.ones(len(whole)), ((off_mm / (depth + spacing)) ** 2).sum(axis=1) <= 1)
+    own = np.append(np.ones(len(whole)), ((off_mm / (WIDEST * depth + spacing)) ** 2).sum(axis=1) <= 1)
+    part = np.append(parts.component[whole], parts.of_voxel[lone])
+    which = np.append(whole, lone)
+    weights = near * _weights(hu, seen.voxels[which])
+    centers = _means(part, weights, [weights * axis for axis in irc[which].T], count)
+    probs = seen.probs[which].astype(np.float64)
+    higher = own * (probs > settings.threshold)
+    own = np.where(np.bincount(part, higher, minlength=count)[part] > 0, higher, own)
     volumes = np.bincount(part, own, minlength=count)
-    scores = np.clip(np.bincount(part, own * probs.astype(np.float64), minlength=count) / volumes, 0, 1)
+    scores = np.clip(_means(part, own, [own * probs], count)[:, 0], 0, 1)
     order = np.argsort(-scores, kind="stable")
     kept = order[: settings.max_candidates]
     return Candidates(
         centers_irc=centers[kept],
-        diameters_mm=_diameters_mm(volumes, grid)[kept],
+        diameters_mm=_diameters_mm(volumes, grid.spacing_irc)[kept],
         scores=scores[kept],
         left_out=parts.left_out + len(order) - len(kept),
     )
+
+
+def _are_round(component: Ints, mm: Floats, spacing: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Whether each component is no larger than a nodule and hardly more spread out than a ball of its volume."""
+    inside = np.flatnonzero(component >= 0)
+    number, mm = component[inside], mm[inside]
+    size = np.maximum(np.bincount(number, minlength=count), 1)
+    mean, square = (
+        np.stack([np.bincount(number, axis, minlength=count) for axis in values.T], axis=1) / size[:, None]
+        for values in (mm, mm**2)
+    )
+    spread = (square - mean**2 + spacing**2 / 12).sum(axis=1)  # a voxel is spread out itself
+    radius = _diameters_mm(size, spacing) / 2
+    return (2 * radius <= LARGEST_MM) & (spread <= ROUND**2 * 3 / 5 * radius**2)
 
 
 def _means(labels: Ints, weights: Floats, moments: Sequence[Floats], count: int) -> Floats:
@@ -204,6 +224,6 @@ def _weights(hu: npt.NDArray[np.int16], voxels: Ints) -> Floats:
     return np.clip(hu.reshape(-1)[voxels], HU_MIN, HU_MAX).astype(np.float64) + 1001
 
 
-def _diameters_mm(volumes: npt.NDArray, grid: Grid) -> Floats:
+def _diameters_mm(volumes: npt.NDArray, spacing: Floats) -> Floats:
     """Of spheres of so many voxels."""
-    return np.cbrt(6 / np.pi * volumes * np.prod(grid.spacing_irc))
+    return np.cbrt(6 / np.pi * volumes * spacing.prod())

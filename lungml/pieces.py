@@ -133,7 +133,8 @@ def find_pieces(lattice: Lattice, depth_mm: npt.NDArray[np.float32]) -> Pieces:
     del numbers
     while not np.array_equal(top, above := top[top]):
         top = above
-    peaks, of_voxel = np.unique(top, return_inverse=True)
+    is_peak = step == 0
+    peaks, of_voxel = np.flatnonzero(is_peak), (np.cumsum(is_peak) - 1)[top]
     depths = depth_mm[peaks].astype(np.float64)
     return Pieces(of_voxel, peaks, depths, *_necks(depths, *_borders(lattice, table, depth_mm, of_voxel)))
 

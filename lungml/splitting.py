@@ -32,12 +32,14 @@ class Parts:
         of_voxel: (v,) int64, the part of each voxel; -1 where it belongs to none.
         peaks: (n,) int64, which voxel is each part's deepest.
         depth_mm: (n,) float64, of that voxel: about the radius of the largest ball within the part.
+        component: (v,) int64, the deepest part of all that hangs together with each voxel; -1 where it belongs to none.
         left_out: parts that stay joined to a deeper one, or were too unsure, because the limit was reached.
     """
 
     of_voxel: Ints
     peaks: Ints
     depth_mm: Floats
+    component: Ints
     left_out: int
 
 
@@ -79,6 +81,7 @@ def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshol
         of_voxel=numbers[_owners(pieces.joins, stands | whole)][pieces.of_voxel],
         peaks=pieces.peaks[stands],
         depth_mm=pieces.depth_mm[stands],
+        component=numbers[component][pieces.of_voxel],
         left_out=len(dropped),
     )
 

@@ -19,7 +19,7 @@ from lungml.findings import shown
 from lungml.geometry import irc_to_xyz
 from lungml.metrics import is_better
 from lungml.recipes import Keeps, Recipe
-from lungml.score import OFFICIAL_REACH, ScoredFinding, find_hits
+from lungml.score import OFFICIAL_REACH, Place, ScoredFinding, find_hits
 from tasks import registry
 from tasks.finding import FoundScan, NamedBundle, Readable
 from tasks.pipeline import Pipeline, TrainedModel
@@ -88,7 +88,7 @@ def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[Fou
             raise ValueError(f"{files.answers}: gone or damaged; run again")
         points = irc_to_xyz(answers.candidates.centers_irc, store.read_grid(scan.store)).tolist()
         marks = [ScoredFinding(center_xyz=(x, y, z), prob_nodule=np.nan) for x, y, z in points]
-        known = (*scan.nodules, *scan.unrated)
+        known: list[Place] = [*scan.nodules, *scan.unrated]
         on_nodule = np.asarray(find_hits(known, marks, OFFICIAL_REACH, scan.series_uid).any(axis=0))
         on_excluded = np.asarray(find_hits(scan.excluded, marks, OFFICIAL_REACH, scan.series_uid).any(axis=0))
         counted = np.flatnonzero(on_nodule | ~on_excluded)
@@ -137,4 +137,3 @@ def _tell(name: str, after: Any, before: Sequence[float], targets: Sequence[bool
 def _mean(models: Sequence[TrainedModel], metric: str) -> float:
     """A validation metric, averaged over the members of an ensemble; NaN where one has none."""
     return fmean(model.val[metric] for model in models)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,9 +22,10 @@ from tasks import registry, tracking
 from tasks.caching import digest
 from tasks.contenders import LOOSE
 from tasks.data import StoredScan
-from tasks.evaluation import Chosen, SplitScore
+from tasks.evaluation import SplitScore, log_score
 from tasks.finding import NamedBundle
 from tasks.pipeline import Pipeline
+from tasks.reporting import Chosen, WrittenReport
 from tasks.truth import ScanTruth, data_origin, read_truths
 
 ANY_STRIDE = luna.MIN_VAL_STRIDE  # of a split that nobody keeps
@@ -221,39 +222,52 @@ class Evaluation:
         }
 
 
+def evaluation_key(tree: Tree, bundles: Sequence[NamedBundle], seed: int) -> str:
+    """Equal evaluations have equal keys."""
+    return digest([_series(tree), [bundle.content for bundle in bundles], seed])
+
+
+def _series(tree: Tree) -> str:
+    return digest([truth.series_uid for truth in tree.truths])
+
+
 @task(name="log_evaluation", cache_policy=NO_CACHE)
-def log_evaluation(evaluation: Evaluation, folder: Path | None, pipeline: Pipeline) -> Path:
+def log_evaluation(
+    evaluation: Evaluation, folder: Path, pipeline: Pipeline, reports: Sequence[WrittenReport] = ()
+) -> Path:
     """Write `evaluation.json` and log one row a bundle in `luna-end-to-end`; returns the file's path.
 
     Args:
         evaluation: what to keep.
-        folder: where to; when not given, one under the home that equal evaluations share.
+        folder: where to.
         pipeline: of this run.
+        reports: of each bundle.
     """
-    home, tree = pipeline.home, evaluation.tree
-    series = digest([truth.series_uid for truth in tree.truths])
-    key = digest([series, [judged.bundle.content for judged in evaluation.bundles], evaluation.seed])
-    file = (folder or home.reports / "evaluations" / key) / "evaluation.json"
+    tree = evaluation.tree
+    key = evaluation_key(tree, [judged.bundle for judged in evaluation.bundles], evaluation.seed)
+    file = folder / "evaluation.json"
     text = json.dumps(evaluation.as_dict(), indent=1, allow_nan=False)
     write_text_atomic(file, text + "\n")
-    for judged in evaluation.bundles:
+    for place, judged in enumerate(evaluation.bundles):
         bundle, chosen = judged.bundle, tree.chosen
         with tracking.open_run(
-            home,
+            pipeline.home,
             "end-to-end",
-            name=f"{bundle.name.removeprefix('models:/').replace('/', '-')} on {tree.name} {chosen}",
+            name=f"{bundle.slug} on {tree.name} {chosen}",
             pipeline_id=pipeline.pipeline_id,
             params={
                 "bundle": bundle.name,
                 **{member: bundle.fields[member] for member in registry.BUNDLE_MEMBERS},
                 "recipe": bundle.fields["recipe"],
-                "scans": f"{tree.name} {chosen} {series}",
+                "scans": f"{tree.name} {chosen} {_series(tree)}",
                 "seed": str(evaluation.seed),
                 "origin": pipeline.origin,
             },
             tags={"luna.origin": pipeline.origin, "luna.evaluation": key},
         ) as run:
-            run.log_metrics({f"{chosen}/{name}": value for name, value in judged.score.metrics.items()})
+            log_score(run, judged.score, chosen)
             run.log_text(text, "evaluation.json")
-            run.log_text(judged.score.table.to_text(), f"{chosen}/table.txt")
+            for report in reports[place : place + 1]:
+                run.log_files(report.folder, chosen)
+                run.log_tag(tracking.RUN_NOTE, report.markdown)
     return file

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from lungml.evidence import Evidence
 from lungml.froc import FPS_PER_SCAN, FrocResult
 from lungml.score import COLUMNS, Table
 from lungml.scorecard import Scorecard, score_scans
 from tasks import tracking
 from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence
 from tasks.pipeline import Pipeline, TrainedModel
-
-Chosen = Literal["all", "train", "val", "test"]
+from tasks.reporting import Chosen, WrittenReport
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitScore:
-    """One bundle on one split, or on the scans of several: everything that is known of how well it did."""
+    """One bundle on one split, or on the scans of several: everything that is known of how well it did.
+
+    Attributes:
+        split: which.
+        card: every score.
+        evidence: what they were made from, for whoever looks at single cases.
+    """
 
     split: Chosen
     card: Scorecard
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
 
     @property
     def table(self) -> Table:
@@ -84,18 +90,23 @@ def score_findings(
     pipeline: Pipeline,
 ) -> SplitScore:
     """Score a bundle on some scans; the nodules of those that were set aside count as missed."""
+    evidence = gather_evidence(scans, found, set_aside, bundle)
     card = score_scans(
-        gather_evidence(scans, found, set_aside, bundle),
+        evidence,
         nodule_threshold=bundle.fields["nodule_threshold"],
         malignant_threshold=bundle.fields["malignant_threshold"],
         seed=pipeline.seed,
     )
-    return SplitScore(split=split, card=card)
+    return SplitScore(split=split, card=card, evidence=tuple(evidence))
 
 
 @task(name="log_end_to_end", cache_policy=NO_CACHE)
 def log_end_to_end(
-    scores: Sequence[SplitScore], bundle_uri: str, models: Sequence[TrainedModel], pipeline: Pipeline
+    scores: Sequence[SplitScore],
+    bundle_uri: str,
+    models: Sequence[TrainedModel],
+    pipeline: Pipeline,
+    reports: Sequence[WrittenReport] = (),
 ) -> str:
     """One row in `luna-end-to-end`: the bundle, its members and what they reach together; returns the run's id."""
     with tracking.open_run(
@@ -112,10 +123,19 @@ def log_end_to_end(
         tags={"luna.origin": pipeline.origin},
     ) as run:
         for score in scores:
-            run.log_metrics({f"{score.split}/{name}": value for name, value in score.metrics.items()})
-            run.log_text(json.dumps(score.card.as_dict(), indent=1, allow_nan=False), f"{score.split}/scorecard.json")
-            run.log_text(score.table.to_text(), f"{score.split}/table.txt")
+            log_score(run, score, score.split)
+        for report in reports:
+            run.log_files(report.folder, report.split)
+        if reports:
+            run.log_tag(tracking.RUN_NOTE, reports[-1].markdown)
         return run.run_id
+
+
+def log_score(run: tracking.Run, score: SplitScore, under: str) -> None:
+    """Keep a score with a run: metrics to chart, and everything as files below `under`."""
+    run.log_metrics({f"{under}/{name}": value for name, value in score.metrics.items()})
+    run.log_text(json.dumps(score.card.as_dict(), indent=1, allow_nan=False), f"{under}/scorecard.json")
+    run.log_text(score.table.to_text(), f"{under}/table.txt")
 
 
 @task(name="publish_summary", cache_policy=NO_CACHE)

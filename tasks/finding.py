@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,11 @@ class NamedBundle:
     def of(cls, home: Home, uri: str) -> NamedBundle:
         """The bundle behind a URI, as it is now: an alias moves on."""
         return cls(name=uri, fields=registry.read_bundle(home, uri))
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's: luna-7."""
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name.removeprefix("models:/")).strip("-")[:80]
 
     @property
     def content(self) -> dict[str, Any]:

@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("segmentation", "classification", "malignancy", "end-to-end")
 SCANS = "scans.json"  # of a training's run: series_uid -> split
+RUN_NOTE = MLFLOW_RUN_NOTE  # Markdown that a run's page shows as its description
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
 MAX_TAG_CHARACTERS = 8000  # MLflow refuses longer ones
 DIGEST_CHARACTERS = 12  # of a data set's digest, as MLflow's pages show it; all of it is kept as the source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +19,11 @@ from lungml.devices import resolve_device
 from lungml.errors import LunaError
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
-from lungml.metrics import is_better
-from lungml.recipes import Keeps, Recipe
+from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
 from lungml.segment import segment
-from tasks import registry, tracking
+from tasks import tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
 from tasks.fitting import Training, train_model

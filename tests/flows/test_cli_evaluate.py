@@ -1,4 +1,4 @@
-"""`luna evaluate --submission` prints LUNA16's score, as one JSON object or a table, and starts without the big stack."""
+"""`luna evaluate --submission` prints LUNA16's score, as one JSON object or a table, and starts fast."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_mark_in_an_unknown_series_is_one_line_and_exit_1(
         (("models:/luna/1", "--split", "half"), "--split 'half' is none of validation, val, test, train, all"),
         (("--segmentation", "models:/m-1"), "--classification, --malignancy is missing"),
         (("models:/luna/1", "--grouping", "report"), "--grouping is for loose models"),
-        (("--submission", "marks.csv", "--bootstraps", "-1"), "-1 is not in the range"),
+        (("--submission", "marks.csv", "--bootstraps", "-1"), "Invalid value for '--bootstraps'"),
     ],
 )
 def test_what_does_not_go_together_is_said_at_once(words: tuple[str, ...], said: str) -> None:
