@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
 from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
-from tasks.bundles import load_bundle
+from tasks.bundles import load_bundle, with_grouping
 
 
 def read_scans(
@@ -48,9 +47,7 @@ def read_scans(
         raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
     bundle = load_bundle(home, bundle_uri, device)
     if grouping is not None:
-        # The report's own procedure asks both classifiers about every candidate, wherever it ends.
-        judge_all = bundle.judge_all or grouping == "report"
-        bundle = replace(bundle, grouping=replace(bundle.grouping, rule=grouping), judge_all=judge_all)
+        bundle = with_grouping(bundle, grouping)
     failed = 0
     read: dict[str, Path] = {}
     for path in paths:

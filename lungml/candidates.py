@@ -204,14 +204,15 @@ def _are_round(component: Ints, mm: Floats, spacing: Floats, count: int) -> npt.
     """Whether each component is no larger than a nodule and hardly more spread out than a ball of its volume."""
     inside = np.flatnonzero(component >= 0)
     number, mm = component[inside], mm[inside]
-    size = np.maximum(np.bincount(number, minlength=count), 1)
+    voxels = np.bincount(number, minlength=count)
+    size = np.maximum(voxels, 1)  # a part that is not the deepest of its component has none here
     mean, square = (
         np.stack([np.bincount(number, axis, minlength=count) for axis in values.T], axis=1) / size[:, None]
         for values in (mm, mm**2)
     )
     spread = (square - mean**2 + spacing**2 / 12).sum(axis=1)  # a voxel is spread out itself
     radius = _diameters_mm(size, spacing) / 2
-    return (2 * radius <= LARGEST_MM) & (spread <= ROUND**2 * 3 / 5 * radius**2)
+    return (voxels > 0) & (2 * radius <= LARGEST_MM) & (spread <= ROUND**2 * 3 / 5 * radius**2)
 
 
 def _means(labels: Ints, weights: Floats, moments: Sequence[Floats], count: int) -> Floats:

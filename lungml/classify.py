@@ -11,11 +11,13 @@ import torch
 
 from lungml.crops import CROP_SHAPE, clip_hu, cut_box, cut_boxes, place_in_boxes, resample_mm
 from lungml.geometry import Grid
+from lungml.inference import InferenceSettings, prepare
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.segment import flip, mirror_axes
 
 CROPS_PER_BATCH = 4
 CUDA_CROPS_PER_BATCH = 256
+IN_FULL = InferenceSettings()
 
 
 @torch.inference_mode()
@@ -26,6 +28,7 @@ def classify(
     *,
     grid: Grid | None = None,
     flips: bool | Sequence[bool] = False,
+    inference: InferenceSettings = IN_FULL,
 ) -> npt.NDArray[np.float64]:
     """Probability of class 1 at every centre, by each model, on crops as its configuration has them.
 
@@ -38,6 +41,7 @@ def classify(
         models: in eval mode, on one device.
         grid: the scan's sampling grid; only crops in mm need it.
         flips: of each model, or of all: average over the crop's eight mirror images; eight times the work.
+        inference: precision and compiled are heeded here; float32 without it.
 
     Returns:
         (len(models), n) float64.
@@ -51,17 +55,17 @@ def classify(
     views: dict[tuple[Any, ...], list[int]] = {}  # what is seen: the models that see it
     for row, model in enumerate(models):
         views.setdefault((model.config.crop_shape, model.config.spacing_mm), []).append(row)
-    probs = np.empty((len(models), len(centers_irc)))
+    networks = [prepare(model, inference) for model in models]
+    probs = torch.empty((len(models), len(centers_irc)), dtype=torch.float64, device=device)
     for start in range(0, len(centers_irc), batch):
         centers = centers_irc[start : start + batch]
         for rows in views.values():
             crops = _cut(hu, centers, models[rows[0]].config, grid, device)
-            crops = crops.to(memory_format=torch.channels_last_3d)
             for row in rows:
                 mirrors = mirror_axes(2, 3, 4) if flipped[row] else [()]
-                answers = [torch.softmax(models[row](flip(crops, axes)).double(), dim=1)[:, 1] for axes in mirrors]
-                probs[row, start : start + len(centers)] = torch.stack(answers).mean(dim=0).cpu().numpy()
-    return probs
+                answers = [torch.softmax(networks[row](flip(crops, axes)).double(), dim=1)[:, 1] for axes in mirrors]
+                probs[row, start : start + len(centers)] = torch.stack(answers).mean(dim=0)
+    return probs.cpu().numpy()  # only now: a GPU works on one batch while the next is cut
 
 
 def _cut(
@@ -74,12 +78,20 @@ def _cut(
     """(n, 1, D, H, W) float32 clipped HU around each centre, on the device, as a configuration has its crops."""
     if config.spacing_mm is None:
         boxes = np.stack([clip_hu(cut_box(hu, voxel, config.crop_shape)) for voxel in np.rint(centers_irc)])
-        return torch.from_numpy(boxes).to(device).float()[:, None]
+        return _send(boxes, device)
     if grid is None:
         raise ValueError("a model's crops are in mm; give the scan's grid")
     # As in training, which resamples what the crop cache holds: clipped boxes of this many voxels.
     boxes = clip_hu(cut_boxes(hu, centers_irc, CROP_SHAPE))
-    crops = torch.from_numpy(boxes).to(device).float()[:, None]
+    crops = _send(boxes, device)
     places = torch.from_numpy(place_in_boxes(hu.shape, centers_irc, CROP_SHAPE)).to(device)
     spacings = torch.from_numpy(grid.spacing_irc).expand(len(boxes), 3).to(device)
     return resample_mm(crops, places, spacings, config.crop_shape, config.spacing_mm)
+
+
+def _send(boxes: npt.NDArray[np.int16], device: torch.device) -> torch.Tensor:
+    """(n, D, H, W) int16 to (n, 1, D, H, W) float32 on the device, without waiting for it."""
+    crops = torch.from_numpy(boxes)
+    if device.type == "cuda":
+        crops = crops.pin_memory()
+    return crops.to(device, non_blocking=True).float()[:, None]

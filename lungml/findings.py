@@ -19,6 +19,7 @@ from lungml.candidates import GroupingSettings, group_candidates
 from lungml.classify import classify
 from lungml.files import csv_text, write_text_atomic
 from lungml.geometry import Grid, irc_to_xyz
+from lungml.inference import InferenceSettings
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
 from lungml.segment import segment
@@ -73,6 +74,7 @@ class Bundle:
         flips: whose answers are averaged over mirror images as well: the U-Net sees each slice in its four mirror
             images in plane and so costs four times as much, a classifier sees each crop in all eight and costs
             eight times as much.
+        inference: what is done to be faster than float32 on the full field.
 
     Raises:
         ValueError: when a member has no model, a threshold is no probability, or `flips` names no member.
@@ -87,6 +89,7 @@ class Bundle:
     malignant_threshold: float = 0.5
     judge_all: bool = False
     flips: tuple[Member, ...] = ()
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __post_init__(self) -> None:
         for name in ("nodule_threshold", "malignant_threshold"):
@@ -127,15 +130,24 @@ def ask(
         floor=bundle.grouping.floor,
         flips="segmentation" in bundle.flips,
         on_slice=on_slice,
+        grid=grid,
+        inference=bundle.inference,
     )
     candidates = group_candidates(marked, hu, grid, bundle.grouping)
     centers = candidates.centers_irc
-    prob_nodule = classify(hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips).mean(axis=0)
+    prob_nodule = classify(
+        hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips, inference=bundle.inference
+    ).mean(axis=0)
     asked = np.full(len(centers), bundle.judge_all)
     asked |= shown(bundle.calibration.nodule_probs(prob_nodule)) >= bundle.nodule_threshold
     prob_malignant = np.full(len(centers), np.nan)
     prob_malignant[asked] = classify(
-        hu, centers[asked], bundle.malignancy, grid=grid, flips="malignancy" in bundle.flips
+        hu,
+        centers[asked],
+        bundle.malignancy,
+        grid=grid,
+        flips="malignancy" in bundle.flips,
+        inference=bundle.inference,
     ).mean(axis=0)
     return Answers(marked=marked, candidates=candidates, prob_nodule=prob_nodule, prob_malignant=prob_malignant)
 

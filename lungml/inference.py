@@ -7,24 +7,22 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from lungml.devices import Precision
-from lungml.errors import LunaError
+from lungml.errors import LunaError, one_line
 from lungml.models.folded import FoldedUNet
 from lungml.models.unet import UNet
 
 log = logging.getLogger(__name__)
 Network = Callable[[torch.Tensor], torch.Tensor]  # pictures or crops in, float32 logits out
 MALLOC_MAPS = (32 << 20) - 8192  # bytes: a block of just below what glibc maps and unmaps each time, whatever happens
-# Compiling takes a quarter of a minute: once for a model, not once for a scan.
-_compiled: WeakKeyDictionary[nn.Module, Network] = WeakKeyDictionary()
+_not_compiled: WeakSet[nn.Module] = WeakSet()  # tried in vain, and said so
 
 
 class InferenceError(LunaError):
@@ -71,19 +69,16 @@ def prepare(model: nn.Module, inference: InferenceSettings) -> Network:
     half = inference.precision == "bf16"
     if device.type == "cpu":
         keep_freed_memory()
-    run: Network
-    if inference.compiled:
-        run = _compile(model, device)
-    elif type(model).forward is UNet.forward:
+    if type(model).forward is UNet.forward and not inference.compiled:
         return FoldedUNet(model, torch.bfloat16 if half else torch.float32)  # type: ignore[arg-type]
-    else:
-        run = model
+    network = _compile(model, device) if inference.compiled else model
 
-    def in_half_precision(x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return run(x).float()
+    def run(x: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return network(x.contiguous(memory_format=layout)).float()
 
-    return in_half_precision if half else run
+    return run
 
 
 def keep_freed_memory() -> None:
@@ -99,28 +94,22 @@ def keep_freed_memory() -> None:
 
 def _compile(model: nn.Module, device: torch.device) -> Network:
     """The model's graph, compiled when it is first called; the model itself where that cannot be done."""
-    if model in _compiled:
-        return _compiled[model]
-    missing = device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++")
-    if missing:
-        log.warning("compiled: no C++ compiler (g++ or clang++) is installed; %s runs as it is", type(model).__name__)
+    if model in _not_compiled:
         return model
-    graph: Network = torch.compile(model)
-    works = False
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        _not_compiled.add(model)
+        log.warning("%s is not compiled: no C++ compiler; install g++, or switch compiled off", type(model).__name__)
+        return model
+    graph: Network = torch.compile(model)  # PyTorch keeps what it compiled and finds it again
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        nonlocal graph, works
-        try:
-            logits = graph(x)
-        except Exception as error:  # a compiler or a driver may fail in any way
-            if works or graph is model:
-                raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            log.warning("compiled: %s cannot be compiled (%s); it runs as it is", type(model).__name__, reason)
-            graph = model
-            return model(x)
-        works = True
-        return logits
+        if model not in _not_compiled:
+            try:
+                return graph(x)
+            except Exception as error:  # compilers and drivers fail in all ways; the model itself says what is wrong
+                _not_compiled.add(model)
+                why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                log.warning("%s is not compiled: %s", type(model).__name__, one_line(why))
+        return model(x)
 
-    _compiled[model] = run
     return run

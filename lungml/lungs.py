@@ -65,7 +65,7 @@ class LungField:
 
         Voxels of the scan, not of the coarse grid.
         """
-        seen = self.near[np.unique(self._nearest(0)[first:end])].any(axis=0)
+        seen: npt.NDArray[np.bool_] = np.logical_or.reduce(self.near[np.unique(self._nearest(0)[first:end])])
         if not seen.any():
             return None
         sides = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -11,11 +12,17 @@ import numpy.typing as npt
 import torch
 
 from lungml.crops import clip_hu
+from lungml.geometry import Grid
+from lungml.inference import InferenceSettings, Network, prepare
+from lungml.lungs import LungField, NoLungsError, lung_field
 from lungml.marked import Marked
 from lungml.models.unet import UNet
 
-SLICES_PER_BATCH = 1  # more slices at once are slower on a CPU: the activations leave the cache
-CUDA_SLICES_PER_BATCH = 16
+log = logging.getLogger(__name__)
+CUDA_SLICES = 16  # at once; on a CPU more than one are slower, because the activations leave the cache
+SLICES_PER_BLOCK = 8  # are read at once, and share one box around the lungs
+BOX_MULTIPLE = 16  # sides of such boxes: each new size costs a CPU as much as a seventh of a slice
+FULL_FIELD = InferenceSettings()
 
 
 @torch.inference_mode()
@@ -26,6 +33,8 @@ def segment(
     floor: float = 0.5,
     flips: bool = False,
     on_slice: Callable[[int, int], None] | None = None,
+    grid: Grid | None = None,
+    inference: InferenceSettings = FULL_FIELD,
 ) -> Marked:
     """Segment every slice of a scan with its neighbours as channels; edge slices are repeated.
 
@@ -34,59 +43,115 @@ def segment(
         models: one, or several whose probabilities are averaged; in eval mode, on one device; the work runs there.
         floor: voxels of higher probability are kept, exclusive; in [0, 1).
         flips: average over each slice's four mirror images in plane as well; four times the work.
-        on_slice: called with (slices done, slices in all).
+        on_slice: called with (slices done, slices in all); slices that are left out count as done.
+        grid: the scan's sampling grid; only `inference.lungs_only` needs it.
+        inference: what may be done to be faster; float32 on the full field without it.
 
     Raises:
-        ValueError: when the floor is no such number.
+        ValueError: when the floor is no such number, or the lungs are wanted without a grid.
     """
     if not 0 <= floor < 1:
         raise ValueError(f"floor {floor} is not in [0, 1)")
     models = (models,) if isinstance(models, UNet) else tuple(models)
     device = next(models[0].parameters()).device
-    batch = CUDA_SLICES_PER_BATCH if device.type == "cuda" else SLICES_PER_BATCH
-    multiple = max(model.config.multiple for model in models)  # powers of two: the largest serves all
-    context = max(model.config.context_slices for model in models)
+    batch, block = (CUDA_SLICES, CUDA_SLICES) if device.type == "cuda" else (1, SLICES_PER_BLOCK)
+    networks = [prepare(model, inference) for model in models]
     mirrors = mirror_axes(2, 3) if flips else [()]
-    count, rows, cols = hu.shape
-    pad = (0, -cols % multiple, 0, -rows % multiple)
     alone = len(models) == len(mirrors) == 1
     # Sigmoid is monotonic: where nothing is averaged it need only be taken of the few voxels that pass.
     limit = floor if not alone else math.log(floor / (1 - floor)) if floor > 0 else -math.inf
-    volume = torch.from_numpy(clip_hu(hu)).to(device)
-    voxels: list[npt.NDArray[np.int64]] = []
-    probs: list[npt.NDArray[np.float32]] = []
-    offsets = torch.arange(-context, context + 1, device=device)
-    for start in range(0, count, batch):
-        middles = torch.arange(start, min(start + batch, count), device=device)
-        slabs = volume[(middles[:, None] + offsets).clamp(0, count - 1)].float()
-        if any(pad):
-            slabs = torch.nn.functional.pad(slabs, pad, mode="replicate")
-        slabs = slabs.to(memory_format=torch.channels_last)
-        scores = models[0](slabs) if alone else _mean_probs(slabs, models, mirrors)
-        flat = scores[:, 0, :rows, :cols].reshape(-1)
-        places = torch.nonzero(flat > limit)[:, 0]
-        found = flat[places]
-        voxels.append(places.cpu().numpy() + start * rows * cols)
-        probs.append((torch.sigmoid(found) if alone else found).cpu().numpy())
-        if on_slice:
-            on_slice(start + len(middles), count)
-    return Marked(
-        shape=(count, rows, cols),
-        voxels=np.concatenate(voxels) if voxels else np.empty(0, np.int64),
-        probs=np.concatenate(probs) if probs else np.empty(0, np.float32),
-        floor=floor,
-    )
+    count, rows, cols = hu.shape
+    field = _field(hu, grid, inference.margin_mm) if inference.lungs_only else None
+    planes = _Planes(hu, models, block, device)
+    voxels: list[torch.Tensor] = []
+    probs: list[torch.Tensor] = []
+    for first in range(0, count, block):
+        end = min(first + block, count)
+        seen = field.box(first, end) if field else (slice(0, rows), slice(0, cols))
+        slabs, top, left = planes.read(first, end, seen) if seen else (None, 0, 0)
+        for start in range(first, end, batch):
+            stop = min(start + batch, end)
+            if slabs is not None:
+                chosen = slabs[start - first : stop - first]
+                scores = networks[0](chosen) if alone else _mean_probs(chosen, models, networks, mirrors)
+                scores = scores[:, 0, : rows - top, : cols - left]
+                index, row, col = torch.nonzero(scores > limit, as_tuple=True)
+                found = scores[index, row, col]
+                voxels.append(((index + start) * rows + row + top) * cols + col + left)
+                probs.append(torch.sigmoid(found) if alone else found)
+            if on_slice:
+                on_slice(stop, count)
+    places = torch.cat(voxels).cpu().numpy() if voxels else np.empty(0, np.int64)
+    said = torch.cat(probs).cpu().numpy() if probs else np.empty(0, np.float32)
+    kept = field.holds(np.unravel_index(places, hu.shape)) if field else slice(None)
+    return Marked(shape=(count, rows, cols), voxels=places[kept], probs=said[kept], floor=floor)
 
 
-def _mean_probs(slabs: torch.Tensor, models: Sequence[UNet], mirrors: Sequence[tuple[int, ...]]) -> torch.Tensor:
+def _field(hu: npt.NDArray[np.int16], grid: Grid | None, margin_mm: float) -> LungField | None:
+    """The lungs and a margin around them; None, and a line in the log, where they cannot be told."""
+    if grid is None:
+        raise ValueError("only the lungs are to be segmented; give the scan's grid")
+    try:
+        return lung_field(hu, grid, margin_mm)
+    except NoLungsError as why:
+        log.warning("the full field is segmented, not the lungs alone: %s", why)
+        return None
+
+
+class _Planes:
+    """Clipped float32 slices of a part of the scan, in memory that one part after the other is read into.
+
+    What surrounds the part is read as far as the networks look, so that they answer in it as on the full slice. Sizes
+    that they cannot halve are padded by repeating the last row or column of the scan.
+    """
+
+    def __init__(self, hu: npt.NDArray[np.int16], models: Sequence[UNet], block: int, device: torch.device) -> None:
+        self._hu, self._device = hu, device
+        self._context = max(model.config.context_slices for model in models)
+        self._multiple = max(model.config.multiple for model in models)  # powers of two: the largest serves all
+        self._reach = max(model.config.reach for model in models)
+        sides = [size + -size % self._multiple for size in hu.shape[1:]]
+        self._kept = torch.empty((min(block, len(hu)) + 2 * self._context, *sides), device=device)
+
+    def read(self, first: int, end: int, seen: tuple[slice, slice]) -> tuple[torch.Tensor, int, int]:
+        """Each of these slices with its neighbours, and the row and column where the part that was read begins.
+
+        (end - first, 2 * context + 1, H, W) float32, a view of one memory that holds each slice once.
+        """
+        slices = np.arange(first - self._context, end + self._context).clip(0, len(self._hu) - 1)
+        (top, bottom), (left, right) = (self._side(axis, side) for axis, side in enumerate(seen))
+        there = torch.from_numpy(clip_hu(self._hu[slices, top:bottom, left:right]))  # less than asked for at the end
+        if self._device.type == "cuda":
+            there = there.pin_memory().to(self._device, non_blocking=True)
+        planes = self._kept[: len(slices), : bottom - top, : right - left]
+        high, wide = there.shape[1:]
+        planes[:, :high, :wide] = there
+        planes[:, high:, :wide] = planes[:, high - 1 : high, :wide]
+        planes[:, :, wide:] = planes[:, :, wide - 1 : wide]
+        return planes.unfold(0, 2 * self._context + 1, 1).permute(0, 3, 1, 2), top, left
+
+    def _side(self, axis: int, seen: slice) -> tuple[int, int]:
+        """Where the part begins and ends along rows or columns, with what is seen from it, in the padded slice."""
+        size = self._kept.shape[1 + axis]
+        start = max(0, seen.start - self._reach) // self._multiple * self._multiple
+        length = min(seen.stop + self._reach, size) - start
+        step = max(BOX_MULTIPLE, self._multiple)
+        return start, min(start + length + -length % step, size)
+
+
+def _mean_probs(
+    slabs: torch.Tensor,
+    models: Sequence[UNet],
+    networks: Sequence[Network],
+    mirrors: Sequence[tuple[int, ...]],
+) -> torch.Tensor:
     """(B, 1, H, W) probabilities averaged over models and mirror images; each model sees its own context."""
     total = torch.zeros_like(slabs[:, :1])
     for axes in mirrors:
         seen = flip(slabs, axes)
-        for model in models:
+        for model, network in zip(models, networks):
             spare = (seen.shape[1] - model.config.channels) // 2
-            context = seen[:, spare : spare + model.config.channels].contiguous(memory_format=torch.channels_last)
-            total += flip(torch.sigmoid(model(context)), axes)
+            total += flip(torch.sigmoid(network(seen[:, spare : spare + model.config.channels])), axes)
     return total / (len(mirrors) * len(models))
 
 

@@ -23,7 +23,6 @@ from lungml.models import nodule_net, place, unet
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
-from tasks.members import build_model as build_model  # for those who look for it here
 from tasks.members import load_member, rebuild
 from tasks.packing import BUNDLE_FILE, MEMBER_FILES, member_file
 

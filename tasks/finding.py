@@ -32,7 +32,6 @@ from tasks.pipeline import Pipeline
 
 # Of a bundle, what decides its answers; thresholds and calibration only judge them.
 ASKING = (*registry.BUNDLE_MEMBERS, "grouping", "test_time_flips", "inference", "judge_all")
-JUDGING = (*ASKING, "nodule_threshold", "malignant_threshold", "calibration")
 
 
 class Known(Protocol):
@@ -82,7 +81,7 @@ class NamedBundle:
     @property
     def content(self) -> dict[str, Any]:
         """What decides its findings: equal bundles give equal ones, whatever their version or commit."""
-        return {name: self.fields[name] for name in JUDGING if name in self.fields}
+        return {name: self.fields[name] for name in registry.DECIDING_FIELDS if name in self.fields}
 
     def build(self, home: Home, device: str) -> Bundle:
         """Its models and settings, built once in a process."""

@@ -27,9 +27,10 @@ from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
 from lungml.recipes.data import PreparedScan, Stage, of_split
 from tasks import tracking
-from tasks.bundles import build_model, stage_example
+from tasks.bundles import stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
 from tasks.child import one_at_a_time, run_child
+from tasks.members import build_model
 from tasks.pipeline import Pipeline, TrainedModel
 
 FINISHED, RUN = "finished.json", "mlflow-run.json"

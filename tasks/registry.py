@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from lungml.calibration import Calibration
 from lungml.candidates import GroupingSettings
+from lungml.groups import key_digest
 from lungml.home import Home
 from lungml.inference import InferenceSettings
 from tasks import tracking
@@ -31,6 +32,7 @@ BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, "recipe", "origin")
 # Older bundles have none of these: no flips, no calibration, malignancy where a nodule is seen, default means.
 OPTIONAL_FIELDS = ("test_time_flips", "calibration", "judge_all", "inference")
 DECIDING_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, *OPTIONAL_FIELDS)  # of what is found
+CONTENT_TAG = "luna.content"  # of a version: the digest of its whole bundle
 ADDED_FIELDS = ("code", "sha256")  # by registering
 ORIGINS = {"real": "real", "phantom": "synthetic"}
 
@@ -38,7 +40,7 @@ ORIGINS = {"real": "real", "phantom": "synthetic"}
 def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> str:
     """Make a bundle a version of the registered model `luna`, its members versions of theirs.
 
-    A bundle that equals the newest version, the code's included, is that version: a repeated run adds none. The
+    A bundle that equals a version, the code's included, is that version: a repeated run adds none. The
     version is a pyfunc model that holds copies of its members, see `tasks.packing`.
 
     Args:
@@ -60,11 +62,12 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
     digests = {name: sha256(file) for name, file in files.items()}
     whole = {**_plain(bundle), "code": tracking.git_commit(), "sha256": digests}
     client = tracking.client_of(home)
-    newest = _newest_version(client, BUNDLE_NAME)
-    if newest and _holds(home, f"models:/{BUNDLE_NAME}/{newest}", whole):
-        for alias in aliases:
-            client.set_registered_model_alias(BUNDLE_NAME, alias, newest)
-        return f"models:/{BUNDLE_NAME}/{newest}"
+    content = key_digest(whole)
+    for known in _versions_with(client, content):
+        if _holds(home, f"models:/{BUNDLE_NAME}/{known}", whole):
+            for alias in aliases:
+                client.set_registered_model_alias(BUNDLE_NAME, alias, known)
+            return f"models:/{BUNDLE_NAME}/{known}"
     for member, stage in BUNDLE_MEMBERS.items():
         for uri in member_uris(bundle, member):
             _register(client, f"luna-{stage}", uri)
@@ -88,6 +91,7 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     version = _register(client, BUNDLE_NAME, f"models:/{logged.model_id}")
+    client.set_model_version_tag(BUNDLE_NAME, version, CONTENT_TAG, content)
     for alias in aliases:
         client.set_registered_model_alias(BUNDLE_NAME, alias, version)
     return f"models:/{BUNDLE_NAME}/{version}"
@@ -270,9 +274,10 @@ def _register(client: MlflowClient, name: str, uri: str) -> str:
     return str(client.create_model_version(name, uri, model_id=model_id).version)
 
 
-def _newest_version(client: MlflowClient, name: str) -> str | None:
-    versions = [int(version.version) for version in client.search_model_versions(f"name = '{name}'")]
-    return str(max(versions)) if versions else None
+def _versions_with(client: MlflowClient, content: str) -> list[str]:
+    """The versions of `luna` that were registered with this content, newest first."""
+    held = client.search_model_versions(f"name = '{BUNDLE_NAME}' and tag.`{CONTENT_TAG}` = '{content}'")
+    return [str(number) for number in sorted((int(version.version) for version in held), reverse=True)]
 
 
 def _bundle_file(home: Home, uri: str) -> Path:

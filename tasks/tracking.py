@@ -1,4 +1,4 @@
-"""What do runs and models leave in MLflow? Only this module and `tasks.registry`, for bundles, talk to it.
+"""What do runs and models leave in MLflow? Bundles are those of `tasks.registry`.
 
 Runs are opened by experiment id through a client, never through MLflow's process-global current run or experiment, so
 that two stages at once never write into each other's. Models travel as `models:/...` URIs; they are kept as an exported

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, max_pool2d
@@ -35,23 +37,26 @@ class FoldedUNet:
         self._input = _columns(_affine(unet.input_norm), torch.float32)
         self._down: list[_Block] = []
         norms: list[Affine] = []
-        for block in unet.down:
+        downs: list[Any] = list(unet.down)
+        for block in downs:
             # Averages of what is scaled and shifted are averages scaled and shifted. Maxima are not.
             self._down.append(_Block(block, norms[-1] if norms and self._averages else None, dtype))
             norms.append(_affine(block[-1]))
         self._pooled = [_columns(norm, dtype) for norm in norms]
         self._up: list[tuple[Affine, Affine, _Block]] = []
         norm = norms[-1]
-        for up, (scale, shift) in zip(unet.up, norms[-2::-1]):
+        ups: list[Any] = list(unet.up)
+        for up, (scale, shift) in zip(ups, norms[-2::-1]):
             both = torch.cat([torch.ones_like(scale), scale]), torch.cat([torch.zeros_like(shift), shift])
             expand = _weight(up.expand.weight, dtype), up.expand.bias.to(dtype)
             self._up.append((_columns(norm, dtype), expand, _Block(up.block, both, dtype)))
             norm = _affine(up.block[-1])
         scale, shift = norm
-        head = unet.head.weight.double()
+        head, bias = unet.head.weight.double(), unet.head.bias
+        assert bias is not None
         self._head = (
             _weight(head * scale[:, None, None], dtype),
-            (unet.head.bias + (head[:, :, 0, 0] @ shift)).to(dtype),
+            (bias + head[:, :, 0, 0] @ shift).to(dtype),
         )
         self._kept: dict[int, torch.Tensor] = {}
 
@@ -104,7 +109,7 @@ class FoldedUNet:
 class _Block:
     """Two convolutions of 3 x 3 with their ReLUs; the batch norm behind the second is left to whoever comes next."""
 
-    def __init__(self, block: nn.Sequential, before: Affine | None, dtype: torch.dtype) -> None:
+    def __init__(self, block: Any, before: Affine | None, dtype: torch.dtype) -> None:
         self._layers = [_Folded(block[0], before, dtype), _Folded(block[3], _affine(block[2]), dtype)]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

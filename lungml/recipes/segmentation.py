@@ -24,7 +24,7 @@ from lungml.models import place
 from lungml.models.unet import UNet, UNetConfig
 from lungml.recipes.data import PreparedScan, Split, of_split, open_crops
 from lungml.sampling import balanced_order
-from lungml.segment import CUDA_SLICES_PER_BATCH, SLICES_PER_BATCH
+from lungml.segment import CUDA_SLICES
 from lungml.tally import Tally
 
 Loss = Literal["report", "bce_dice"]
@@ -248,8 +248,8 @@ class SegmentationProblem:
 
     @property
     def _slices(self) -> int:
-        """How many are judged at once: more than one is slower on a CPU, see `findings.SLICES_PER_BATCH`."""
-        return CUDA_SLICES_PER_BATCH if self._device.type == "cuda" else SLICES_PER_BATCH
+        """How many are judged at once: more than one is slower on a CPU, see `segment.CUDA_SLICES`."""
+        return CUDA_SLICES if self._device.type == "cuda" else 1
 
     def _judged(self, split: Split) -> list[PreparedScan]:
         """The scans of a split that are looked at: all, or as many as the recipe bounds, evenly spread."""
