@@ -16,11 +16,6 @@ from flows import cli_data, cli_evaluate, cli_model
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
 from lungml.errors import LunaError
-from lungml.recipes import PARTS, RecipeError
-from lungml.recipes.data import Stage
-from lungml.recipes.variants import parse_overrides
-
-STAGES = get_args(Stage)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,6 +72,8 @@ def run(
     folds: Annotated[str | None, typer.Option(help=FOLDS_HELP)] = None,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
+    from lungml.recipes.variants import parse_overrides
+
     whole = partial(_run_pipeline, val_stride=val_stride) if folds is None else partial(_cross_validate, folds)
     whole(
         luna_dir=str(luna_dir.absolute()),
@@ -115,8 +112,12 @@ def train(
     time_limit: TimeLimit = None,
 ) -> None:
     """One of the three models, from given ones where it needs any; prints its URI and its metrics."""
-    if stage not in STAGES:
-        raise RecipeError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
+    from lungml.recipes import RecipeError
+    from lungml.recipes.data import Stage
+    from lungml.recipes.variants import parse_overrides
+
+    if stage not in get_args(Stage):
+        raise RecipeError(f"there is no stage {stage!r}; choose one of {', '.join(get_args(Stage))}")
     parameters: dict[str, Any] = {
         "recipe": recipe,
         "budget": budget,
@@ -235,6 +236,7 @@ def check_training(
 ) -> None:
     """Refuse what a person can get wrong before anything starts."""
     from lungml.devices import Hardware, check_shared
+    from lungml.recipes import PARTS
     from lungml.recipes.variants import recipe_of
 
     settings = recipe_of(recipe, budget=budget, overrides=overrides)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.terminal import MAX_SEED, err, out, start
-from lungml.masks import MaskRule
+
+if TYPE_CHECKING:
+    from lungml.masks import MaskRule
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans.")
 
@@ -169,9 +171,11 @@ def mask_rule(name: str | None) -> MaskRule | None:
     """The rule of that name, None for none; another name is the person's to correct."""
     if name is None:
         return None
+    from lungml.masks import MaskRule  # here: it takes PyTorch along, and other commands need to start fast
+
     if name not in get_args(MaskRule):
         raise typer.BadParameter(f"--masks {name!r} is none of {', '.join(get_args(MaskRule))}")
-    return cast(MaskRule, name)
+    return cast("MaskRule", name)
 
 
 @contextmanager

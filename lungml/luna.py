@@ -160,10 +160,10 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
     notes: list[str] = []
     nodules = _read_nodules(tables / "annotations_with_malignancy.csv")
     annotated = _read_annotated(tables / "annotations.csv", nodules, notes)
-    excluded = _read_excluded(tables / "annotations_excluded.csv", notes)
+    excluded = read_excluded(tables / "annotations_excluded.csv", notes)
     negatives = _read_negatives(tables, notes)
     in_tables = {item.series_uid for table in (nodules, annotated, excluded) for item in table} | negatives.keys()
-    listed = _read_series(tables / "seriesuids.csv")
+    listed = read_series(tables / "seriesuids.csv")
     if listed is None:
         listed = tuple(sorted(in_tables | scans.keys()))
         notes.append(
@@ -432,7 +432,8 @@ def read_annotations(path: Path) -> tuple[Annotation, ...]:
     )
 
 
-def _read_excluded(path: Path, notes: list[str]) -> tuple[Excluded, ...]:
+def read_excluded(path: Path, notes: list[str]) -> tuple[Excluded, ...]:
+    """The rows of annotations_excluded.csv; none, with a note, where there is no such file."""
     if not path.exists():
         notes.append(f"{path} is missing: no finding is excluded from the score")
         return ()
@@ -476,7 +477,7 @@ def _read_negatives(tables: Path, notes: list[str]) -> dict[str, npt.NDArray[np.
     return dict(sorted(zip((str(uid) for uid in series_uids), places)))
 
 
-def _read_series(path: Path) -> tuple[str, ...] | None:
+def read_series(path: Path) -> tuple[str, ...] | None:
     """The sorted series of seriesuids.csv, which has no header; None when there is no such file."""
     if not path.exists():
         return None

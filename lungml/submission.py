@@ -177,8 +177,8 @@ def read_challenge(tables_dir: Path) -> Challenge:
         if not file.exists():  # without the excluded findings the score would be another one, and nobody would see it
             raise TableError(file, "missing", f"name the folder of {', '.join(TABLES)}")
     annotations = luna.read_annotations(files[0])
-    excluded = luna._read_excluded(files[1], [])
-    listed = luna._read_series(files[2]) or ()
+    excluded = luna.read_excluded(files[1], [])
+    listed = luna.read_series(files[2]) or ()
     scored = set(listed)
     inside = [nodule for nodule in annotations if nodule.series_uid in scored]
     if not inside:

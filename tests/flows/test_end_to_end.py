@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +25,8 @@ from lungml.luna import read_luna
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.quarantine import read_quarantine
 from tasks import registry, tracking
+from tasks.caching import digest
+from tasks.finding import NamedBundle
 
 STRIDE = 4  # nine scans: three validate, two test, four train
 
@@ -99,15 +102,32 @@ def test_models_bundle_and_tables_come_out(first: Summary, home: Home, luna_dir:
     assert sum(line[0] for line in val.table.counts) >= lost
 
     # Findings lie where the tables were made from.
-    files = list(home.reports.rglob("findings.csv"))
-    assert len(files) == 4
-    assert sum(len(read_findings(file)) for file in files) == val.candidates + test.candidates
+    judged = home.reports / "findings" / digest(NamedBundle.of(home, trained.bundle_uri).content)
+    found = {file.parent.name: len(read_findings(file)) for file in judged.rglob("findings.csv")}
+    assert len(found) == 4
+    candidates = sum(
+        score.card.funnel.candidates * (score.table.scans - len(score.card.set_aside)) for score in (val, test)
+    )
+    assert sum(found.values()) == candidates
+    # Where each nodule was lost adds up, the damaged scan's included.
+    assert val.card.losses.lost["quarantine"] == lost
+    assert sum(val.card.losses.lost.values()) + val.card.losses.right == val.table.nodules
 
     bundle = registry.read_bundle(home, trained.bundle_uri)
     uris = [uri for member in registry.BUNDLE_MEMBERS for uri in registry.member_uris(bundle, member)]
     assert uris == [model.uri for model in trained.members]
     assert (bundle["recipe"], bundle["origin"]) == ("demo", "phantom")
+    # The gate made it the demo: the first one needs no more than to be whole.
     assert registry.read_bundle(home, "models:/luna@demo") == bundle
+    decision = first.evaluated.decision
+    assert decision is not None
+    assert (decision.promoted, decision.alias) == (True, "demo")
+    # Two reports can be read, and nothing in them names a folder.
+    for report, split in zip(first.evaluated.reports, ("val", "test"), strict=True):
+        text = report.page.read_text()
+        assert (report.split, "Not for clinical use" in text) == (split, True)
+        assert str(home.root) not in text
+        assert str(luna_dir) not in text
 
 
 def test_mlflow_holds_flat_runs_to_compare(first: Summary, home: Home) -> None:
@@ -117,7 +137,7 @@ def test_mlflow_holds_flat_runs_to_compare(first: Summary, home: Home) -> None:
         experiment = client.get_experiment_by_name(f"luna-{stage}")
         assert experiment is not None
         runs[stage] = client.search_runs([experiment.experiment_id])
-    assert [len(runs[stage]) for stage in tracking.EXPERIMENTS] == [1, 1, 2, 1]
+    assert [len(runs[stage]) for stage in tracking.EXPERIMENTS] == [1, 1, 2, 2]
     every = [run for found in runs.values() for run in found]
     assert {run.info.status for run in every} == {"FINISHED"}
     assert len({run.data.tags["luna.pipeline"] for run in every}) == 1
@@ -135,15 +155,23 @@ def test_mlflow_holds_flat_runs_to_compare(first: Summary, home: Home) -> None:
     assert {"val/best_brier", "test/average_precision", "val/best_threshold"} <= nodule.data.metrics.keys()
     for run in runs["malignancy"]:
         assert {"test/diameter_auc", "val/best_auc"} <= run.data.metrics.keys()
-    (row,) = runs["end-to-end"]
+    (row,) = (run for run in runs["end-to-end"] if not run.info.run_name.startswith("gate"))
+    files = {file.path for file in client.list_artifacts(row.info.run_id, "test")}
+    assert {"test/report.html", "test/report.md", "test/scorecard.json", "test/table.txt", "test/figures"} == files
     assert {"val/cpm", "test/cpm", "test/candidates_per_scan"} <= row.data.metrics.keys()
     assert row.data.params["bundle"] == first.trained.bundle_uri
+
+
+def cards(summary: Summary) -> list[dict[str, Any]]:
+    return [score.card.as_dict() for score in summary.scores]
 
 
 def test_a_second_run_repeats_nothing(first: Summary, home: Home, luna_dir: Path) -> None:
     before = states()
     again = end_to_end(str(luna_dir), val_stride=STRIDE)
-    assert str(again) == str(first)  # as text: a NaN equals a NaN
+    assert str(again.trained) == str(first.trained)  # as text: a NaN equals a NaN
+    assert cards(again) == cards(first)
+    assert again.evaluated.decision is None  # it is the demo already
     after = states()
     work = ("build_mask", "cache_crops", "train_segmentation", "mine_candidates", "train_classification")
     for task in (*work, "train_malignancy", "find_nodules"):
@@ -157,7 +185,7 @@ def test_a_deleted_store_is_made_again(first: Summary, home: Home, luna_dir: Pat
     before = states()["convert_scan"]["Completed"]
     again = end_to_end(str(luna_dir), val_stride=STRIDE)
     assert states()["convert_scan"]["Completed"] == before + 2  # the damaged scan is always looked at
-    assert again.scores == first.scores
+    assert cards(again) == cards(first)
     assert (victim / "zarr.json").exists()
 
 
