@@ -17,6 +17,7 @@ from lungml.answers import Answers
 from lungml.calibration import Calibration
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.classify import classify
+from lungml.field import candidates_in, field_to_read
 from lungml.files import csv_text, write_text_atomic
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.inference import InferenceSettings
@@ -124,16 +125,17 @@ def ask(
         bundle: models and settings; where a member has several models, their probabilities are averaged.
         on_slice: progress of the segmentation, see `segment`.
     """
+    read = field_to_read(hu, grid, bundle.inference)
     marked = segment(
         hu,
         bundle.segmentation,
         floor=bundle.grouping.floor,
         flips="segmentation" in bundle.flips,
         on_slice=on_slice,
-        grid=grid,
+        field=read,
         inference=bundle.inference,
     )
-    candidates = group_candidates(marked, hu, grid, bundle.grouping)
+    candidates = candidates_in(group_candidates(marked, hu, grid, bundle.grouping), read)
     centers = candidates.centers_irc
     prob_nodule = classify(
         hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips, inference=bundle.inference

@@ -65,7 +65,7 @@ class LungField:
 
         Voxels of the scan, not of the coarse grid.
         """
-        seen: npt.NDArray[np.bool_] = np.logical_or.reduce(self.near[np.unique(self._nearest(0)[first:end])])
+        seen = np.asarray(self.near[np.unique(self._nearest(0)[first:end])].any(axis=0))
         if not seen.any():
             return None
         sides = []

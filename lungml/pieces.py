@@ -13,6 +13,7 @@ from lungml.components import Ints, find_runs, spans
 
 Floats = npt.NDArray[np.float64]
 Steps = tuple[int, int, int]
+BLUR_MM = 0.4  # a mask of voxels makes vessels of one width look knotty; half a voxel's blur smooths most knots
 
 
 class Lattice:
@@ -41,17 +42,18 @@ class Lattice:
         table[self.places] = values
         return table
 
-    def neighbours(self) -> list[int]:
-        """Steps to the 26 neighbours, ascending: the first half lies before a voxel, the second behind it."""
-        return sorted(sum(np.multiply(step, self.strides)) for step in product((-1, 0, 1), repeat=3) if any(step))
+    def neighbours(self) -> list[tuple[int, float]]:
+        """Steps to the 26 neighbours, ascending, and how many mm off they are; the first half lies before a voxel."""
+        steps = (np.array(step) for step in product((-1, 0, 1), repeat=3) if any(step))
+        return sorted((int(step @ self.strides), float(np.linalg.norm(step * self.spacing_irc))) for step in steps)
 
 
 def depths_mm(lattice: Lattice, probs: npt.NDArray[np.float32], levels: Iterable[float]) -> npt.NDArray[np.float32]:
     """How deep each voxel lies in what is marked, averaged over several thresholds.
 
     At one threshold it is the distance to the nearest voxel that is not marked, in mm, voxels outside the scan
-    counting as such: the depth of erosion by a ball that it outlives. A shape that is narrow, or that only low
-    probabilities join to another, is shallow.
+    counting as such: the depth of erosion by a ball that it outlives. A way is shallow where it is narrow, and where
+    only low probabilities make it one. Blurred by `BLUR_MM`.
 
     Args:
         lattice: of the voxels.
@@ -61,16 +63,27 @@ def depths_mm(lattice: Lattice, probs: npt.NDArray[np.float32], levels: Iterable
     Returns:
         (v,) float32.
     """
-    total = np.zeros(len(probs), np.float32)
-    table = np.zeros_like(lattice.table(total))
-    count = 0
+    total, count = np.zeros(len(probs), np.float32), 0
+    table = lattice.table(total)
     for level in levels:
         chosen = np.flatnonzero(probs > level)
         places = lattice.places[chosen]
         total[chosen] += _distances_mm(lattice, places, table)
         table[places] = 0
         count += 1
-    return total / np.float32(count)
+    return _blur(lattice, total / np.float32(count))
+
+
+def _blur(lattice: Lattice, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean over a voxel and its neighbours, weighted by a Gaussian in mm; what is not marked counts as 0."""
+    table = lattice.table(values)
+    total, weights = values.copy(), 1.0
+    for step, off_mm in lattice.neighbours():
+        weight = np.exp(-((off_mm / BLUR_MM) ** 2) / 2)
+        if weight > 0.01:  # across thick slices there is nothing to blur
+            total += np.float32(weight) * table.take(lattice.places + step)
+            weights += weight
+    return total / np.float32(weights)
 
 
 def _distances_mm(lattice: Lattice, places: Ints, table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -122,7 +135,7 @@ def find_pieces(lattice: Lattice, depth_mm: npt.NDArray[np.float32]) -> Pieces:
     """
     table = lattice.table(depth_mm)
     highest, step = depth_mm.copy(), np.zeros(len(depth_mm), np.int64)
-    for neighbour in lattice.neighbours():
+    for neighbour, _ in lattice.neighbours():
         theirs = table.take(lattice.places + neighbour)
         # Of equal ones the last is the highest, so that no way leads around in a circle.
         climb = theirs >= highest if neighbour > 0 else theirs > highest
@@ -146,7 +159,7 @@ def _borders(
     owner = lattice.table(of_voxel.astype(np.int32) + 1)
     count = int(of_voxel.max()) + 1
     keys, depths = [], []
-    for neighbour in lattice.neighbours()[13:]:
+    for neighbour, _ in lattice.neighbours()[13:]:
         theirs = owner.take(lattice.places + neighbour) - 1
         at = np.flatnonzero((theirs != of_voxel) & (theirs >= 0))
         one, other = of_voxel[at], theirs[at].astype(np.int64)

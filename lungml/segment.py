@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -12,17 +11,16 @@ import numpy.typing as npt
 import torch
 
 from lungml.crops import clip_hu
-from lungml.geometry import Grid
 from lungml.inference import InferenceSettings, Network, prepare
-from lungml.lungs import LungField, NoLungsError, lung_field
+from lungml.lungs import LungField
 from lungml.marked import Marked
 from lungml.models.unet import UNet
 
-log = logging.getLogger(__name__)
 CUDA_SLICES = 16  # at once; on a CPU more than one are slower, because the activations leave the cache
 SLICES_PER_BLOCK = 8  # are read at once, and share one box around the lungs
 BOX_MULTIPLE = 16  # sides of such boxes: each new size costs a CPU as much as a seventh of a slice
-FULL_FIELD = InferenceSettings()
+Box = tuple[slice, slice]  # rows and columns
+PLAIN = InferenceSettings()
 
 
 @torch.inference_mode()
@@ -33,8 +31,8 @@ def segment(
     floor: float = 0.5,
     flips: bool = False,
     on_slice: Callable[[int, int], None] | None = None,
-    grid: Grid | None = None,
-    inference: InferenceSettings = FULL_FIELD,
+    field: LungField | None = None,
+    inference: InferenceSettings = PLAIN,
 ) -> Marked:
     """Segment every slice of a scan with its neighbours as channels; edge slices are repeated.
 
@@ -44,11 +42,12 @@ def segment(
         floor: voxels of higher probability are kept, exclusive; in [0, 1).
         flips: average over each slice's four mirror images in plane as well; four times the work.
         on_slice: called with (slices done, slices in all); slices that are left out count as done.
-        grid: the scan's sampling grid; only `inference.lungs_only` needs it.
-        inference: what may be done to be faster; float32 on the full field without it.
+        field: where to look, see `lungml.field.field_to_read`. Blocks of slices are segmented in the box that holds
+            all of it, where every voxel gets the probability that it gets without a field; elsewhere none is kept.
+        inference: precision and compiled are heeded here; float32, not compiled, without it.
 
     Raises:
-        ValueError: when the floor is no such number, or the lungs are wanted without a grid.
+        ValueError: when the floor is no such number.
     """
     if not 0 <= floor < 1:
         raise ValueError(f"floor {floor} is not in [0, 1)")
@@ -61,41 +60,31 @@ def segment(
     # Sigmoid is monotonic: where nothing is averaged it need only be taken of the few voxels that pass.
     limit = floor if not alone else math.log(floor / (1 - floor)) if floor > 0 else -math.inf
     count, rows, cols = hu.shape
-    field = _field(hu, grid, inference.margin_mm) if inference.lungs_only else None
     planes = _Planes(hu, models, block, device)
     voxels: list[torch.Tensor] = []
     probs: list[torch.Tensor] = []
     for first in range(0, count, block):
         end = min(first + block, count)
-        seen = field.box(first, end) if field else (slice(0, rows), slice(0, cols))
-        slabs, top, left = planes.read(first, end, seen) if seen else (None, 0, 0)
+        box = field.box(first, end) if field else (slice(0, rows), slice(0, cols))
+        if box is None:
+            if on_slice:
+                on_slice(end, count)
+            continue
+        slabs, (high, wide) = planes.read(first, end, box)
         for start in range(first, end, batch):
             stop = min(start + batch, end)
-            if slabs is not None:
-                chosen = slabs[start - first : stop - first]
-                scores = networks[0](chosen) if alone else _mean_probs(chosen, models, networks, mirrors)
-                scores = scores[:, 0, : rows - top, : cols - left]
-                index, row, col = torch.nonzero(scores > limit, as_tuple=True)
-                found = scores[index, row, col]
-                voxels.append(((index + start) * rows + row + top) * cols + col + left)
-                probs.append(torch.sigmoid(found) if alone else found)
+            chosen = slabs[start - first : stop - first]
+            scores = networks[0](chosen) if alone else _mean_probs(chosen, models, networks, mirrors)
+            scores = scores[:, 0, high, wide]
+            index, row, col = torch.nonzero(scores > limit, as_tuple=True)
+            found = scores[index, row, col]
+            voxels.append(((index + start) * rows + row + box[0].start) * cols + col + box[1].start)
+            probs.append(torch.sigmoid(found) if alone else found)
             if on_slice:
                 on_slice(stop, count)
     places = torch.cat(voxels).cpu().numpy() if voxels else np.empty(0, np.int64)
     said = torch.cat(probs).cpu().numpy() if probs else np.empty(0, np.float32)
-    kept = field.holds(np.unravel_index(places, hu.shape)) if field else slice(None)
-    return Marked(shape=(count, rows, cols), voxels=places[kept], probs=said[kept], floor=floor)
-
-
-def _field(hu: npt.NDArray[np.int16], grid: Grid | None, margin_mm: float) -> LungField | None:
-    """The lungs and a margin around them; None, and a line in the log, where they cannot be told."""
-    if grid is None:
-        raise ValueError("only the lungs are to be segmented; give the scan's grid")
-    try:
-        return lung_field(hu, grid, margin_mm)
-    except NoLungsError as why:
-        log.warning("the full field is segmented, not the lungs alone: %s", why)
-        return None
+    return Marked(shape=(count, rows, cols), voxels=places, probs=said, floor=floor)
 
 
 class _Planes:
@@ -113,13 +102,15 @@ class _Planes:
         sides = [size + -size % self._multiple for size in hu.shape[1:]]
         self._kept = torch.empty((min(block, len(hu)) + 2 * self._context, *sides), device=device)
 
-    def read(self, first: int, end: int, seen: tuple[slice, slice]) -> tuple[torch.Tensor, int, int]:
-        """Each of these slices with its neighbours, and the row and column where the part that was read begins.
+    def read(self, first: int, end: int, box: Box) -> tuple[torch.Tensor, Box]:
+        """Each of these slices with its neighbours, and where the box lies in what was read around it.
 
         (end - first, 2 * context + 1, H, W) float32, a view of one memory that holds each slice once.
         """
         slices = np.arange(first - self._context, end + self._context).clip(0, len(self._hu) - 1)
-        (top, bottom), (left, right) = (self._side(axis, side) for axis, side in enumerate(seen))
+        (top, bottom), (left, right) = (self._side(axis, side) for axis, side in enumerate(box))
+        rows, cols = box
+        inner = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
         there = torch.from_numpy(clip_hu(self._hu[slices, top:bottom, left:right]))  # less than asked for at the end
         if self._device.type == "cuda":
             there = there.pin_memory().to(self._device, non_blocking=True)
@@ -128,13 +119,13 @@ class _Planes:
         planes[:, :high, :wide] = there
         planes[:, high:, :wide] = planes[:, high - 1 : high, :wide]
         planes[:, :, wide:] = planes[:, :, wide - 1 : wide]
-        return planes.unfold(0, 2 * self._context + 1, 1).permute(0, 3, 1, 2), top, left
+        return planes.unfold(0, 2 * self._context + 1, 1).permute(0, 3, 1, 2), inner
 
-    def _side(self, axis: int, seen: slice) -> tuple[int, int]:
-        """Where the part begins and ends along rows or columns, with what is seen from it, in the padded slice."""
+    def _side(self, axis: int, box: slice) -> tuple[int, int]:
+        """Where what is seen from the box begins and ends along rows or columns of the padded slice."""
         size = self._kept.shape[1 + axis]
-        start = max(0, seen.start - self._reach) // self._multiple * self._multiple
-        length = min(seen.stop + self._reach, size) - start
+        start = max(0, box.start - self._reach) // self._multiple * self._multiple
+        length = min(box.stop + self._reach, size) - start
         step = max(BOX_MULTIPLE, self._multiple)
         return start, min(start + length + -length % step, size)
 

@@ -17,10 +17,10 @@ from lungml.pieces import Floats, Lattice, Pieces, depths_mm, find_pieces
 
 SMALLEST_MM = 3.0  # the smallest nodules that LUNA16 asks for; smaller ones were not measured
 # All below were chosen on simulated segmentations, see tests/lungml/simulated.py, by what they lose and what they offer.
-WAIST = 0.8  # a piece is a shape of its own when every way out is narrower than this share of it: two balls, a waist
-BUMP, BUMP_WAIST = 1.4, 0.9  # or when what it leads to is so much thicker: a nodule on a wall has hardly a waist
+WAIST = 0.83  # a piece is a shape of its own when every way out is narrower than this share of it: two balls, a waist
+BUMP, BUMP_WAIST = 1.3, 0.92  # or when what it leads to is so much thicker: a nodule on a wall has hardly a waist
 # Depths jump by a part of a voxel from one voxel to the next, so that a vessel of one width seems to have waists.
-WAIST_VOXELS, BUMP_VOXELS = 0.35, 0.15
+WAIST_VOXELS, BUMP_VOXELS = 0.3, 0.1
 FREELY = 300  # a scan with no more candidates than this is not thinned: a sixth of what the report's U-Net offers
 
 
