@@ -22,10 +22,12 @@ NAMES: dict[Statistic, str] = {
     "sensitivity_at_1_fps": "sensitivity at 1 FP",
     "found": "nodules found",
     "false_positives": "false positives",
+    "malignant_sensitivity": "malignant sensitivity",
+    "malignant_false_positives": "false malignant findings",
     "malignancy_auc": "malignancy AUC",
     "end_to_end_malignancy_auc": "  end to end",
 }
-COUNTS = (NAMES["found"], NAMES["false_positives"])
+COUNTS = (NAMES["found"], NAMES["false_positives"], NAMES["malignant_false_positives"])
 NOT_CLINICAL = "Not for clinical use."
 
 
@@ -84,6 +86,8 @@ def show_evaluation(evaluation: Evaluation, file: Path, console: Console) -> Non
         console.print(f"{len(evaluation.set_aside)} scans could not be read: their nodules count as missed")
     console.print("Bands are 95 %, over resamples of whole scans; both sides of a difference on the same resamples.")
     console.print(f"figures    {file}", soft_wrap=True)
+    for judged in evaluation.bundles:
+        console.print(f"report     {file.parent / judged.bundle.slug / 'report.html'}", soft_wrap=True)
     console.print(NOT_CLINICAL)
 
 

@@ -65,12 +65,12 @@ class LungField:
 
         Voxels of the scan, not of the coarse grid.
         """
-        seen = np.asarray(self.near[np.unique(self._nearest(0)[first:end])].any(axis=0))
-        if not seen.any():
+        seen = np.argwhere(self.near[np.unique(self._nearest(0)[first:end])])
+        if not len(seen):
             return None
         sides = []
-        for axis, along in ((1, seen.any(axis=1)), (2, seen.any(axis=0))):
-            there = np.flatnonzero(along[self._nearest(axis)])
+        for axis in (1, 2):
+            there = np.flatnonzero(np.isin(self._nearest(axis), seen[:, axis]))
             sides.append(slice(int(there[0]), int(there[-1]) + 1))
         return sides[0], sides[1]
 
