@@ -19,7 +19,6 @@ from lungml.splitting import split
 Grouping = Literal["report", "union", "best"]
 Floats = npt.NDArray[np.float64]
 STEPS_BACK = 2  # one erosion takes a ball's outermost voxels: those beside the core, and those beside these
-MOST_OF_REPORT = 1.2  # "best" may cost the classifiers this much of what "report" does, where that is much
 LARGEST_MM = 40.0  # nodules are up to 30 mm, what is larger is called a mass
 ROUND = 1.2  # a ball is 1, one with a hollow of half its width 1.1, two balls that touch 1.3, a vessel more
 WIDEST = 2.0  # a nodule's voxels lie within so many radii of its largest ball: it is not longer than twice its width
@@ -34,9 +33,9 @@ class GroupingSettings:
     """How voxels become candidates.
 
     Attributes:
-        rule: "report" erodes once and labels what is left, so that a nodule of fewer than three slices is lost, and
-            one that its vessel joins to another is no candidate of its own; "union" adds the components that the
-            erosion deleted; "best" offers every component, and every part of one that is a shape of its own.
+        rule: "report" erodes once and labels what is left: nodules of fewer than three slices are lost, and those
+            that a vessel or the wall still holds; "union" adds the components that the erosion deleted; "best" offers
+            every component that can hold a nodule of 3 mm, and of those that narrow every part, see `splitting`.
         threshold: a voxel belongs to a candidate above this probability.
         min_voxels: "union" leaves out deleted components smaller than this.
         max_candidates: "best" offers a scan's surest ones, no more than these.
@@ -113,7 +112,7 @@ def group_candidates(marked: Marked, hu: npt.NDArray[np.int16], grid: Grid, sett
     if not len(seen.voxels):
         return Candidates(centers_irc=np.empty((0, 3)), diameters_mm=np.empty(0), scores=np.empty(0))
     if settings.rule == "best":
-        return _split(seen, hu, grid, settings)
+        return _offer_parts(seen, hu, grid, settings)
     runs = find_runs(seen.voxels, seen.shape)
     cores = erode(runs)
     labels, count = label(cores)
@@ -164,12 +163,12 @@ def _measure(
     )
 
 
-def _split(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: GroupingSettings) -> Candidates:
+def _offer_parts(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: GroupingSettings) -> Candidates:
     """The parts of what was marked, the surest first."""
     high = seen.at(settings.threshold)
     report = label(erode(find_runs(high.voxels, high.shape)))[1]
     spacing = grid.spacing_irc
-    parts = split(seen, spacing, settings.levels, settings.threshold, int(MOST_OF_REPORT * report))
+    parts = split(seen, spacing, settings.levels, settings.threshold, report)
     count = len(parts.peaks)
     irc = np.stack(np.unravel_index(seen.voxels, seen.shape), axis=1)
     round_ones = np.append(_are_round(parts.component, irc * spacing, spacing, count), False)  # -1 finds the last

@@ -64,14 +64,44 @@ def depths_mm(lattice: Lattice, probs: npt.NDArray[np.float32], levels: Iterable
         (v,) float32.
     """
     total, count = np.zeros(len(probs), np.float32), 0
-    table = lattice.table(total)
+    scratch = lattice.table(total)
     for level in levels:
         chosen = np.flatnonzero(probs > level)
-        places = lattice.places[chosen]
-        total[chosen] += _distances_mm(lattice, places, table)
-        table[places] = 0
+        total[chosen] += distances_mm(lattice, chosen, scratch)
         count += 1
     return _blur(lattice, total / np.float32(count))
+
+
+def distances_mm(lattice: Lattice, chosen: Ints, scratch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How far some voxels lie from the nearest that is not among them, exact, one axis after the other.
+
+    The method is Felzenszwalb and Huttenlocher's (2012); a voxel is asked only as far off as something nearer may lie.
+
+    Args:
+        lattice: of all voxels.
+        chosen: (m,) int64, which of them, ascending.
+        scratch: a table of zeros, which it is again afterwards.
+
+    Returns:
+        (m,) float32, mm.
+    """
+    slices_mm, rows_mm, cols_mm = lattice.spacing_irc.astype(np.float32)
+    places = lattice.places[chosen]
+    lengths = find_runs(places, (1, 1, len(scratch))).lengths  # the box's empty border ends every run with its row
+    behind = spans(np.ones_like(lengths), lengths)
+    squared = (np.minimum(behind, np.repeat(lengths + 1, lengths) - behind) * cols_mm) ** 2
+    for stride, step_mm in ((lattice.strides[1], rows_mm), (lattice.strides[0], slices_mm)):
+        scratch[places] = squared
+        steps, farther = 1, np.flatnonzero(squared > step_mm**2)
+        while len(farther):
+            there = places[farther]
+            nearer = np.minimum(scratch.take(there - steps * stride), scratch.take(there + steps * stride))
+            nearest = np.minimum(squared[farther], nearer + (steps * step_mm) ** 2)
+            squared[farther] = nearest
+            steps += 1
+            farther = farther[nearest > (steps * step_mm) ** 2]
+    scratch[places] = 0
+    return np.sqrt(squared)
 
 
 def _blur(lattice: Lattice, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -84,26 +114,6 @@ def _blur(lattice: Lattice, values: npt.NDArray[np.float32]) -> npt.NDArray[np.f
             total += np.float32(weight) * table.take(lattice.places + step)
             weights += weight
     return total / np.float32(weights)
-
-
-def _distances_mm(lattice: Lattice, places: Ints, table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Exact Euclidean distances, one axis after the other (Felzenszwalb and Huttenlocher 2012); fills the table."""
-    slices_mm, rows_mm, cols_mm = lattice.spacing_irc.astype(np.float32)
-    runs = find_runs(places, (1, 1, len(table)))  # the box's empty border ends every run with its row
-    lengths = runs.lengths
-    behind = spans(np.ones_like(lengths), lengths)
-    squared = (np.minimum(behind, np.repeat(lengths + 1, lengths) - behind) * cols_mm) ** 2
-    for stride, step_mm in ((lattice.strides[1], rows_mm), (lattice.strides[0], slices_mm)):
-        table[places] = squared
-        steps, farther = 1, np.flatnonzero(squared > step_mm**2)
-        while len(farther):  # voxels to which something so many steps off may still be nearer
-            there = places[farther]
-            nearer = np.minimum(table.take(there - steps * stride), table.take(there + steps * stride))
-            nearest = np.minimum(squared[farther], nearer + (steps * step_mm) ** 2)
-            squared[farther] = nearest
-            steps += 1
-            farther = farther[nearest > (steps * step_mm) ** 2]
-    return np.sqrt(squared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +151,7 @@ def find_pieces(lattice: Lattice, depth_mm: npt.NDArray[np.float32]) -> Pieces:
         climb = theirs >= highest if neighbour > 0 else theirs > highest
         np.copyto(highest, theirs, where=climb)
         step[climb] = neighbour
-    numbers = lattice.table(np.arange(len(depth_mm)))
-    top = numbers.take(lattice.places + step)
-    del numbers
+    top = lattice.table(np.arange(len(depth_mm), dtype=np.int32)).take(lattice.places + step)
     while not np.array_equal(top, above := top[top]):
         top = above
     is_peak = step == 0
@@ -168,10 +176,8 @@ def _borders(
     key, depth = np.concatenate(keys), np.concatenate(depths).astype(np.float64)
     order = np.argsort(key, kind="stable")
     key = key[order]
-    firsts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else key
-    if len(key):
-        depth = np.maximum.reduceat(depth[order], firsts)
-    return key[firsts] // count, key[firsts] % count, depth
+    firsts = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
+    return key[firsts] // count, key[firsts] % count, np.maximum.reduceat(depth[order], firsts)
 
 
 def _necks(depths: Floats, one: Ints, other: Ints, border_mm: Floats) -> tuple[Floats, Ints, Floats]:

@@ -16,12 +16,14 @@ from lungml.marked import Marked
 from lungml.pieces import Floats, Lattice, Pieces, depths_mm, find_pieces
 
 SMALLEST_MM = 3.0  # the smallest nodules that LUNA16 asks for; smaller ones were not measured
-# All below were chosen on simulated segmentations, see tests/lungml/simulated.py, by what they lose and what they offer.
+# Chosen on simulated segmentations (tests/lungml/fixtures/segmentations.py) by the nodules lost and the places offered.
 WAIST = 0.83  # a piece is a shape of its own when every way out is narrower than this share of it: two balls, a waist
 BUMP, BUMP_WAIST = 1.3, 0.92  # or when what it leads to is so much thicker: a nodule on a wall has hardly a waist
 # Depths jump by a part of a voxel from one voxel to the next, so that a vessel of one width seems to have waists.
-WAIST_VOXELS, BUMP_VOXELS = 0.3, 0.1
-FREELY = 300  # a scan with no more candidates than this is not thinned: a sixth of what the report's U-Net offers
+WAIST_VOXELS, BUMP_VOXELS = 0.2, 0.1
+# Where a network marks half of the chest, nothing ends this: the classifiers are to cost at most so much more than by
+# the report's rule, and up to so many candidates (a sixth of what the report's U-Net offers them) cost little anyway.
+MOST_OF_REPORT, FREELY = 1.2, 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Parts:
         of_voxel: (v,) int64, the part of each voxel; -1 where it belongs to none.
         peaks: (n,) int64, which voxel is each part's deepest.
         depth_mm: (n,) float64, of that voxel: about the radius of the largest ball within the part.
-        component: (v,) int64, the deepest part of all that hangs together with each voxel; -1 where it belongs to none.
+        component: (v,) int64, the deepest part of each voxel's component; -1 where it belongs to none.
         left_out: parts that stay joined to a deeper one, or were too unsure, because the limit was reached.
     """
 
@@ -43,19 +45,19 @@ class Parts:
     left_out: int
 
 
-def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshold: float, limit: int) -> Parts:
+def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshold: float, reported: int) -> Parts:
     """Split what was marked where it narrows; what does not split stays whole.
 
-    Whatever hangs together nowhere with anything else is a part, when it exceeds the threshold somewhere and has the
-    voxels of a 3 mm sphere. Of the rest, narrow-necked parts of larger shapes and whatever stays below the threshold,
-    the most separate and surest are parts, up to the limit or `FREELY`.
+    Of each component (neighbours by a corner included) that exceeds the threshold somewhere and has as many voxels as
+    a sphere of `SMALLEST_MM`, the deepest part is never left out. Of the others, which are further parts and what
+    stays below the threshold, the most separate and surest come first, up to `MOST_OF_REPORT` or `FREELY` in all.
 
     Args:
         marked: above the lowest level; at least one voxel.
         spacing_irc: (3,) mm.
-        levels: thresholds whose depths are averaged, ascending.
-        threshold: what is above it the segmentation takes for a nodule.
-        limit: of parts, beyond those that hang together with nothing else.
+        levels: thresholds whose depths are averaged.
+        threshold: above it the segmentation takes a voxel for a nodule's.
+        reported: how many candidates the report's rule has.
     """
     lattice = Lattice(marked.shape, marked.voxels, spacing_irc)
     pieces = find_pieces(lattice, depths_mm(lattice, marked.probs, levels))
@@ -73,7 +75,7 @@ def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshol
     always = stands & whole & seen
     rest = np.flatnonzero(stands & ~always)
     clear = marked.probs[pieces.peaks[rest]] * (1 - pieces.neck_mm[rest] / pieces.depth_mm[rest])
-    room = max(limit, FREELY) - int(always.sum())
+    room = max(int(MOST_OF_REPORT * reported), FREELY) - int(always.sum())
     dropped = rest[np.argsort(-clear, kind="stable")[max(room, 0) :]]
     stands[dropped] = False
     numbers = np.where(stands, np.cumsum(stands) - 1, -1)

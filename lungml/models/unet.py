@@ -50,7 +50,7 @@ class UNetConfig:
 
     @property
     def reach(self) -> int:
-        """Pixels in plane beyond which nothing of the input changes a pixel's logit; 20 by default.
+        """Pixels in plane beyond which nothing of the input changes a pixel's logit; 23 by default.
 
         Each block's two convolutions of 3 x 3 look two pixels further, at their own resolution; halving and doubling
         it rounds outwards.

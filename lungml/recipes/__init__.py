@@ -100,7 +100,7 @@ def best() -> Recipe:
         classification=classification.best(),
         finetuned=malignancy.best_finetuned(),
         scratch=malignancy.best_scratch(),
-        grouping=GroupingSettings(rule="union"),
+        grouping=GroupingSettings(rule="best"),
         negative_slabs_per_scan=20,
         keeps="both",
     )
