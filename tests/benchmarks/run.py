@@ -24,7 +24,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import crop_path, data_path, networks, training
+    from tests.benchmarks import crop_path, data_path, growth, networks, training
 
     return {
         "read": data_path.read,
@@ -39,6 +39,7 @@ def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
         "unet": networks.u_net_slices,
         "classify": networks.classify_crops,
         "scan": networks.whole_scan,
+        "linear": growth.linear,
     }
 
 
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 ROW_NAMES = (
     "read", "convert", "mask", "crop", "batch", "augment", "train-classifier", "train-unet", "grouping", "unet",
-    "classify", "scan",
+    "classify", "scan", "linear",
 )  # fmt: skip
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lungml.findings import Finding
 from tests.benchmarks import crop_path, run
+from tests.benchmarks.growth import explained
 from tests.benchmarks.measure import compare, further_than, skipped, unequal
+from tests.benchmarks.networks import _other_findings
 
 
 def test_a_cheap_row_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,3 +111,30 @@ def test_a_refused_row_makes_the_command_fail(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(run, "measure", lambda *_, **__: [refused])
     assert run.main(["--json", str(tmp_path / "bench.json")]) == 1
     assert '"ratio": null' in (tmp_path / "bench.json").read_text()
+
+
+def test_a_straight_line_explains_what_is_straight_and_not_what_is_not() -> None:
+    assert explained([1, 2, 4], [3.0, 5.0, 9.0]) == pytest.approx(1)
+    # The line through (0, 0), (1, 1), (2, 0) is the mean: it explains nothing.
+    assert explained([0, 1, 2], [0.0, 1.0, 0.0]) == pytest.approx(0)
+
+
+def test_findings_that_differ_are_told_from_those_that_were_not_asked() -> None:
+    def finding(place: float, nodule: float, malignant: float) -> Finding:
+        center = (place, 0.0, 0.0)
+        stage = "benign" if nodule >= 0.5 else "filtered"
+        return Finding(center_irc=center, center_xyz=center, prob_nodule=nodule, prob_malignant=malignant, stage=stage)
+
+    peer = np.array([[5.0, 0, 0, 0.9, 0.2], [9.0, 0, 0, 0.1, 0.7]])
+    alike = (finding(5.1, 0.9, 0.2), finding(9.0, 0.1, math.nan))
+    assert _other_findings(alike, peer) == ""
+    for wrong in (
+        (alike[0],),  # one is missing
+        (*alike, finding(20.0, 0.1, math.nan)),  # one too many
+        (finding(5.6, 0.9, 0.2), alike[1]),  # elsewhere
+        (finding(5.0, 0.8, 0.2), alike[1]),
+        (finding(5.0, 0.9, 0.3), alike[1]),
+        (finding(5.0, 0.9, math.nan), alike[1]),  # malignancy was not asked of a nodule
+        (),
+    ):
+        assert _other_findings(wrong, peer)

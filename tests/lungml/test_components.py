@@ -47,7 +47,7 @@ def test_shifted_runs_leave_the_scan_and_never_enter_another_slice(
     mask = random_mask(seed, shape, 0.6)
     expected = np.zeros_like(mask)
     for there in np.argwhere(mask):
-        moved = there + [index, row, 0]
+        moved = there + np.array([index, row, 0])
         if (moved >= 0).all() and (moved < shape).all():
             expected[tuple(moved)] = True
     runs = runs_of(mask)
