@@ -90,12 +90,11 @@ def evaluate(
         for score, compared in ((val, []), (test, beside))
     )
     log_end_to_end((val, test), bundle_uri, models, pipeline, reports)
-    beat = to_beat(pipeline.home, pipeline.origin)
     decision = None
-    if beat != bundle_uri:
+    if to_beat(pipeline.home, pipeline.origin) != bundle_uri:
         decision = gate(
             bundle_uri,
-            beat,
+            standing.name if standing else None,  # whoever came meanwhile was not scored, and is not replaced
             test.card.samples,
             champion.card.samples if champion else None,
             series_uids=test.card.series_uids,

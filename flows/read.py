@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.findings import Finding, ask, judge, write_findings
+from lungml.findings import Finding, FindingError, ask, judge, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle, with_grouping
 
@@ -57,20 +57,20 @@ def read_scans(
                 raise DuplicateScanError(
                     path, f"the same series_uid as {read[scan.series_uid]}", "read it into another --out"
                 )
-        except ScanError as error:
+            read[scan.series_uid] = path
+            if on_warning:
+                for warning in scan.warnings:
+                    on_warning(f"{scan.series_uid}: {warning}")
+            answers = ask(scan.hu, scan.grid, bundle, on_slice=on_slice)
+            findings = judge(answers, scan.grid, bundle)
+        except (ScanError, FindingError, OSError) as error:
             failed += 1
             if on_scan:
                 on_scan(scan_name(path), None, str(error))
             continue
-        read[scan.series_uid] = path
-        if on_warning:
-            for warning in scan.warnings:
-                on_warning(f"{scan.series_uid}: {warning}")
-        answers = ask(scan.hu, scan.grid, bundle, on_slice=on_slice)
         left_out = answers.candidates.left_out
         if left_out and on_warning:
             on_warning(f"{scan.series_uid}: {left_out} further places are beyond the limit of candidates a scan")
-        findings = judge(answers, scan.grid, bundle)
         file = out / scan.series_uid / "findings.csv"
         write_findings(file, scan.series_uid, findings)
         if on_scan:

@@ -13,7 +13,7 @@ from lungml.answers import read_arrays, write_arrays
 from lungml.geometry import Grid
 from lungml.luna import Nodule
 from lungml.marked import Marked
-from lungml.masks import nodule_boxes
+from lungml.masks import MaskRule, NoduleBox, nodule_boxes
 from lungml.scorecard import SegmentedNodule, SegmentedScan
 from lungml.segmentation_score import score_segmentation
 
@@ -34,17 +34,25 @@ class Annotated:
 def meet_masks(
     marked: Marked, hu: npt.NDArray[np.int16], nodules: Sequence[Nodule], grid: Grid, threshold: float
 ) -> SegmentedScan:
-    """How well a segmentation met the annotation masks of a scan, drawn by the rule "bounded" whatever was trained on.
+    """How well a segmentation met the annotation masks of a scan, whatever masks it was trained on.
+
+    Pixels are counted by the rule "report", whose own scores are of its own masks; nodules are met one by one by the
+    rule "bounded", which follows no vessel.
 
     Args:
-        marked: by the segmentation.
+        marked: by the segmentation, down to the lowest probability at which grouping looks: a nodule is touched by
+            whatever it holds.
         hu: (index, row, col) int16.
         nodules: annotated.
         grid: the scan's sampling grid.
-        threshold: above which a voxel counts as marked.
+        threshold: above which a voxel counts as marked, for pixels and Dice.
     """
-    boxes = nodule_boxes(hu, nodules, grid).boxes
-    return score_segmentation(marked, [boxes.get(number) for number in range(len(nodules))], threshold)
+
+    def drawn(rule: MaskRule) -> list[NoduleBox | None]:
+        boxes = nodule_boxes(hu, nodules, grid, rule).boxes
+        return [boxes.get(number) for number in range(len(nodules))]
+
+    return score_segmentation(marked, drawn("bounded"), threshold, pixel_boxes=drawn("report"))
 
 
 def write_annotated(path: Path, annotated: Annotated, key: str) -> None:

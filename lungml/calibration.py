@@ -33,8 +33,7 @@ class Platt:
 
     def __call__(self, probs: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Calibrated probabilities; NaN stays NaN."""
-        clipped = np.clip(np.asarray(probs, dtype=np.float64), SMALLEST, 1 - SMALLEST)
-        return np.asarray(expit(self.slope * logit(clipped) + self.intercept))
+        return np.asarray(expit(self.slope * logits_of(probs) + self.intercept))
 
     def inverse(self, prob: float) -> float:
         """What the network said where the calibrated probability is this."""
@@ -80,6 +79,11 @@ class Calibration:
         return self.malignancy(probs) if self.malignancy else probs
 
 
+def logits_of(probs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Logits of probabilities, finite for 0 and 1 as well; NaN stays NaN."""
+    return np.asarray(logit(np.clip(np.asarray(probs, dtype=np.float64), SMALLEST, 1 - SMALLEST)))
+
+
 def fit_platt(targets: npt.ArrayLike, probs: npt.ArrayLike) -> Platt | None:
     """The curve under which the outcomes are most likely; None where too few outcomes, or a falling curve, tell none.
 
@@ -99,7 +103,7 @@ def fit_platt(targets: npt.ArrayLike, probs: npt.ArrayLike) -> Platt | None:
     if min(positives, negatives) < MIN_EACH:
         return None
     wanted = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    inputs = np.column_stack([logit(np.clip(values, SMALLEST, 1 - SMALLEST)), np.ones(len(values))])
+    inputs = np.column_stack([logits_of(values), np.ones(len(values))])
     identity = np.array([1.0, 0.0])
     curve = identity.copy()
     for _ in range(100):  # Newton; the loss is convex

@@ -24,6 +24,8 @@ class LunaError(ValueError):
       UpError         a service cannot be started
       RecipeError     no such recipe
       GroupingError   no such grouping
+      InferenceError  no such way of segmenting and judging
+      FindingError    a network answers with what is no probability
       TrainingError   training cannot start or go on
       CheckpointError a training state that belongs to another training
       LeakError       a scan or patient on two sides of the split

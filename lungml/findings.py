@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from lungml.answers import Answers
-from lungml.calibration import Calibration
+from lungml.calibration import Calibration, logits_of
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.classify import classify
+from lungml.errors import LunaError
 from lungml.field import candidates_in, field_to_read
 from lungml.files import csv_text, write_text_atomic
 from lungml.geometry import Grid, irc_to_xyz
@@ -31,7 +32,11 @@ FINDINGS_COLUMNS = (
     "series_uid", "x_mm", "y_mm", "z_mm", "index", "row", "col", "prob_nodule", "prob_malignant", "stage",
     "diameter_mm", "reason",
 )  # fmt: skip
-PROB_FORMAT = ".9g"  # as exact as float32: saturated scores keep their order
+ASKED_DIGITS = 6  # of the logit from which on malignancy is asked; a little below it is asked too
+
+
+class FindingError(LunaError):
+    """A network answers with what is no probability; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +146,8 @@ def ask(
         hu, centers, bundle.nodule, grid=grid, flips="nodule" in bundle.flips, inference=bundle.inference
     ).mean(axis=0)
     asked = np.full(len(centers), bundle.judge_all)
-    asked |= shown(bundle.calibration.nodule_probs(prob_nodule)) >= bundle.nodule_threshold
+    lowest = asked_from(bundle.calibration, bundle.nodule_threshold) - 10.0**-ASKED_DIGITS
+    asked |= logits_of(prob_nodule) >= lowest
     prob_malignant = np.full(len(centers), np.nan)
     prob_malignant[asked] = classify(
         hu,
@@ -154,24 +160,34 @@ def ask(
     return Answers(marked=marked, candidates=candidates, prob_nodule=prob_nodule, prob_malignant=prob_malignant)
 
 
+def asked_from(calibration: Calibration, nodule_threshold: float) -> float:
+    """The logit of the networks' probability from which on malignancy is asked: the same before and after calibration.
+
+    It is rounded, since a threshold that went through a curve and back is not the same to the last bit.
+    """
+    wanted = float(logits_of(nodule_threshold))
+    curve = calibration.nodule
+    return round((wanted - curve.intercept) / curve.slope if curve else wanted, ASKED_DIGITS)
+
+
 def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
     """Every candidate as a finding, the most probable nodule first.
 
     Raises:
-        ValueError: when a candidate reaches the nodule threshold whose malignancy was not asked, or a network gave a
+        FindingError: when a candidate reaches the nodule threshold whose malignancy was not asked, or a network gave a
             probability that is not a number.
     """
     candidates = answers.candidates
     if np.isnan(answers.prob_nodule).any():
-        raise ValueError("a nodule classifier gave a probability that is not a number; train or import it again")
-    prob_nodule = shown(bundle.calibration.nodule_probs(answers.prob_nodule))
-    prob_malignant = shown(bundle.calibration.malignancy_probs(answers.prob_malignant))
+        raise FindingError("a nodule classifier gave a probability that is not a number; train or import it again")
+    prob_nodule = bundle.calibration.nodule_probs(answers.prob_nodule)
+    prob_malignant = bundle.calibration.malignancy_probs(answers.prob_malignant)
     points = irc_to_xyz(candidates.centers_irc, grid)
     findings = []
     for position in np.argsort(-answers.prob_nodule, kind="stable").tolist():
         nodule, malignant = float(prob_nodule[position]), float(prob_malignant[position])
         if nodule >= bundle.nodule_threshold and math.isnan(malignant):
-            raise ValueError("a malignancy classifier gave a probability that is not a number, or was not asked")
+            raise FindingError("a malignancy classifier gave a probability that is not a number, or was not asked")
         index, row, col = candidates.centers_irc[position].tolist()
         x, y, z = points[position].tolist()
         stage, reason = _end(nodule, malignant, bundle)
@@ -187,11 +203,6 @@ def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
             )
         )
     return tuple(findings)
-
-
-def shown(probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Probabilities to as many digits as `findings.csv` has, so that whoever reads it decides as we do."""
-    return np.array([float(f"{prob:{PROB_FORMAT}}") for prob in probs.tolist()], dtype=np.float64)
 
 
 def _end(nodule: float, malignant: float, bundle: Bundle) -> tuple[Stage, str]:
@@ -221,8 +232,8 @@ def findings_text(series_uid: str, findings: Sequence[Finding]) -> str:
             series_uid,
             *(f"{mm:.4f}" for mm in f.center_xyz),
             *(f"{voxel:.4f}" for voxel in f.center_irc),
-            f"{f.prob_nodule:{PROB_FORMAT}}",
-            "" if math.isnan(f.prob_malignant) else f"{f.prob_malignant:{PROB_FORMAT}}",
+            f.prob_nodule,  # exact: whoever reads it decides as we do
+            "" if math.isnan(f.prob_malignant) else f.prob_malignant,
             f.stage,
             "" if math.isnan(f.diameter_mm) else f"{f.diameter_mm:.2f}",
             f.reason,

@@ -31,12 +31,12 @@ class FrocResult:
         band_low, band_high: 95 % bootstrap band of `sensitivity_at`; empty when none was asked for.
         cpm_band: the same of the CPM; NaN when none was asked for.
         curve_band: of the whole curve: `CURVE_FPS` and the edges of its band there; empty when none was asked for.
-        scans, nodules, marks: what was scored; of marks only the most probable 100 of each scan.
+        scans, nodules, marks: what was scored; of a scan's marks at most the most probable 100, see `froc`.
         true_positives, misses: nodules with and without a mark; their sum is `nodules`.
         false_positives: marks on nothing.
         ignored_on_excluded: marks on an excluded finding only.
         ignored_double_hits: marks on a nodule beside its most probable one.
-        ignored_beyond_limit: marks after the hundredth of their scan.
+        ignored_beyond_limit: marks no more probable than the hundred-and-first of their scan.
     """
 
     fps_per_scan: tuple[float, ...]
@@ -78,15 +78,16 @@ def froc(
 ) -> FrocResult:
     """Score marks by LUNA16's rules: free-response ROC and competition performance metric.
 
+    Of a scan with more than 100 marks those count that are more probable than its hundred-and-first: marks equal to
+    that one are all left out, so that the order of the rows decides nothing and fewer than 100 may be left.
+
     A mark hits a finding when it is nearer than its radius. A mark on an included nodule is no false
     positive; a nodule's score is its most probable mark. A mark only on excluded findings is ignored, any
     other is a false positive. A nodule without a mark is never found. The curve has scikit-learn's
     `roc_curve` points (collinear ones dropped), in false positives per listed scan, and is read by linear
     interpolation.
 
-    Where this differs from the challenge's script: of marks equal to a scan's hundredth the first listed
-    stay (the script drops all that equal the hundred-and-first), and without any hit sensitivity is 0
-    instead of NaN.
+    Where this differs from the challenge's script: without any hit sensitivity is 0 instead of NaN.
 
     Args:
         findings: by series_uid, the marks; scans without an entry have none.
@@ -137,7 +138,7 @@ class CountedMarks:
         curve: of the marks that count: the best one of each nodule, and the false positives.
         scans: how many were scored.
         nodule_probs: (nodules,) float64, the best mark of each included nodule, scan after scan; NaN for a miss.
-        marks: of them the most probable 100 of each scan.
+        marks: of them at most the most probable 100 of each scan, see `froc`.
         false_positives: marks on nothing.
         ignored_on_excluded, ignored_double_hits, ignored_beyond_limit: those that do not, see `FrocResult`.
     """
@@ -177,7 +178,9 @@ def count_marks(
     for series_uid in series_uids:
         listed, included = findings.get(series_uid, ()), nodules.get(series_uid, ())
         probs = probabilities(listed, series_uid)
-        best_first = np.argsort(-probs, kind="stable")[:MARKS_PER_SCAN]
+        best_first = np.argsort(-probs, kind="stable")
+        if len(probs) > MARKS_PER_SCAN:
+            best_first = best_first[probs[best_first] > probs[best_first[MARKS_PER_SCAN]]]
         kept, probs = [listed[i] for i in best_first.tolist()], probs[best_first]
         places = [*included, *excluded.get(series_uid, ())]
         hits_any = find_hits(places, kept, OFFICIAL_REACH, series_uid)

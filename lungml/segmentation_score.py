@@ -22,8 +22,9 @@ class SegmentedNodule:
     """What the segmentation did with one annotated nodule.
 
     Attributes:
-        touched: whether it marked any of its voxels.
-        dice: of the marked components that touch it and its annotation mask; 0 where none does.
+        touched: whether it marked any of its voxels, however faintly: above the lowest probability at which grouping
+            looks, which may lie below the threshold.
+        dice: of the components above the threshold that touch it and its annotation mask; 0 where none does.
     """
 
     touched: bool
@@ -37,9 +38,9 @@ class SegmentedScan:
     Attributes:
         voxels: in all.
         flagged: above the threshold.
-        tp, fp, fn: pixels of the full slices that hold any of the annotation mask, as in the report's table.
+        tp, fp, fn: pixels of the full slices that hold any of the report's annotation masks, as in its table.
         slices: how many these are.
-        nodules: in the order of the truth.
+        nodules: in the order of the truth, by masks of their own.
     """
 
     voxels: int
@@ -56,10 +57,10 @@ class SegmentationScore:
     """Pixels on full slices as in the report's table, and nodules one by one; NaN where nothing is to be counted.
 
     Attributes:
-        slices: that hold any of the annotation mask.
+        slices: that hold any of the report's annotation masks.
         precision, recall, f1: of all their pixels together, see `precision_recall_f1`.
         nodules: annotated.
-        touched: of them, those with a marked voxel.
+        touched: of them, those with a marked voxel, see `SegmentedNodule`.
         mean_dice, median_dice: over all nodules, those not touched included with 0.
     """
 
@@ -77,25 +78,34 @@ class SegmentationScore:
         return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
-def score_segmentation(marked: Marked, boxes: Sequence[NoduleBox | None], threshold: float) -> SegmentedScan:
+def score_segmentation(
+    marked: Marked,
+    boxes: Sequence[NoduleBox | None],
+    threshold: float,
+    *,
+    pixel_boxes: Sequence[NoduleBox | None] | None = None,
+) -> SegmentedScan:
     """Compare the marked voxels of a scan with its annotation masks, without an array of the scan's size.
 
     Pixels are counted on every slice that holds any of the masks, all of the slice. A nodule's Dice coefficient is
     2 |A and B| / (|A| + |B|), B its mask and A all voxels of the marked components (6-connected, in 3D) that share a
-    voxel with it: a component that runs on along a vessel, or into another nodule, counts whole.
+    voxel with it: a component that runs on along a vessel, or into another nodule, counts whole. Whether a nodule was
+    touched is asked of all that `marked` holds: grouping may make a candidate of what lies below the threshold.
 
     Args:
         marked: by the segmentation.
         boxes: of every annotated nodule, see `lungml.masks.nodule_boxes`; None for one whose centre lies outside the
             scan, which counts as not touched.
-        threshold: a voxel is flagged above it.
+        threshold: a voxel is flagged above it; pixels and Dice are of flagged ones.
+        pixel_boxes: the masks that pixels are counted by, where they are others.
 
     Raises:
         ValueError: a threshold below the floor of `marked`, or a box that does not fit into the scan.
     """
     flagged = marked.above(threshold)
-    masks = [_voxels(box, marked.shape) if box is not None else np.empty(0, dtype=np.int64) for box in boxes]
-    mask = np.unique(np.concatenate(masks)) if masks else np.empty(0, dtype=np.int64)
+    masks = _masks(boxes, marked.shape)
+    of_pixels = masks if pixel_boxes is None else _masks(pixel_boxes, marked.shape)
+    mask = np.unique(np.concatenate(of_pixels)) if of_pixels else np.empty(0, dtype=np.int64)
     plane = marked.shape[1] * marked.shape[2]
     slices = np.unique(mask // plane)
     on_slices = np.searchsorted(flagged, (slices + 1) * plane) - np.searchsorted(flagged, slices * plane)
@@ -107,7 +117,7 @@ def score_segmentation(marked: Marked, boxes: Sequence[NoduleBox | None], thresh
         fp=int(on_slices.sum()) - tp,
         fn=len(mask) - tp,
         slices=len(slices),
-        nodules=_score_nodules(flagged, masks, marked.shape),
+        nodules=_score_nodules(flagged, marked.voxels, masks, marked.shape),
     )
 
 
@@ -157,8 +167,12 @@ def label_voxels(voxels: npt.NDArray[np.int64], shape: tuple[int, int, int]) -> 
     return np.repeat(connected_components(joined, directed=False)[1], lengths)
 
 
+def _masks(boxes: Sequence[NoduleBox | None], shape: tuple[int, int, int]) -> list[npt.NDArray[np.int64]]:
+    """Flat places of each nodule's voxels, ascending."""
+    return [np.empty(0, dtype=np.int64) if box is None else _voxels(box, shape) for box in boxes]
+
+
 def _voxels(box: NoduleBox, shape: tuple[int, int, int]) -> npt.NDArray[np.int64]:
-    """Flat places of a nodule's voxels, ascending."""
     corner, inside = box
     index, row, col = (axis + part.start for axis, part in zip(np.nonzero(inside), corner))
     return np.ravel_multi_index((index, row, col), shape)
@@ -171,16 +185,20 @@ def _meeting(flagged: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt
 
 
 def _score_nodules(
-    flagged: npt.NDArray[np.int64], masks: Sequence[npt.NDArray[np.int64]], shape: tuple[int, int, int]
+    flagged: npt.NDArray[np.int64],
+    marked: npt.NDArray[np.int64],
+    masks: Sequence[npt.NDArray[np.int64]],
+    shape: tuple[int, int, int],
 ) -> tuple[SegmentedNodule, ...]:
+    touched = [len(_meeting(marked, mask)) > 0 for mask in masks]
     shared = [_meeting(flagged, mask) for mask in masks]
     if not any(map(len, shared)):
-        return (SegmentedNodule(touched=False, dice=0.0),) * len(masks)
+        return tuple(SegmentedNodule(touched=seen, dice=0.0) for seen in touched)
     labels = label_voxels(flagged, shape)
     sizes = np.bincount(labels)
     nodules = []
-    for mask, both in zip(masks, shared):
+    for mask, both, seen in zip(masks, shared, touched):
         component_voxels = int(sizes[np.unique(labels[both])].sum())
         dice = 2 * len(both) / (component_voxels + len(mask)) if len(both) else 0.0
-        nodules.append(SegmentedNodule(touched=len(both) > 0, dice=dice))
+        nodules.append(SegmentedNodule(touched=seen, dice=dice))
     return tuple(nodules)

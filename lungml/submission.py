@@ -24,7 +24,7 @@ SUBMISSION_HEADER = ",".join([SERIES_COLUMN, *CENTER_COLUMNS, SCORE_COLUMNS[0]])
 BOOTSTRAPS = 1000  # LUNA16
 RULE = (
     f"LUNA16: a mark hits a nodule nearer than its radius, and the most probable one on a nodule is its score; of a "
-    f"scan the {MARKS_PER_SCAN} most probable marks count; marks on excluded findings only are ignored; false "
+    f"scan the {MARKS_PER_SCAN} most probable marks count, less those equal to the next one; marks on excluded findings only are ignored; false "
     "positives are counted a listed scan; CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 of them"
 )
 COUNTS = (
@@ -64,7 +64,7 @@ class Submission:
     Attributes:
         name: of its file.
         marks: by series_uid, as they were listed.
-        duplicates: further rows at the very place of another one: the more probable of them is kept.
+        duplicates: of them, further rows at the very place of another one.
         unknown: marks left out for being in scans that are not scored.
     """
 
@@ -90,8 +90,8 @@ class SubmissionScore:
         notes = []
         if self.submission.duplicates:
             notes.append(
-                f"{self.submission.duplicates} marks repeat the place of another one: each place counts once, with its "
-                "highest probability (the challenge's script would count every row)"
+                f"{self.submission.duplicates} marks repeat the place of another one: each row counts, as in the "
+                "challenge's script: on a nodule the most probable one is its score, elsewhere each is a false positive"
             )
         if self.submission.unknown:
             notes.append(f"{self.submission.unknown} marks in series that seriesuids.csv does not list are left out")
@@ -103,8 +103,8 @@ class SubmissionScore:
         tied = sum(_is_tied_at_the_limit(marks) for marks in self.submission.marks.values())
         if tied:
             notes.append(
-                f"in {tied} scans the mark after the {MARKS_PER_SCAN}th is as probable as it: of equal ones the first "
-                "listed count (the challenge's script would drop them all)"
+                f"in {tied} scans the mark after the {MARKS_PER_SCAN}th is as probable as it: all that are equal to it "
+                "are left out, as by the challenge's script, so that fewer count"
             )
         return tuple(one_line(note) for note in notes)
 
@@ -210,7 +210,8 @@ def read_submission(path: Path, series_uids: Sequence[str], *, ignore_unknown: b
         problem = "not a plain file" if path.exists() else "no such file"
         raise TableError(path, problem, "give a submission as a csv file")
     scored = set(series_uids)
-    found: dict[str, dict[tuple[float, float, float], float]] = {}
+    found: dict[str, list[SubmittedMark]] = {}
+    places_in: dict[str, set[tuple[float, float, float]]] = {}
     repeated, strangers, first = 0, 0, ""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
@@ -228,9 +229,10 @@ def read_submission(path: Path, series_uids: Sequence[str], *, ignore_unknown: b
                     strangers += 1
                     first = first or f"{series_uid[:80]!r} in line {rows.line_num}"
                     continue
-                marks = found.setdefault(series_uid, {})
-                repeated += (x, y, z) in marks
-                marks[x, y, z] = max(prob, marks.get((x, y, z), -math.inf))
+                seen = places_in.setdefault(series_uid, set())
+                repeated += (x, y, z) in seen
+                seen.add((x, y, z))
+                found.setdefault(series_uid, []).append(SubmittedMark((x, y, z), prob))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(path, f"not a table ({' '.join(str(error).split())})", "give a csv file") from error
     if strangers and not ignore_unknown:
@@ -241,7 +243,7 @@ def read_submission(path: Path, series_uids: Sequence[str], *, ignore_unknown: b
         )
     return Submission(
         name=path.name,
-        marks={uid: tuple(SubmittedMark(*mark) for mark in marks.items()) for uid, marks in found.items()},
+        marks={uid: tuple(marks) for uid, marks in found.items()},
         duplicates=repeated,
         unknown=strangers,
     )

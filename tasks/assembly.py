@@ -12,10 +12,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from lungml import store
-from lungml.annotated import read_annotated
-from lungml.answers import read_answers
 from lungml.calibration import Calibration, fit_platt
-from lungml.findings import shown
 from lungml.geometry import irc_to_xyz
 from lungml.metrics import is_better
 from lungml.recipes import Keeps, Recipe
@@ -83,9 +80,7 @@ def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[Fou
     said: list[float] = []
     malignant: list[bool] = []
     for scan, files in zip(scans, found, strict=True):
-        answers, annotated = read_answers(files.answers), read_annotated(files.annotated)
-        if answers is None or annotated is None:
-            raise ValueError(f"{files.answers}: gone or damaged; run again")
+        answers, annotated = files.read()
         points = irc_to_xyz(answers.candidates.centers_irc, store.read_grid(scan.store)).tolist()
         marks = [ScoredFinding(center_xyz=(x, y, z), prob_nodule=np.nan) for x, y, z in points]
         known: list[Place] = [*scan.nodules, *scan.unrated]
@@ -100,7 +95,7 @@ def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[Fou
     _tell("nodule", calibration.nodule_probs(np.array(probs)), probs, is_nodule)
     _tell("malignancy", calibration.malignancy_probs(np.array(said)), said, malignant)
     nodule, malignancy = (
-        float(shown(curve(np.array([draft.fields[name]])))[0])
+        float(curve(np.array([draft.fields[name]]))[0])
         for curve, name in (
             (calibration.nodule_probs, "nodule_threshold"),
             (calibration.malignancy_probs, "malignant_threshold"),

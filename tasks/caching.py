@@ -21,11 +21,12 @@ from lungml.groups import key_digest as digest
 __all__ = ["code_digest", "digest", "file_digest", "kept"]
 
 # What decides a trained model; a change in any of these files trains anew.
+GROUPING_MODULES = ("candidates.py", "components.py", "marked.py", "pieces.py", "splitting.py")
 TRAINING_MODULES = (
-    "augment.py", "averaging.py", "candidate_recall.py", "candidates.py", "crop_cache.py", "crops.py", "devices.py",
-    "figures.py", "fit.py", "fit_settings.py", "froc.py", "geometry.py", "job.py", "loading.py", "losses.py",
-    "masks.py", "metrics.py", "models", "ratings.py", "recipes", "sampling.py", "score.py", "scored.py",
-    "tally.py", "thresholds.py",
+    *GROUPING_MODULES,
+    "augment.py", "averaging.py", "candidate_recall.py", "crop_cache.py", "crops.py", "devices.py", "figures.py",
+    "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py", "metrics.py", "models",
+    "ratings.py", "recipes", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (
@@ -39,12 +40,12 @@ CONTOUR_MODULES = (
 CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "sampling.py")
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = (
-    "candidates.py", "classify.py", "crops.py", "findings.py", "geometry.py", "lungs.py", "marked.py", "models",
-    "segment.py",
+    *GROUPING_MODULES,
+    "answers.py", "calibration.py", "classify.py", "crops.py", "field.py", "findings.py", "geometry.py", "inference.py",
+    "lungs.py", "models", "segment.py",
 )  # fmt: skip
-
 # What decides how its answers are set against the annotations.
-JUDGING_MODULES = ("annotated.py", "masks.py", "segmentation_score.py")
+JUDGING_MODULES = ("annotated.py", "masks.py", "metrics.py", "score.py", "segmentation_score.py")
 
 
 def file_digest(path: Path) -> str:

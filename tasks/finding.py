@@ -18,17 +18,18 @@ from lungml.annotated import Annotated, meet_masks, read_annotated, write_annota
 from lungml.answers import Answers, read_answers, write_answers
 from lungml.calibration import Calibration
 from lungml.classify import classify
+from lungml.devices import resolve_device
 from lungml.files import write_text_atomic
-from lungml.findings import Bundle, Finding, ask, findings_text, judge, read_findings
+from lungml.findings import Bundle, Finding, ask, asked_from, findings_text, judge, read_findings
 from lungml.geometry import xyz_to_irc
-from lungml.groups import read_attributes
+from lungml.groups import StoreError, read_attributes
 from lungml.home import Home
 from lungml.remote import Location
 from lungml.scorecard import Evidence
 from tasks import registry
 from tasks.bundles import build_bundle
 from tasks.caching import INFERENCE_MODULES, JUDGING_MODULES, code_digest, digest, kept
-from tasks.pipeline import Pipeline
+from tasks.pipeline import Pipeline, may_pass
 
 # Of a bundle, what decides its answers; thresholds and calibration only judge them.
 ASKING = (*registry.BUNDLE_MEMBERS, "grouping", "test_time_flips", "inference", "judge_all")
@@ -95,6 +96,7 @@ class FoundScan:
     Attributes:
         answers: what the networks said, raw.
         annotated: the same of its annotated nodules.
+        key, truth_key: what the two were made from: what another run put in their place is not taken for them.
         findings: `findings.csv`: every candidate, judged.
     """
 
@@ -102,28 +104,49 @@ class FoundScan:
     answers: Path
     annotated: Path
     findings: Path
+    key: str
+    truth_key: str
+
+    def read(self) -> tuple[Answers, Annotated]:
+        """Both.
+
+        Raises:
+            StoreError: they are gone or damaged, or another run replaced them.
+        """
+        answers, annotated = read_answers(self.answers, self.key), read_annotated(self.annotated, self.truth_key)
+        if answers is None or annotated is None:
+            raise StoreError(f"{self.answers.parent}: gone, damaged, or replaced by another run; run again")
+        return answers, annotated
 
 
-@task(name="find_nodules", task_run_name="find {scan.series_uid}", retries=2, cache_policy=NO_CACHE)
+@task(
+    name="find_nodules",
+    task_run_name="find {scan.series_uid}",
+    retries=2,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> State | FoundScan:
     """Ask a bundle about one scan and write its `findings.csv`; only what is not known yet is asked."""
     home = pipeline.home
     # The voxels' own key: how crops for training are cut from them changes no finding.
     voxels = read_attributes(scan.store)["key"]
-    asking = {name: bundle.fields[name] for name in ASKING if name in bundle.fields} | {"from": _asked_from(bundle)}
-    key = digest([voxels, asking, code_digest(INFERENCE_MODULES)])
+    models = bundle.build(home, pipeline.device)
+    asking = {name: bundle.fields[name] for name in ASKING if name in bundle.fields}
+    asking["from"] = asked_from(models.calibration, models.nodule_threshold)
+    key = digest([voxels, asking, resolve_device(pipeline.device).type, code_digest(INFERENCE_MODULES)])
+    truth = [(nodule.center_xyz, nodule.diameter_mm) for nodule in scan.nodules]
     folder = home.reports / "answers" / digest(asking) / scan.series_uid
     found = FoundScan(
         series_uid=scan.series_uid,
         answers=folder / "answers.npz",
-        annotated=folder / "annotated.npz",
+        annotated=folder / f"annotated-{digest(truth)[:8]}.npz",
+        key=key,
+        truth_key=digest([key, truth, code_digest(JUDGING_MODULES)]),
         findings=home.reports / "findings" / digest(bundle.content) / scan.series_uid / "findings.csv",
     )
-    truth = [(nodule.center_xyz, nodule.diameter_mm) for nodule in scan.nodules]
-    truth_key = digest([key, truth, code_digest(JUDGING_MODULES)])
-    answers, annotated = read_answers(found.answers, key), read_annotated(found.annotated, truth_key)
+    answers, annotated = read_answers(found.answers, key), read_annotated(found.annotated, found.truth_key)
     finished = answers is not None and annotated is not None
-    models = bundle.build(home, pipeline.device)
     grid = store.read_grid(scan.store)
     if answers is None or annotated is None:
         hu = store.read_volume(scan.store)
@@ -131,9 +154,13 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
             answers = ask(hu, grid, models)
             write_answers(found.answers, answers, key)
         centers = xyz_to_irc(np.array([nodule.center_xyz for nodule in scan.nodules]).reshape(-1, 3), grid)
-        said = classify(hu, centers, models.malignancy, grid=grid, flips="malignancy" in models.flips)
+        said = classify(
+            hu, centers, models.malignancy, grid=grid, flips="malignancy" in models.flips, inference=models.inference
+        )
         segmented = meet_masks(answers.marked, hu, scan.nodules, grid, models.grouping.threshold)
-        write_annotated(found.annotated, Annotated(prob_malignant=said.mean(axis=0), segmented=segmented), truth_key)
+        write_annotated(
+            found.annotated, Annotated(prob_malignant=said.mean(axis=0), segmented=segmented), found.truth_key
+        )
     findings = judge(answers, grid, models)
     text = findings_text(scan.series_uid, findings)
     if finished and found.findings.exists() and found.findings.read_text() == text:
@@ -151,27 +178,20 @@ def _tell(series_uid: str, answers: Answers, findings: Sequence[Finding]) -> Non
         log.warning("%s: %d further places are beyond the limit of candidates a scan", series_uid, left_out)
 
 
-def _asked_from(bundle: NamedBundle) -> float:
-    """The networks' probability from which on malignancy is asked: the same before and after calibration."""
-    curve = Calibration.from_dict(bundle.fields.get("calibration")).nodule
-    threshold = float(bundle.fields["nodule_threshold"])
-    return round(curve.inverse(threshold) if curve else threshold, 9)
-
-
 def gather_evidence(
     scans: Sequence[Readable], found: Sequence[FoundScan], set_aside: Sequence[Known], bundle: NamedBundle
 ) -> list[Evidence]:
     """What is true of some scans and what a bundle said of them; of those set aside it said nothing.
 
     Raises:
-        ValueError: what was found is not that of these scans, or is gone.
+        StoreError: what was found is gone, or another run replaced it.
     """
     calibration = Calibration.from_dict(bundle.fields.get("calibration"))
     evidence = []
     for scan, files in zip(scans, found, strict=True):
-        annotated = read_annotated(files.annotated)
-        if files.series_uid != scan.series_uid or annotated is None:
-            raise ValueError(f"{files.annotated}: gone, damaged or not of {scan.series_uid}; run again")
+        if files.series_uid != scan.series_uid:
+            raise ValueError(f"{files.answers}: not of {scan.series_uid}")
+        _, annotated = files.read()
         evidence.append(
             Evidence(
                 series_uid=scan.series_uid,

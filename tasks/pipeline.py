@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from prefect.states import State
 
 from lungml.devices import Hardware, Precision
+from lungml.errors import LunaError
 from lungml.fit import CHECKPOINT_STEPS
 from lungml.home import Home
 from lungml.recipes.data import Stage
@@ -56,3 +59,9 @@ class TrainedModel:
     best_epoch: int
     val: Mapping[str, float]
     test: Mapping[str, float]
+
+
+def may_pass(_task: Any, _run: Any, state: State) -> bool:
+    """Whether what failed is worth another try: a finding about the data or the settings is not."""
+    failure = state.result(raise_on_failure=False)
+    return not isinstance(failure, LunaError)

@@ -16,7 +16,6 @@ from prefect.states import State
 from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.devices import resolve_device
-from lungml.errors import LunaError
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
 from lungml.recipes import Recipe
@@ -27,23 +26,17 @@ from tasks import tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
 from tasks.fitting import Training, train_model
-from tasks.pipeline import Pipeline, TrainedModel
+from tasks.pipeline import Pipeline, TrainedModel, may_pass
 
 Way = Literal["finetuned", "scratch"]
 MINED_NEAR_MM = 3.0  # a candidate this close to a small nodule's centre still shows the nodule
-
-
-def _may_pass(_task: Any, _run: Any, state: State) -> bool:
-    """Whether a failed training is worth another try: a finding about the data or the settings is not."""
-    failure = state.result(raise_on_failure=False)
-    return not isinstance(failure, LunaError)
 
 
 # A second try goes on from the last epoch's checkpoint.
 ONCE_MORE: Any = {
     "retries": 1,
     "retry_delay_seconds": 5,
-    "retry_condition_fn": _may_pass,
+    "retry_condition_fn": may_pass,
     "cache_policy": NO_CACHE,
 }
 

@@ -128,8 +128,10 @@ def plain_froc(
     counts = dict.fromkeys(("hits", "misses", "false positives", "on excluded", "double hits", "beyond the limit"), 0)
     for uid in series_uids:
         marks = sorted(findings.get(uid, ()), key=lambda m: -m.prob_nodule)
-        counts["beyond the limit"] += max(0, len(marks) - 100)
-        marks = marks[:100]
+        if len(marks) > 100:
+            kept = [m for m in marks if m.prob_nodule > marks[100].prob_nodule]
+            counts["beyond the limit"] += len(marks) - len(kept)
+            marks = kept
         left = dict(enumerate(marks))
         entries[uid] = []
         for nodule in nodules.get(uid, ()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,15 @@ LEVERS = {
 
 
 @pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact() -> Iterator[None]:
     """Full float32 products: TF32 rounds to ten bits."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = False
+    yield
+    for kind, allowed in zip(kinds, before):
+        kind.allow_tf32 = allowed
 
 
 def noise(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -217,17 +222,13 @@ def test_a_scan_of_250_slices_and_1800_candidates(
     half = inference.precision == "bf16"
     slabs = torch.zeros(CUDA_SLICES, 7, *SCAN[1:], device=CUDA)
     crops = torch.zeros(CUDA_CROPS_PER_BATCH, 1, 32, 48, 48, device=CUDA)
-    nets: list[tuple[Any, torch.Tensor, int]] = [
-        (scene.unet, slabs, -(-SCAN[0] // CUDA_SLICES)),
-        (scene.nodule, crops, -(-(count + NODULES) // CUDA_CROPS_PER_BATCH)),
-    ]
     floor_s = 0.0
-    for net, example, times in nets:
+    for net, example, samples in ((scene.unet, slabs, SCAN[0]), (scene.nodule, crops, count + NODULES)):
         if half:
             net, example = copy.deepcopy(net).bfloat16(), example.bfloat16()
-        bare = convolutions_alone(net, example, times=times)
+        bare = convolutions_alone(net, example, times=4)
         bare()
-        floor_s += min(seconds(bare) for _ in range(3))
+        floor_s += min(seconds(bare) for _ in range(3)) * samples / (4 * len(example))
     scan_s = sum(took.values())
     parts = ", ".join(f"{what} {value:.2f}" for what, value in took.items())
     print(
@@ -235,5 +236,5 @@ def test_a_scan_of_250_slices_and_1800_candidates(
         f"{count} candidates; {scan_s / floor_s:.1f} x the convolutions alone ({floor_s:.2f} s); "
         f"peak memory {memory_gb:.2f} GB"
     )
-    assert floor_s < scan_s
+    assert floor_s < 1.2 * scan_s  # or work was left out
     assert np.isfinite(nodules()).all()

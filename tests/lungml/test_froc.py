@@ -173,6 +173,18 @@ def test_it_says_what_the_rules_say_in_plain_python(seed: int, scans: int, marks
     assert (theirs.counts["beyond the limit"] > 0) == (seed == 2)
 
 
+def test_it_says_what_the_rules_say_where_marks_are_equal_at_the_limit() -> None:
+    findings, *truth, series = random_scene(
+        np.random.default_rng(5), scans=6, marks=900, nodules=24, excluded=60
+    )
+    tied = {uid: [replace(m, prob_nodule=round(m.prob_nodule, 1)) for m in marks] for uid, marks in findings.items()}
+    ours = froc(tied, *truth, series, bootstraps=20, generator=np.random.default_rng(5))
+    theirs = plain_froc(tied, *truth, series, bootstraps=20, generator=np.random.default_rng(5))
+    assert differ(ours, theirs) == ""
+    beyond = sum(max(0, len(marks) - 100) for marks in tied.values())
+    assert ours.ignored_beyond_limit > beyond > 0
+
+
 def test_a_score_that_is_off_anywhere_is_noticed() -> None:
     scene = random_scene(np.random.default_rng(0), scans=8, marks=60, nodules=16, excluded=0)
     ours = froc(*scene, bootstraps=10, generator=np.random.default_rng(0))
@@ -249,11 +261,33 @@ def test_without_a_nodule_in_any_resample_the_bands_are_nan() -> None:
     json.dumps(result.as_dict(), allow_nan=False)
 
 
-def test_of_equal_marks_at_the_limit_the_first_listed_stay() -> None:
-    false = [at(1000 + 20 * i, 0.5) for i in range(99)]
+def test_marks_equal_to_the_hundred_and_first_are_all_left_out() -> None:
     nodules = {"a": [nodule(0)]}
-    assert froc({"a": [*false, at(0, 0.5), at(9000, 0.5)]}, nodules, {}, ["a"]).true_positives == 1
-    assert froc({"a": [*false, at(9000, 0.5), at(0, 0.5)]}, nodules, {}, ["a"]).true_positives == 0
+    sure, equal = [at(1000 + 20 * i, 0.8) for i in range(96)], [at(0, 0.5), *(at(9000 + 20 * i, 0.5) for i in range(3))]
+    whole = froc({"a": [*sure, *equal]}, nodules, {}, ["a"])  # a hundred: none is beyond the limit
+    assert (whole.marks, whole.true_positives, whole.false_positives, whole.ignored_beyond_limit) == (100, 1, 99, 0)
+    # One more, whichever: the hundred-and-first is one of the equal ones, and the nodule goes with them.
+    for more, left in ((at(8000, 0.8), 97), (at(8000, 0.5), 96)):
+        result = froc({"a": [*sure, *equal, more]}, nodules, {}, ["a"])
+        assert (result.marks, result.false_positives, result.misses) == (left, left, 1)
+        assert result.ignored_beyond_limit == 101 - left
+    all_equal = froc({"a": [at(0, 0.5), *(at(1000 + 20 * i, 0.5) for i in range(100))]}, nodules, {}, ["a"])
+    assert (all_equal.marks, all_equal.ignored_beyond_limit, all_equal.cpm) == (0, 101, 0.0)
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    rng = np.random.default_rng(8)
+    marks = {}
+    for uid in ("a", "b", "c"):
+        probs = rng.integers(1, 10, 160) / 10  # about 18 marks of each probability: ties at every limit
+        marks[uid] = [at(20 * i, prob) for i, prob in enumerate(probs.tolist())]
+    nodules = {uid: [nodule(20 * i) for i in range(0, 160, 8)] for uid in marks}
+    first = froc(marks, nodules, {}, list(marks))
+    assert 0 < first.marks < 300
+    assert 0 < first.cpm < 1
+    for _ in range(5):
+        shuffled = {uid: [listed[i] for i in rng.permutation(len(listed)).tolist()] for uid, listed in marks.items()}
+        assert froc(shuffled, nodules, {}, list(marks)) == first
 
 
 def test_a_mark_that_is_listed_twice_is_two_false_positives_and_one_hit() -> None:

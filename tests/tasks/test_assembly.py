@@ -15,7 +15,6 @@ from lungml.annotated import Annotated, write_annotated
 from lungml.answers import Answers, write_answers
 from lungml.calibration import Calibration, fit_platt
 from lungml.candidates import Candidates
-from lungml.findings import shown
 from lungml.geometry import Grid, xyz_to_irc
 from lungml.luna import Excluded, Nodule
 from lungml.marked import Marked
@@ -94,6 +93,8 @@ def judged(tmp_path: Path, grid: Grid) -> Callable[..., tuple[EvaluatedScan, Fou
             answers=tmp_path / uid / "answers.npz",
             annotated=tmp_path / uid / "annotated.npz",
             findings=tmp_path / uid / "findings.csv",
+            key="key",
+            truth_key="key",
         )
         answers = Answers(
             marked=Marked(shape=grid.shape_irc, voxels=np.empty(0, np.int64), probs=np.empty(0, np.float32), floor=0.5),
@@ -129,9 +130,9 @@ def test_curves_are_fitted_to_what_was_true(judged: Callable[..., Any]) -> None:
         assert (curve.slope, curve.intercept) == (pytest.approx(wanted.slope), pytest.approx(wanted.intercept))
     # The thresholds move with them: nothing changes its side.
     assert given.nodule is not None
-    assert bundle.fields["nodule_threshold"] == shown(given.nodule([0.5]))[0]
+    assert bundle.fields["nodule_threshold"] == given.nodule([0.5])[0]
     assert given.malignancy is not None
-    assert bundle.fields["malignant_threshold"] == shown(given.malignancy([0.4]))[0]
+    assert bundle.fields["malignant_threshold"] == given.malignancy([0.4])[0]
     assert bundle.fields["recipe"] == "toy"
 
 
@@ -146,5 +147,5 @@ def test_too_little_to_fit_leaves_probabilities_and_thresholds(judged: Callable[
 def test_answers_that_are_gone_are_no_calibration(judged: Callable[..., Any]) -> None:
     scan, files = judged("1", [(True, 0.9, 0.8)])
     files.answers.unlink()
-    with pytest.raises(ValueError, match="gone or damaged"):
+    with pytest.raises(ValueError, match="gone, damaged, or replaced"):
         calibrate.fn(DRAFT, [scan], [files])

@@ -1,3 +1,4 @@
+import ast
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ import pytest
 
 import lungml
 from tasks import caching
-from tasks.caching import INFERENCE_MODULES, TRAINING_MODULES, code_digest, digest, kept
+from tasks.caching import INFERENCE_MODULES, JUDGING_MODULES, TRAINING_MODULES, code_digest, digest, kept
 
 
 def test_a_digest_is_the_same_in_every_process() -> None:
@@ -78,3 +79,43 @@ def test_finished_work_is_a_completed_state_named_cached() -> None:
     state = kept(Path("a"))
     assert (state.name, state.is_completed(), state.is_failed()) == ("Cached", True, False)
     assert state.result() == Path("a")
+
+
+# What does not decide a result, though a module that does imports it: errors, files, types and names only.
+HARMLESS = {"checkpoint.py", "devices.py", "errors.py", "evidence.py", "files.py", "groups.py", "luna.py", "scorecard.py"}
+
+
+def imported(root: Path, start: str) -> set[str]:
+    """The modules of lungml that one imports, directly or through others, but not through harmless ones."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in HARMLESS:
+            continue
+        seen.add(name)
+        for node in ast.walk(ast.parse((root / name).read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lungml"):
+                continue
+            module = (node.module or "").split(".")[1:]
+            for parts in [module, *([*module, alias.name] for alias in node.names)]:
+                if parts:
+                    path = Path(*parts)
+                    waiting += [str(f) for f in (path.with_suffix(".py"), path / "__init__.py") if (root / f).exists()]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("start", "modules"),
+    [
+        ("findings.py", INFERENCE_MODULES),
+        ("answers.py", INFERENCE_MODULES),
+        ("annotated.py", (*INFERENCE_MODULES, *JUDGING_MODULES)),
+        ("candidate_recall.py", TRAINING_MODULES),
+        ("fit.py", TRAINING_MODULES),
+    ],
+)
+def test_whatever_decides_a_result_is_in_its_key(start: str, modules: tuple[str, ...]) -> None:
+    root = Path(lungml.__file__).parent
+    missing = {name for name in imported(root, start) if name not in modules and name.split("/")[0] not in modules}
+    assert missing == set()

@@ -70,6 +70,8 @@ def score(
             answers=tmp_path / "answers.npz",
             annotated=tmp_path / "annotated.npz",
             findings=tmp_path / "findings.csv",
+            key="key",
+            truth_key="key",
         )
         write_findings(files.findings, "1.0", tuple(found))
         segmented = SegmentedScan(

@@ -17,7 +17,7 @@ from lungml import store
 from lungml.answers import read_answers
 from lungml.calibration import Calibration, Platt
 from lungml.candidates import GroupingSettings
-from lungml.findings import read_findings
+from lungml.findings import asked_from, read_findings
 from lungml.home import Home
 from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet
@@ -165,10 +165,39 @@ def test_a_calibrated_bundle_takes_the_drafts_answers(
     after = {
         **draft,
         "calibration": Calibration(nodule=curve).as_dict(),
-        "nodule_threshold": float(finding.shown(curve([0.5]))[0]),
+        "nodule_threshold": float(curve([0.5])[0]),
     }
     done(find_nodules.fn(scan, NamedBundle(name="calibrated", fields=after), pipeline))
     assert asked == []
+
+
+def test_what_is_asked_is_the_same_before_and_after_calibration() -> None:
+    rng = np.random.default_rng(4)
+    for slope, intercept, raw in zip(rng.uniform(0.2, 3, 300), rng.uniform(-6, 4, 300), rng.uniform(0.02, 0.98, 300)):
+        curve = Platt(slope=slope, intercept=intercept)
+        shown = float(curve([raw])[0])
+        before, after = asked_from(Calibration(), raw), asked_from(Calibration(nodule=curve), shown)
+        assert before == pytest.approx(after, abs=2e-6)
+
+
+def test_a_candidate_exactly_at_the_threshold_is_asked_and_judged_after_calibration(
+    home: Home, scan: PreparedScan, fields: dict[str, Any]
+) -> None:
+    pipeline = pipeline_in(home)
+    everything = NamedBundle(name="all", fields={**fields, "nodule_threshold": 0.0})
+    answers, _ = finding_of(find_nodules.fn(scan, everything, pipeline)).read()
+    for raw in answers.prob_nodule.tolist():
+        for curve in (Platt(slope=0.37, intercept=-1.9), Platt(slope=1.7, intercept=0.3)):
+            after = {
+                **fields,
+                "calibration": Calibration(nodule=curve).as_dict(),
+                "nodule_threshold": float(curve([raw])[0]),
+            }
+            draft = finding_of(
+                find_nodules.fn(scan, NamedBundle(name="draft", fields={**fields, "nodule_threshold": raw}), pipeline)
+            )
+            judged = finding_of(find_nodules.fn(scan, NamedBundle(name="after", fields=after), pipeline))
+            assert [f.stage for f in read_findings(draft.findings)] == [f.stage for f in read_findings(judged.findings)]
 
 
 def test_malignancy_is_asked_only_of_what_is_taken_for_a_nodule(
