@@ -59,13 +59,21 @@ def promote(
     because: Annotated[str, typer.Option(metavar="TEXT", help=BECAUSE_HELP)],
     alias: Annotated[str, typer.Option(help=ALIAS_HELP)] = "champion",
 ) -> None:
-    """Make a bundle the one to use, whatever the gate said: a person's decision, written down as that."""
+    """Make a bundle the one to use, whatever the gate said: a person's decision, written down as that.
+
+    One that an older version of luna registered, so that MLflow cannot load it, is registered anew first.
+    """
     home = start(flows=False)
     from tasks.promotion import list_bundles
     from tasks.promotion import promote as move
 
     moved = move(home, uri, alias, because, by="human")  # type: ignore[arg-type]
-    (promoted,) = [listed for listed in list_bundles(home) if listed.uri == moved.uri]
+    (promoted,) = [listed for listed in list_bundles(home) if listed.uri == (moved.renewed or moved.uri)]
+    if moved.renewed:
+        err.print(
+            f"[yellow]note:[/] {moved.renewed} is of an older version of luna: registered anew as {moved.uri}",
+            soft_wrap=True,
+        )
     if promoted.decision.startswith("refused"):
         err.print(f"[yellow]note:[/] the gate had {escape(promoted.decision)}", soft_wrap=True)
     show_move(moved, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
@@ -109,9 +108,6 @@ def end_to_end(
         time_limit_h=time_limit_h,
     )
     trained = train(prepared.scans, settings, pipeline)
-    data = Path(folder).name if luna_dir else "synthetic scans"
-    judged = evaluate(
-        prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline, data, gate_settings
-    )
+    judged = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline, gate_settings)
     publish_summary(judged.scores, (*trained.members, *trained.others), pipeline)
     return Summary(trained=trained, evaluated=judged, origin=pipeline.origin)

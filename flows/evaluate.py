@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from tasks.comparison import (
     evaluation_key,
     log_evaluation,
     read_tree,
+    without_folders,
 )
 from tasks.contenders import LooseModels, contenders
 from tasks.data import convert_scan, publish_quarantine
@@ -35,7 +37,7 @@ from tasks.gate import gate, to_beat
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.reporting import WrittenReport, report_evaluation
 from tasks.tracking import TrackingError
-from tasks.truth import ScanTruth
+from tasks.truth import ScanTruth, data_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,6 @@ def evaluate(
     bundle_uri: str,
     models: Sequence[TrainedModel],
     pipeline: Pipeline,
-    data: str,
     gate_settings: GateSettings | None = None,
 ) -> Evaluated:
     """Score a bundle on validation and test scans, report and log it, and let it stand before the gate."""
@@ -83,7 +84,7 @@ def evaluate(
             stores,
             bundle,
             pipeline,
-            data=data,
+            data=data_name(score.card.series_uids, pipeline.origin),
             folder=pipeline.home.reports / "evaluations" / bundle.slug / score.split,
             compared=compared,
         )
@@ -182,10 +183,11 @@ def evaluate_bundles(
         what came out, and where it was written.
     """
     home, log = Home.from_env(), get_run_logger()
-    notes, tree = read_tree(Path(luna_dir), Path(tables_dir) if tables_dir else None, split, home)
+    folders = Path(luna_dir), Path(tables_dir) if tables_dir else None
+    of_tree, tree = read_tree(*folders, split, home)
     named = contenders(home, bundles, loose)
-    for bundle in named:
-        notes += check_unseen(tree, bundle, home)
+    of_bundles = [check_unseen(tree, bundle, home) for bundle in named]
+    notes = (*of_tree, *chain(*of_bundles))
     for note in notes:
         log.warning(note)
     scans = convert(tree.truths)
@@ -205,6 +207,7 @@ def evaluate_bundles(
         differences=tuple(compare.paired_differences(samples[0], other) for other in samples[1:]),
         seed=seed,
         set_aside=tuple(truth.series_uid for truth in aside),
+        notes=without_folders(notes, *folders),
     )
     folder = Path(out) if out else home.reports / "evaluations" / evaluation_key(tree, named, seed)
     reports = [
@@ -218,6 +221,7 @@ def evaluate_bundles(
             data=tree.name,
             folder=folder / judged.bundle.slug,
             compared=[against(judged.score, scores[0].bundle, scores[0].score)] if place else [],
+            notes=without_folders((*of_tree, *of_bundles[0], *of_bundles[place]), *folders),
         )
         for place, judged in enumerate(scores)
     ]

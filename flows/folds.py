@@ -23,8 +23,9 @@ from lungml.recipes.variants import recipe_of
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore
 from tasks.finding import NamedBundle, find_nodules
-from tasks.folds import FoldEvidence, check_fresh, find_folds, log_folds, score_folds
+from tasks.folds import FoldEvidence, check_fresh, find_folds, log_folds, report_folds, score_folds
 from tasks.pipeline import Pipeline
+from tasks.reporting import WrittenReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class CrossValidation:
     Attributes:
         folds: how the scans fall into folds.
         evidence: of the folds that were run, with their bundles.
-        score: of all their test scans as one list.
+        score: of all their test scans as one list, each scan at its own fold's thresholds.
+        report: of the same.
         run_id: of the row in MLflow.
         origin: see `data_origin`.
     """
@@ -42,6 +44,7 @@ class CrossValidation:
     folds: Folds
     evidence: tuple[FoldEvidence, ...]
     score: SplitScore
+    report: WrittenReport
     run_id: str
     origin: Literal["real", "phantom"]
 
@@ -124,8 +127,11 @@ def cross_validate(
         trained = train(prepared[fold].scans, settings, pipeline)
         evidence.append(fold_evidence(fold, prepared[fold], trained.bundle_uri, pipeline))
     score = score_folds(evidence, pipeline)
-    run_id = log_folds(score, evidence, parts, recipe, pipeline)
-    return CrossValidation(folds=parts, evidence=tuple(evidence), score=score, run_id=run_id, origin=pipeline.origin)
+    report = report_folds(score, evidence, parts, pipeline)
+    run_id = log_folds(score, evidence, parts, recipe, pipeline, report)
+    return CrossValidation(
+        folds=parts, evidence=tuple(evidence), score=score, report=report, run_id=run_id, origin=pipeline.origin
+    )
 
 
 # One scan at a time: the segmenter already uses every core.

@@ -54,9 +54,11 @@ def show_folds(result: CrossValidation, home: Home, console: Console) -> None:
     console.print()
     console.print(_table(result.score, f"Cross-validation, {chosen} ({result.score.table.scans} {data})"))
     console.print(_sentence(result.score))
-    console.print(f"the folds are {result.folds.words}", soft_wrap=True)
+    console.print(f"the folds are {result.folds.words}; each is judged at its own thresholds", soft_wrap=True)
     for fold in result.evidence:
-        console.print(f"fold {fold.fold}     {fold.bundle.name}")
+        nodule, malignant = fold.thresholds
+        console.print(f"fold {fold.fold}     {fold.bundle.name}, nodule {nodule:.3g}, malignant {malignant:.3g}")
+    console.print(f"report     {result.report.page}", soft_wrap=True)
     _where_next(home, "end-to-end", console)
 
 

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lungml.wording import left_out
+
 if TYPE_CHECKING:
     from lungml.compare import Difference, Sampled, Statistic
     from lungml.score import Table as ReportTable
@@ -68,7 +70,7 @@ def show_submission(score: SubmissionScore, console: Console) -> None:
 def show_evaluation(evaluation: Evaluation, file: Path, console: Console) -> None:
     """Print each bundle's table and scores, the differences, and where the figures lie."""
     tree = evaluation.tree
-    data = f"{len(tree.truths)} {tree.words}, {tree.name}, {tree.chosen}"
+    data = f"{len(tree.truths)} {tree.name}, {tree.chosen}"
     for judged in evaluation.bundles:
         card = judged.score.card
         console.print()
@@ -82,9 +84,12 @@ def show_evaluation(evaluation: Evaluation, file: Path, console: Console) -> Non
         console.print()
         title = f"{judged.bundle.name} less {evaluation.bundles[0].bundle.name} ({data})"
         console.print(_differences({words: differences[name] for name, words in NAMES.items()}, title))
+        if told := left_out(differences.values(), len(judged.score.card.samples["cpm"].resampled)):
+            console.print(told, soft_wrap=True)
     if evaluation.set_aside:
         console.print(f"{len(evaluation.set_aside)} scans could not be read: their nodules count as missed")
     console.print("Bands are 95 %, over resamples of whole scans; both sides of a difference on the same resamples.")
+    console.print("No band: too few scans or resamples tell one. The p values are not corrected for their number.")
     console.print(f"figures    {file}", soft_wrap=True)
     for judged in evaluation.bundles:
         console.print(f"report     {file.parent / judged.bundle.slug / 'report.html'}", soft_wrap=True)
@@ -153,12 +158,15 @@ def _differences(rows: dict[str, Difference], title: str) -> Table:
 
 def _with_band(sampled: Sampled) -> tuple[str, str]:
     low, high = sampled.band
-    return _plain(sampled.observed), f"{_plain(low)} to {_plain(high)}"
+    if math.isnan(low):
+        return _plain(sampled.observed), "-"
+    without = f", {sampled.left_out} of {len(sampled.resampled)} resamples left out" if sampled.left_out else ""
+    return _plain(sampled.observed), f"{_plain(low)} to {_plain(high)}{without}"
 
 
 def _band(difference: Difference, digits: int = 3) -> str:
     low, high = difference.band
-    return f"{_signed(low, digits)} to {_signed(high, digits)}"
+    return "-" if math.isnan(low) else f"{_signed(low, digits)} to {_signed(high, digits)}"
 
 
 def _plain(value: float, digits: int = 3) -> str:

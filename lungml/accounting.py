@@ -22,6 +22,7 @@ DIAMETER_BORDERS_MM = (6.0, 8.0, 10.0, 20.0)
 DIAMETER_KINDS = ("under 6 mm", "6 to 8 mm", "8 to 10 mm", "10 to 20 mm", "20 mm or more")
 # LUNA16 took scans of at most 2.5 mm; usual are 0.625 to 1, 1.25 to 2, and 2.5. The upper border belongs to a kind.
 SPACING_BORDERS_MM = (1.0, 2.0)
+SPACING_DIGITS = 3  # a header's 1.0000001 mm is 1 mm
 SPACING_KINDS = ("1 mm or less", "over 1 to 2 mm", "over 2 mm")
 UNKNOWN = "not known"
 
@@ -64,7 +65,9 @@ class Group:
         found: of them, by the rule and threshold of the report's table.
         sensitivity: their share found by the official rules at the threshold at which all scans together have one
             false positive a scan; NaN without a nodule.
-        band: its 95 % bootstrap band over scans, the threshold held.
+        band: its 95 % bootstrap band over scans, the threshold held; NaN where the resamples tell too little, see
+            `lungml.compare.Sampled`.
+        left_out: resamples without a nodule of the kind.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Group:
     found: int
     sensitivity: float
     band: tuple[float, float]
+    left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; None for NaN."""
@@ -136,7 +140,9 @@ def where_lost(stages: npt.NDArray[np.int64], *, touched: bool, malignant: bool)
 
     Args:
         stages: (n,) of the candidates within the report's reach of it, see `lungml.score.find_stages`.
-        touched: whether the segmentation marked any of its voxels.
+        touched: whether the segmentation marked any of its voxels where grouping could look, see
+            `lungml.segmentation_score.SegmentedNodule`. Grouping also loses what it offers no more: beyond its limit of
+            a scan, or outside the lungs where only these are read.
         malignant: as annotated.
     """
     if not len(stages):
@@ -169,7 +175,7 @@ def group_by_spacing(nodules: Sequence[FollowedNodule], times: npt.NDArray[np.in
     kinds = [
         UNKNOWN
         if n.slice_spacing_mm is None
-        else SPACING_KINDS[np.searchsorted(SPACING_BORDERS_MM, n.slice_spacing_mm)]
+        else SPACING_KINDS[np.searchsorted(SPACING_BORDERS_MM, round(n.slice_spacing_mm, SPACING_DIGITS))]
         for n in nodules
     ]
     return _group(nodules, kinds, SPACING_KINDS, times)
@@ -198,13 +204,15 @@ def _group(
         counted = np.concatenate([[np.ones_like(in_scan)], times])
         total, hits = counted @ in_scan, counted @ found_in_scan
         observed, *resampled = np.divide(hits, total, out=np.full(len(counted), np.nan), where=total > 0)
+        sampled = Sampled(observed=float(observed), resampled=np.array(resampled), scans=int((in_scan > 0).sum()))
         groups.append(
             Group(
                 name=name,
                 nodules=int(ours.sum()),
                 found=int((ours & found).sum()),
-                sensitivity=float(observed),
-                band=Sampled(observed=float(observed), resampled=np.array(resampled)).band,
+                sensitivity=sampled.observed,
+                band=sampled.band,
+                left_out=sampled.left_out,
             )
         )
     return tuple(groups)

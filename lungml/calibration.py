@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
+Method = Literal["platt", "none"]
+Probability = Literal["nodule", "malignancy"]
 MIN_EACH = 5  # positives, and negatives, below which nothing is fitted
 SMALLEST = 1e-12  # a probability of 0 or 1 has no logit
 PRIOR = 1e-3  # weight of the pull towards the identity, in observations: only what tells nothing else stays there
@@ -35,9 +37,9 @@ class Platt:
         """Calibrated probabilities; NaN stays NaN."""
         return np.asarray(expit(self.slope * logits_of(probs) + self.intercept))
 
-    def inverse(self, prob: float) -> float:
-        """What the network said where the calibrated probability is this."""
-        return float(expit((logit(np.clip(prob, SMALLEST, 1 - SMALLEST)) - self.intercept) / self.slope))
+    def undo(self, probs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """What the network said where the calibrated probabilities are these; NaN stays NaN."""
+        return np.asarray(expit((logits_of(probs) - self.intercept) / self.slope))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,17 @@ class Calibration:
     malignancy: Platt | None = None
 
     @property
-    def method(self) -> Literal["platt", "none"]:
-        """The method's name, for whoever reads a probability."""
+    def method(self) -> Method:
+        """The method's name; "platt" as soon as one of the two has a curve, see `methods`."""
         return "platt" if self.nodule or self.malignancy else "none"
+
+    @property
+    def methods(self) -> dict[Probability, Method]:
+        """The method of each of the two probabilities, for whoever reads one."""
+        return {
+            "nodule": "platt" if self.nodule else "none",
+            "malignancy": "platt" if self.malignancy else "none",
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any] | None) -> Calibration:

@@ -16,7 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lungml.froc import BAND_PERCENTILES, FPS_PER_SCAN, Curve, count_marks
-from lungml.score import PREDICTED_MALIGNANT, REPORT_REACH, Judged, Place, Truth, find_hits, finite_or_none, score_table
+from lungml.score import (
+    PREDICTED_MALIGNANT,
+    REPORT_REACH,
+    Judged,
+    Place,
+    Thresholds,
+    Truth,
+    find_hits,
+    finite_or_none,
+    score_table,
+)
 
 Statistic = Literal[
     "cpm", "sensitivity_at_1_fps", "found", "false_positives",
@@ -25,6 +35,8 @@ Statistic = Literal[
 ]  # fmt: skip
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 RESAMPLES = 2000
+LEAST_SCANS = 3  # that hold what a score is made of: resamples of one or two know next to nothing of other scans
+DEFINED_SHARE = 0.5  # of the resamples: a band of fewer says little of the scans that were left out
 P_VALUE = "min(1, 2 (1 + min(n[d <= 0], n[d >= 0])) / (1 + n)) over the n resampled differences d"
 NO_DIFFERENCE = 1e-12  # what rounding makes of a difference that is none
 
@@ -78,6 +90,12 @@ class Ranking:
         won = ((weights @ self._wins) * weights).sum(axis=1)
         pairs = (weights @ self._positives) * (weights @ self._negatives)
         return np.divide(won, pairs, out=np.full(len(times), np.nan), where=pairs > 0)
+
+    @property
+    def scans(self) -> tuple[int, int, int]:
+        """How many scans hold anything that is ranked, how many a positive, and how many a negative."""
+        positive, negative = self._positives > 0, self._negatives > 0
+        return int((positive | negative).sum()), int(positive.sum()), int(negative.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +160,14 @@ def build_system(
     prob_malignant: Mapping[str, Sequence[float]],
     nodule_threshold: float = 0.5,
     malignant_threshold: float = 0.5,
+    thresholds_per_scan: Mapping[str, Thresholds] | None = None,
 ) -> System:
     """Put together what a system found and judged.
 
     Malignancy is looked at in two ways. At the annotated centres the malignancy model alone is judged, as in the
     report; nodules of scans that could not be read are left out there, and for the diameter too. End to end a nodule
     gets the highest malignancy probability of the findings that the report's table would count on it (nearer than
-    0.7 diameters, at or above `nodule_threshold`), and one without such a finding, missed or filtered out, gets 0.
+    0.7 diameters, at or above the nodule threshold), and one without such a finding, missed or filtered out, gets 0.
 
     Args:
         findings: by series_uid, all findings; scans that could not be read are left out.
@@ -156,7 +175,7 @@ def build_system(
         excluded: by series_uid, excluded findings; only the official curve knows them.
         series_uids: the scans.
         prob_malignant: by series_uid, the malignancy model's probability at the centre of each of `nodules`.
-        nodule_threshold, malignant_threshold: see `score_table`.
+        nodule_threshold, malignant_threshold, thresholds_per_scan: see `score_table`.
 
     Raises:
         ValueError: see `froc` and `score_table`; or a scan whose probabilities and nodules differ in number.
@@ -167,15 +186,16 @@ def build_system(
     whole: list[tuple[bool, float, int]] = []
     for scan, uid in enumerate(series_uids):
         known, listed = nodules.get(uid, ()), findings.get(uid, ())
+        nodule_from, malignant_from = (thresholds_per_scan or {}).get(uid, (nodule_threshold, malignant_threshold))
         tables.append(
             score_table(
                 {uid: listed} if uid in findings else {},
                 {uid: known},
-                nodule_threshold=nodule_threshold,
-                malignant_threshold=malignant_threshold,
+                nodule_threshold=nodule_from,
+                malignant_threshold=malignant_from,
             )
         )
-        taken = [f for f in listed if f.prob_nodule >= nodule_threshold]
+        taken = [f for f in listed if f.prob_nodule >= nodule_from]
         for nodule, on_it in zip(known, find_hits(known, taken, REPORT_REACH, uid)):
             said = max((f.prob_malignant for f, hit in zip(taken, on_it) if hit), default=0.0)
             whole.append((nodule.malignant, said, scan))
@@ -209,22 +229,42 @@ class Sampled:
     Attributes:
         observed: on the scans as they are.
         resampled: (resamples,) float64, NaN where the score is not defined.
+        scans: how many of the scans hold what it is made of, such as a nodule, and of an AUC one of the rarer kind;
+            None where that was not counted.
     """
 
     observed: float
     resampled: npt.NDArray[np.float64]
+    scans: int | None = None
 
     @property
     def band(self) -> tuple[float, float]:
-        """95 % percentile band of the resamples that are defined; NaN when none is."""
-        return _band(self.resampled[~np.isnan(self.resampled)])
+        """95 % percentile band of the resamples that are defined.
+
+        NaN where they tell too little, see `tells`, and where all are equal: that nothing varied is no certainty.
+        """
+        defined = self.resampled[~np.isnan(self.resampled)]
+        if not self.tells or (defined == defined[0]).all():
+            return math.nan, math.nan
+        return _band(defined)
+
+    @property
+    def tells(self) -> bool:
+        """Whether at least `LEAST_SCANS` scans count, as far as is known, and `DEFINED_SHARE` of the resamples."""
+        return _tells(len(self.resampled) - self.left_out, self.left_out, self.scans)
+
+    @property
+    def left_out(self) -> int:
+        """Resamples on which it is not defined."""
+        return int(np.isnan(self.resampled).sum())
 
     def as_dict(self) -> dict[str, float | int | list[float | None] | None]:
         """JSON-able; None for NaN."""
         return {
             "observed": finite_or_none(self.observed),
             "band": [finite_or_none(edge) for edge in self.band],
-            "left_out": int(np.isnan(self.resampled).sum()),
+            "left_out": self.left_out,
+            "scans": self.scans,
         }
 
 
@@ -235,8 +275,9 @@ class Difference:
     Attributes:
         first, second: the scores.
         difference: second - first.
-        band: its 95 % percentile band.
-        p_value: two-sided, see `P_VALUE`; never 0.
+        band: its 95 % percentile band; NaN where the scores tell too little, see `Sampled.tells`. Of equal resamples it
+            has no width: a system does not differ from itself.
+        p_value: two-sided, see `P_VALUE`; never 0, and NaN where the band is.
         resamples: on which both scores are defined.
         left_out: on which one is not, such as those without a malignant nodule; they are not drawn again.
     """
@@ -279,8 +320,28 @@ def sample(system: System, times: npt.NDArray[np.int64]) -> dict[Statistic, Samp
         times: (resamples, scans), see `draw_resamples`; give all systems the same.
     """
     observed = system.score(np.ones((1, len(system.series_uids)), dtype=np.int64))
-    resampled = system.score(times)
-    return {name: Sampled(observed=float(observed[name][0]), resampled=resampled[name]) for name in STATISTICS}
+    resampled, scans = system.score(times), _count_scans(system)
+    return {
+        name: Sampled(observed=float(observed[name][0]), resampled=resampled[name], scans=scans[name])
+        for name in STATISTICS
+    }
+
+
+def _count_scans(system: System) -> dict[Statistic, int]:
+    """How many scans hold what each statistic is made of; every scan may hold a false positive."""
+    scans, (annotated, malignant, benign) = len(system.series_uids), system.end_to_end.scans
+    judged = min(system.malignancy.scans[1:])
+    return {
+        "cpm": annotated,  # a scan whose nodules nobody rated is not counted: too few rather than too many
+        "sensitivity_at_1_fps": annotated,
+        "found": annotated,
+        "false_positives": scans,
+        "malignancy_auc": judged,
+        "diameter_auc": judged,
+        "end_to_end_malignancy_auc": min(malignant, benign),
+        "malignant_sensitivity": malignant,
+        "malignant_false_positives": scans,
+    }
 
 
 def paired_difference(first: Sampled, second: Sampled) -> Difference:
@@ -297,15 +358,16 @@ def paired_difference(first: Sampled, second: Sampled) -> Difference:
     differences = _clean(second.resampled - first.resampled)
     defined = differences[~np.isnan(differences)]
     observed = float(_clean(np.array([second.observed - first.observed]))[0])
-    p_value = math.nan
-    if len(defined) and not math.isnan(observed):
+    band, p_value = (math.nan, math.nan), math.nan
+    scans = min((one.scans for one in (first, second) if one.scans is not None), default=None)
+    if _tells(len(defined), len(differences) - len(defined), scans) and not math.isnan(observed):
         against = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-        p_value = min(1.0, 2 * (1 + against) / (1 + len(defined)))
+        band, p_value = _band(defined), min(1.0, 2 * (1 + against) / (1 + len(defined)))
     return Difference(
         first=first.observed,
         second=second.observed,
         difference=observed,
-        band=_band(defined),
+        band=band,
         p_value=p_value,
         resamples=len(defined),
         left_out=len(differences) - len(defined),
@@ -346,8 +408,12 @@ def _clean(differences: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(np.abs(differences) < NO_DIFFERENCE, 0.0, differences)
 
 
+def _tells(defined: int, left_out: int, scans: int | None) -> bool:
+    """Whether resamples say enough for a band."""
+    enough = scans is None or scans >= LEAST_SCANS
+    return enough and 0 < defined >= DEFINED_SHARE * (defined + left_out)
+
+
 def _band(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if not len(values):
-        return math.nan, math.nan
     low, high = np.percentile(values, BAND_PERCENTILES)
     return float(low), float(high)

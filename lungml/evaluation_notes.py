@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC
+from itertools import chain
 from typing import get_args
 
-from lungml.compare import P_VALUE, Statistic
+from lungml.compare import LEAST_SCANS, P_VALUE, Statistic
 from lungml.froc import MARKS_PER_SCAN
 from lungml.pages import Beside, Block, Figures, Gallery, Image, Items, Part, Sheet, Words
+from lungml.plots import Origin
 from lungml.report_facts import ReportFacts
 from lungml.report_numbers import TEST, VALIDATION, Rates
 from lungml.score import COLUMNS, ROWS, Table
@@ -18,8 +20,9 @@ from lungml.scored import CALIBRATION_BINS
 from lungml.wording import (
     BAND,
     banded,
-    duration,
+    commit,
     four,
+    left_out,
     listed,
     mean,
     p_value,
@@ -27,6 +30,7 @@ from lungml.wording import (
     percent,
     percent_banded,
     rate,
+    sentences,
     signed,
     signed_edges,
     with_percent,
@@ -40,7 +44,7 @@ SCORES: dict[Statistic, str] = {
     "found": "nodules found",
     "false_positives": "false positives",
     "malignant_sensitivity": "malignant nodules flagged, share",
-    "malignant_false_positives": "false positives called malignant",
+    "malignant_false_positives": "false malignant findings, benign nodules included",
     "malignancy_auc": "malignancy AUC, at annotated centres",
     "diameter_auc": "AUC of the diameter alone",
     "end_to_end_malignancy_auc": "malignancy AUC, end to end",
@@ -51,6 +55,13 @@ HEADINGS: dict[Kind, str] = {
     "filtered out": "Filtered out by the nodule classifier",
     "malignant called benign": "Malignant, called benign",
     "false positive": "False positives, the most probable",
+}
+ORIGINS: dict[Origin, str] = {"real": "scans of patients", "phantom": "synthetic scans"}
+LIMITS_OF = {
+    "val": "Validation scans choose the models of a bundle and fit its calibration and thresholds: on them this page "
+    "flatters it.",
+    "test": "Bundles are promoted by their scores on these scans: the more bundles were tried, the more the score of "
+    "the best one flatters it.",
 }
 LIMITS = (
     "The truth is what radiologists marked and rated in the scans, not what a pathologist found.",
@@ -71,13 +82,14 @@ def opening(facts: ReportFacts, card: Scorecard) -> list[Block]:
         )
     else:
         data = f"CT scans of patients: {facts.data}, {facts.split_name}, {scans}."
-    over, alarms = card.over_diameter, samples["false_positives"].band
+    over, alarms, cpm = card.over_diameter, samples["false_positives"].band, samples["cpm"]
+    shown = samples["malignant_sensitivity"], samples["false_positives"], samples["malignancy_auc"]
     aside = len(card.set_aside)
     return [
         Words(text=f"{NOT_CLINICAL} {data}", kind="warning"),
         Figures(
             figures=[
-                ("CPM, the challenge's score", rate(card.froc.cpm), banded(card.froc.cpm_band)),
+                ("CPM, the challenge's score", rate(card.froc.cpm), banded(card.froc.cpm_band) if cpm.tells else ""),
                 ("nodules found", part_of(table.found, table.nodules), percent(table.found, table.nodules)),
                 (
                     "malignant nodules flagged",
@@ -104,7 +116,14 @@ def opening(facts: ReportFacts, card: Scorecard) -> list[Block]:
                 ),
             ]
         ),
-        Words(text="Bands are 95 % bootstrap bands over scans.", kind="note"),
+        Words(
+            text=sentences(
+                "Bands are 95 % bootstrap bands over scans.",
+                left_out(shown, len(cpm.resampled)),
+                "What flatters these scores, or is not known of them, stands under Limits.",
+            ),
+            kind="note",
+        ),
     ]
 
 
@@ -134,16 +153,16 @@ def beside_the_report(facts: ReportFacts, card: Scorecard) -> Part:
             _numbers(card),
             Words(
                 text="* The report's two models: fine-tuned / from scratch. Pixels are of full slices that hold a "
-                "nodule. The report judged its nodule classifier on LUNA16's own list of candidates; here it is judged "
-                "on what the segmentation offered: other places. The diameter AUC of test is not in the report: it was "
-                "computed from LUNA16's table.",
+                "nodule, by the report's own masks. The report judged its nodule classifier on LUNA16's own list of "
+                "candidates; here it is judged on what the segmentation offered: other places. The diameter AUC of "
+                "test is not in the report: it was computed from LUNA16's table.",
                 kind="note",
             ),
         ],
     )
 
 
-def comparisons(facts: ReportFacts) -> Part:
+def comparisons(facts: ReportFacts, card: Scorecard) -> Part:
     """Every score beside another bundle's on the same scans."""
     sheets = []
     for other in facts.compared:
@@ -165,7 +184,16 @@ def comparisons(facts: ReportFacts) -> Part:
     return Part(
         heading="Compared",
         blocks=[
-            Words(text="Paired: both bundles on the same scans and on the same resamples of them."),
+            Words(
+                text=sentences(
+                    "Paired: both bundles on the same scans and on the same resamples of them. The p values are not "
+                    "corrected for how many there are.",
+                    left_out(
+                        chain(*(other.differences.values() for other in facts.compared)),
+                        len(card.samples["cpm"].resampled),
+                    ),
+                )
+            ),
             *sheets,
         ],
     )
@@ -201,23 +229,21 @@ def worst(facts: ReportFacts, pictures: Sequence[bytes]) -> Part:
 
 def models(facts: ReportFacts, card: Scorecard) -> Part:
     """What was evaluated, on what, when."""
-    members = [[m.stage, m.uri, m.recipe or "unknown", m.commit[:12] or "unknown"] for m in facts.members]
+    members = [[m.stage, m.uri, m.recipe or "unknown"] for m in facts.members]
     grouping = ", ".join(f"{name} {value}" for name, value in facts.grouping.items())
     items = [
-        f"bundle: {facts.bundle_uri}",
+        f"bundle: {facts.bundle_uri}, put together by code {commit(facts.bundle_commit, 'of no known commit')}",
+        f"learned from: {ORIGINS[facts.bundle_origin]}",
         f"grouping: {grouping or 'unknown'}",
-        f"thresholds: nodule {card.nodule_threshold:.3g}, malignant {card.malignant_threshold:.3g}; reached counts",
-        f"calibration: {facts.calibration}",
-        f"evaluated: {facts.when.astimezone(UTC):%Y-%m-%d %H:%M} UTC, code {facts.commit[:12] or 'of no known commit'}",
+        f"thresholds: {_thresholds(card)}; reached counts",
+        "calibration: " + ", ".join(f"{name} {method}" for name, method in facts.calibration.items()),
+        f"evaluated: {facts.when.astimezone(UTC):%Y-%m-%d %H:%M} UTC, "
+        f"code {commit(facts.commit, 'of no known commit')}",
     ]
-    if facts.durations_s:
-        items.append("time: " + ", ".join(f"{name} {duration(s)}" for name, s in facts.durations_s.items()))
     return Part(
         heading="Models and settings",
         blocks=[
-            Sheet(
-                caption="Models", head=["stage", "model", "recipe", "code"], rows=members, words=frozenset({1, 2, 3})
-            ),
+            Sheet(caption="Models", head=["stage", "model", "recipe"], rows=members, words=frozenset({1, 2})),
             Items(texts=items),
         ],
     )
@@ -230,7 +256,8 @@ def limits(facts: ReportFacts) -> Part:
         first += (
             "Synthetic scans are far simpler than patients: a score on them tells that the software works, no more.",
         )
-    return Part(heading="Limits", blocks=[Items(texts=[*first, *LIMITS, *facts.limits])])
+    of_split = [LIMITS_OF[facts.split]] if facts.split in LIMITS_OF else []
+    return Part(heading="Limits", blocks=[Items(texts=[*first, *of_split, *facts.limits, *LIMITS])])
 
 
 def method(facts: ReportFacts, card: Scorecard) -> Part:
@@ -248,15 +275,30 @@ def method(facts: ReportFacts, card: Scorecard) -> Part:
                     "is interpolated linearly at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan, and CPM is the "
                     "mean of the seven. Band: percentiles 2.5 and 97.5 of bootstraps over scans.",
                     f"Other bands and differences: the same percentiles of {resamples:,} resamples of whole scans, the "
-                    f"same ones for every bundle; seed {facts.seed}. p = {P_VALUE}.",
+                    f"same ones for every bundle; seed {facts.seed}. p = {P_VALUE}; not corrected for how many "
+                    "p values there are.",
+                    f"No band, and no p, where fewer than {LEAST_SCANS} scans hold what a score is made of (of an AUC: "
+                    "a nodule of the rarer kind), or it is defined on fewer than half of the resamples; no band either "
+                    "where all of them give the same. Percentile bands of shares near 0 or 1 are too narrow.",
                     "Nodules of scans that were set aside count as missed; the AUC at annotated centres leaves them "
                     "out, for the model and for the diameter alike.",
                     "AUC: exact, over all pairs, ties half. ECE: mean distance of the probability from the share that "
                     f"came true, over {CALIBRATION_BINS} equal bins. Brier: mean squared error of the probability.",
-                    "Dice of a nodule: of the marked components that touch it and its annotation mask; 0 without any.",
+                    "Dice of a nodule: of the marked components that touch it and its mask; 0 without any.",
                 ]
             )
         ],
+    )
+
+
+def _thresholds(card: Scorecard) -> str:
+    own = card.own_thresholds
+    if not own:
+        return f"nodule {card.nodule_threshold:.3g}, malignant {card.malignant_threshold:.3g}"
+    nodule, malignant = zip(*own)
+    return (
+        f"each bundle's own, nodule {min(nodule):.3g} to {max(nodule):.3g}, "
+        f"malignant {min(malignant):.3g} to {max(malignant):.3g}"
     )
 
 
@@ -271,8 +313,11 @@ def _rules(card: Scorecard) -> str:
         "A finding belongs to a nodule when it is nearer than 0.7 of the diameter, by the report's rule, or than the "
         "radius, by the challenge's."
     )
-    ignored = card.official_table.ignored_on_excluded
-    return f"{text} On excluded findings, in no cell of the challenge's table: {ignored:,}." if ignored else text
+    text += (
+        " The report's rule knows the rated nodules only: in its table, what was found on an excluded finding or on a "
+        "nodule that nobody rated is a non-nodule. The challenge's leaves it out"
+    )
+    return f"{text}: {card.official_table.ignored_on_excluded:,} here."
 
 
 def _numbers(card: Scorecard) -> Sheet:

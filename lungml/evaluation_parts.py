@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 from lungml.accounting import Group
+from lungml.calibration import Probability
 from lungml.evaluation_plots import FPS_NAMES, FUNNEL, LOST
 from lungml.froc import FPS_PER_SCAN, MARKS_PER_SCAN
 from lungml.pages import Beside, Block, Gallery, Image, Part, Sheet, Words
@@ -18,26 +20,41 @@ from lungml.wording import (
     BAND,
     amount,
     edges,
+    left_out,
     listed,
     p_value,
     percent,
     rate,
+    sentences,
     signed,
     signed_edges,
     with_percent,
+)
+
+NO_BAND = math.nan, math.nan
+UNCALIBRATED = "as the network said it"
+OWN_THRESHOLDS = (
+    "These are scans of several bundles, and each decided at its own thresholds. Only here, and where a figure marks a "
+    "threshold, all are judged at the one shown."
+)
+LUNGS_ONLY = (
+    "Only the lungs and a margin were segmented, where they could be told: pixels outside of them can be no false "
+    "positives, those of the report's table can."
 )
 
 
 def detection(facts: ReportFacts, card: Scorecard, images: Sequence[Image]) -> Part:
     """FROC and CPM by LUNA16's rules."""
     result = card.froc
-    bands = [*zip(result.band_low, result.band_high)] or [(math.nan, math.nan)] * len(FPS_PER_SCAN)
+    cpm_band, bands = result.cpm_band, [*zip(result.band_low, result.band_high)]
+    if not bands or not card.samples["cpm"].tells:
+        cpm_band, bands = NO_BAND, [NO_BAND] * len(FPS_PER_SCAN)
     others = [(other.name, other.card.froc) for other in facts.compared]
     rows = [
         [name, rate(result.sensitivity_at[i]), edges(bands[i]), *(rate(o.sensitivity_at[i]) for _, o in others)]
         for i, name in enumerate(FPS_NAMES)
     ]
-    rows.append(["CPM, their mean", rate(result.cpm), edges(result.cpm_band), *(rate(o.cpm) for _, o in others)])
+    rows.append(["CPM, their mean", rate(result.cpm), edges(cpm_band), *(rate(o.cpm) for _, o in others)])
     counts = [
         ("nodules", result.nodules),
         ("with a mark", result.true_positives),
@@ -66,8 +83,10 @@ def kinds(card: Scorecard, images: Sequence[Image]) -> Part:
     """Sensitivity by diameter, slice spacing and texture."""
     given = {"diameter": card.by_diameter, "slice spacing": card.by_spacing, "texture": card.by_texture}
     unknown = [name for name, groups in given.items() if not any(group.nodules for group in groups)]
-    note = (
-        "Found: in the report's table. Sensitivity: by the challenge's rules, where all have one false positive a scan."
+    note = sentences(
+        "Found: in the report's table. Sensitivity: by the challenge's rules, where all have one false positive a "
+        "scan.",
+        left_out(chain(*given.values()), len(card.samples["cpm"].resampled)),
     )
     sheets: list[Block] = [_groups(name, groups) for name, groups in given.items() if name not in unknown]
     blocks = _beside(images, *sheets, *([Words(text=note, kind="note")] if sheets else []))
@@ -79,15 +98,15 @@ def kinds(card: Scorecard, images: Sequence[Image]) -> Part:
 def malignancy(card: Scorecard, images: Sequence[Image]) -> Part:
     """How well malignant nodules are told from benign ones, and how well the diameter alone tells them."""
     samples, over = card.samples, card.over_diameter
-    judged = card.malignancy
+    judged, end_to_end = card.malignancy, samples["end_to_end_malignancy_auc"]
     rows = [
         ["model, at annotated centres", rate(over.second), edges(samples["malignancy_auc"].band)],
         ["diameter alone, same nodules", rate(over.first), edges(samples["diameter_auc"].band)],
         ["model less diameter", signed(over.difference), signed_edges(over.band)],
         [
             "end to end, 0 where not found",
-            rate(samples["end_to_end_malignancy_auc"].observed),
-            edges(samples["end_to_end_malignancy_auc"].band),
+            rate(end_to_end.observed),
+            edges(end_to_end.band),
         ],
     ]
     return Part(
@@ -96,8 +115,11 @@ def malignancy(card: Scorecard, images: Sequence[Image]) -> Part:
             images,
             Sheet(caption="Area under the ROC curve", head=["", "AUC", BAND], rows=rows),
             Words(
-                text=f"Of {judged.positives:,} malignant and {judged.negatives:,} benign annotated nodules; p of the "
-                f"difference: {p_value(over.p_value)}. An AUC means nothing without the diameter's beside it.",
+                text=sentences(
+                    f"Of {judged.positives:,} malignant and {judged.negatives:,} benign annotated nodules; p of the "
+                    f"difference: {p_value(over.p_value)}. An AUC means nothing without the diameter's beside it.",
+                    left_out((samples["malignancy_auc"], over, end_to_end), len(end_to_end.resampled)),
+                ),
                 kind="note",
             ),
         ),
@@ -124,8 +146,12 @@ def at_thresholds(card: Scorecard, images: Sequence[Image]) -> Part:
                 rows=rows,
             ),
             Words(
-                text="TP, FP: said yes, rightly and wrongly; FN, TN: said no, wrongly and rightly. A finding is on a "
-                "nodule within its radius: one with two findings counts twice here, one without any does not count.",
+                text=sentences(
+                    "TP, FP: said yes, rightly and wrongly; FN, TN: said no, wrongly and rightly. A finding is on a "
+                    "nodule within its radius: one with two findings counts twice here, one without any does not "
+                    "count.",
+                    OWN_THRESHOLDS if card.own_thresholds else "",
+                ),
                 kind="note",
             ),
         ],
@@ -135,14 +161,17 @@ def at_thresholds(card: Scorecard, images: Sequence[Image]) -> Part:
 def calibration(facts: ReportFacts, card: Scorecard, images: Sequence[Image]) -> Part:
     """What the probabilities are worth, before and after calibration."""
     rows = []
-    for name, shown, raw in (
-        ("nodule", card.nodule, facts.uncalibrated.get("nodule")),
-        ("malignancy", card.malignancy, facts.uncalibrated.get("malignancy")),
-    ):
-        if raw is not None:
-            rows.append([f"{name}, as the network said it", *_worth(raw)])
-        rows.append([name if raw is None else f"{name}, calibrated", *_worth(shown)])
-    how = "The probabilities are the networks' own." if facts.calibration == "none" else f"Method: {facts.calibration}."
+    judged: dict[Probability, Scored] = {"nodule": card.nodule, "malignancy": card.malignancy}
+    for name, shown in judged.items():
+        if name in facts.uncalibrated:
+            rows.append([f"{name}, {UNCALIBRATED}", *_worth(facts.uncalibrated[name])])
+        rows.append([f"{name}, {method_of(facts, name)}", *_worth(shown)])
+    fitted = [name for name in judged if facts.calibration[name] != "none"]
+    if fitted:
+        how = "A logistic curve (platt) was fitted to the probability of: " + ", ".join(fitted) + "."
+        how += "" if len(fitted) == len(judged) else " The other is the networks' own: too few outcomes told a curve."
+    else:
+        how = "The probabilities are the networks' own."
     return Part(
         heading="What a probability is worth",
         blocks=[
@@ -182,14 +211,17 @@ def losses(card: Scorecard, images: Sequence[Image]) -> Part:
             images,
             Sheet(caption="Of the annotated nodules", head=["", "all", "malignant"], rows=rows),
             Words(
-                text="Each is counted once, at the first stage that lost it; a benign one called malignant is found.",
+                text="Each is counted once, at the first stage that lost it; a benign one called malignant is found. "
+                "Not marked: no voxel of it is above the lowest probability at which grouping looks. Lost in grouping: "
+                "some are, but no candidate lies near; one beyond the limit of candidates a scan, or outside the lungs "
+                "where only these were read, counts as lost there too.",
                 kind="note",
             ),
         ),
     )
 
 
-def segmentation(card: Scorecard) -> Part:
+def segmentation(facts: ReportFacts, card: Scorecard) -> Part:
     """Pixels and nodules that the segmentation marked."""
     score = card.segmentation
     if score is None:
@@ -205,8 +237,27 @@ def segmentation(card: Scorecard) -> Part:
     ]
     return Part(
         heading="Segmentation",
-        blocks=[Sheet(caption="What the segmentation marked", head=["", "this bundle"], rows=rows)],
+        blocks=[
+            Sheet(caption="What the segmentation marked", head=["", "this bundle"], rows=rows),
+            Words(
+                text=sentences(
+                    'Pixels: by masks of the rule "report", which grow from a nodule\'s centre as far as tissue goes, '
+                    "vessels and wall included, as in the report's table. Touched and Dice: by masks of the rule "
+                    '"bounded", tissue within the annotated diameter. A nodule is touched where a voxel of it is above '
+                    "the lowest probability at which grouping looks; pixels and Dice are of voxels above the "
+                    "threshold.",
+                    LUNGS_ONLY if facts.lungs_only else "",
+                ),
+                kind="note",
+            ),
+        ],
     )
+
+
+def method_of(facts: ReportFacts, name: Probability) -> str:
+    """What was done to a probability."""
+    method = facts.calibration[name]
+    return UNCALIBRATED if method == "none" else f"calibrated ({method})"
 
 
 def describe(name: str, card: Scorecard) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lungml import evaluation_notes as notes
 from lungml import evaluation_parts as parts
+from lungml.calibration import Probability
 from lungml.evaluation_plots import (
     WIDTH,
     draw_froc,
@@ -33,16 +34,17 @@ PNG_DPI = 180  # so that letters stay sharp where a screen has several pixels fo
 def draw_figures(facts: ReportFacts, card: Scorecard) -> dict[str, Figure]:
     """Every figure of the report but the worst cases, by a name that can be a file's."""
     origin = facts.origin
-    calibrated = "as the networks said it" if facts.calibration == "none" else "calibrated"
 
-    def calibration(title: str, raw: Scored | None, shown: Scored) -> Figure:
-        splits = {calibrated: shown} if raw is None else {"as the networks said it": raw, "calibrated": shown}
-        return draw_calibration(splits, title=title, origin=origin, width=WIDTH)
+    def calibration(name: Probability, shown: Scored) -> Figure:
+        raw = facts.uncalibrated.get(name)
+        curves = {} if raw is None else {parts.UNCALIBRATED: raw}
+        curves[parts.method_of(facts, name)] = shown
+        return draw_calibration(curves, title=f"{name.capitalize()} probability", origin=origin, width=WIDTH)
 
     return {
         "froc": draw_froc(
             {"this bundle": card.froc, **{other.name: other.card.froc for other in facts.compared}},
-            band=card.curve_band,
+            band=card.curve_band if card.samples["cpm"].tells else None,
             threshold_fps=card.official_table.false_positives / max(1, card.official_table.scans),
             origin=origin,
         ),
@@ -66,10 +68,8 @@ def draw_figures(facts: ReportFacts, card: Scorecard) -> dict[str, Figure]:
             origin=origin,
             names=("benign", "malignant"),
         ),
-        "calibration_nodule": calibration("Nodule probability", facts.uncalibrated.get("nodule"), card.nodule),
-        "calibration_malignancy": calibration(
-            "Malignancy probability", facts.uncalibrated.get("malignancy"), card.malignancy
-        ),
+        "calibration_nodule": calibration("nodule", card.nodule),
+        "calibration_malignancy": calibration("malignancy", card.malignancy),
         "funnel": draw_funnel({"this bundle": card.funnel, "the report, roughly": FUNNEL}, origin=origin),
         "losses": draw_losses({"all nodules": card.losses, "malignant": card.malignant_losses}, origin=origin),
     }
@@ -109,7 +109,7 @@ def _page(facts: ReportFacts, card: Scorecard, figures: Mapping[str, bytes], pic
         opening=notes.opening(facts, card),
         parts=[
             notes.beside_the_report(facts, card),
-            *([notes.comparisons(facts)] if facts.compared else []),
+            *([notes.comparisons(facts, card)] if facts.compared else []),
             parts.detection(facts, card, images("froc")),
             parts.kinds(card, images("groups")),
             parts.malignancy(card, images("roc")),
@@ -117,7 +117,7 @@ def _page(facts: ReportFacts, card: Scorecard, figures: Mapping[str, bytes], pic
             parts.calibration(facts, card, images("calibration_nodule", "calibration_malignancy")),
             parts.funnel(card, images("funnel")),
             parts.losses(card, images("losses")),
-            parts.segmentation(card),
+            parts.segmentation(facts, card),
             notes.worst(facts, pictures),
             notes.models(facts, card),
             notes.limits(facts),

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from lungml.findings import Finding
-from lungml.score import Place, Truth
+from lungml.score import Place, Thresholds, Truth
 from lungml.segmentation_score import SegmentedScan
 
 
@@ -27,6 +27,8 @@ class Evidence:
         prob_malignant: calibrated, at the annotated centre of each of `nodules`; None where the scan was set aside.
         slice_spacing_mm: None where it is not known.
         textures: of each of `nodules`, "" where it is not known; empty where none is.
+        thresholds: of the bundle that was asked about this scan, where scans of several bundles are scored together;
+            None where those of the whole score decide.
     """
 
     series_uid: str
@@ -38,6 +40,7 @@ class Evidence:
     prob_malignant: tuple[float, ...] | None
     slice_spacing_mm: float | None = None
     textures: tuple[str, ...] = ()
+    thresholds: Thresholds | None = None
 
 
 def check_evidence(evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -45,7 +48,7 @@ def check_evidence(evidence: Sequence[Evidence]) -> list[Evidence]:
 
     Raises:
         ValueError: no scan, a scan twice, one with some answers and without others, lists of unequal length, or a
-            probability that is NaN or not in [0, 1]. A finding may lack its malignancy: whether it needs one depends on
+            probability or threshold that is NaN or not in [0, 1]. A finding may lack its malignancy: whether it needs one depends on
             the threshold, see `lungml.score.find_stages`.
     """
     if not evidence:
@@ -77,4 +80,6 @@ def check_evidence(evidence: Sequence[Evidence]) -> list[Evidence]:
             values = np.array(probs, dtype=np.float64)
             if not (((values >= 0) & (values <= 1)) | (may_lack & np.isnan(values))).all():
                 raise ValueError(f"{one.series_uid}: a probability is NaN or not in [0, 1]")
+        if not all(0 <= threshold <= 1 for threshold in one.thresholds or ()):
+            raise ValueError(f"{one.series_uid}: a threshold is NaN or not in [0, 1]")
     return scans

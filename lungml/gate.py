@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -120,6 +120,12 @@ class Decision:
         """In one line."""
         verdict = f"becomes @{self.alias}" if self.promoted else f"does not become @{self.alias}"
         return f"{self.challenger} {verdict}: {'; '.join(self.reasons)}"
+
+    def unmoved(self, why: str) -> Decision:
+        """What is left of a promotion when the alias could not be moved: a refusal."""
+        words = f"could not become @{self.alias}: {why}"
+        moved = Check(name="moved", passed=False, words=words)
+        return replace(self, promoted=False, reasons=(words,), checks=(*self.checks, moved))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -21,7 +21,7 @@ from lungml.models.unet import UNet
 
 log = logging.getLogger(__name__)
 Network = Callable[[torch.Tensor], torch.Tensor]  # pictures or crops in, float32 logits out
-MALLOC_MAPS = (32 << 20) - 8192  # bytes: a block of just below what glibc maps and unmaps each time, whatever happens
+LARGEST_KEPT = (32 << 20) - 8192  # bytes: larger blocks glibc maps and unmaps each time (DEFAULT_MMAP_THRESHOLD_MAX)
 _not_compiled: WeakSet[nn.Module] = WeakSet()  # tried in vain, and said so
 
 
@@ -34,15 +34,18 @@ class InferenceSettings:
     """What is done to be faster than float32 on the full field. JSON-able by `dataclasses.asdict`.
 
     Attributes:
-        precision: "fp32", or "bf16" for bfloat16 where autocast thinks it safe. It moves probabilities by a few
-            thousandths, the U-Net's across its threshold here and there, and so the places of candidates.
+        precision: "fp32", or "bf16" for bfloat16 where autocast thinks it safe: on a CPU in half the time. It moves
+            the classifiers' probabilities by up to 0.02, and of the voxels that the U-Net marks one in a hundred,
+            with which candidates come, go and move: findings are not the same.
         compiled: run the networks as graphs of `torch.compile`; the first scan waits for the compiler. On a CPU it
             needs a C++ compiler and is no faster than the U-Net's own inference form (`FoldedUNet`). Where a graph
             cannot be had, that is said in one line and the network runs as it is.
         lungs_only: segment the lungs and a margin around them, where `lungml.lungs.lung_field` trusts what it finds;
-            else the full field, which is said in one line. Inside the field nothing changes. Outside no candidate is
-            found, true or false.
-        margin_mm: around the lungs. Nodules on the pleura lie outside of what looks like lung.
+            else the full field, which is said in one line. In the field probabilities are the same, and so are
+            candidates whose voxels do not leave the boxes that are segmented around it. Outside nothing is found,
+            true or false.
+        margin_mm: around the lungs. What lies on the pleura is outside of what looks like lung: nodules have up to
+            30 mm, so that the centre of one which touches the lung is not further from it than half of that.
     """
 
     precision: Precision = "fp32"
@@ -54,8 +57,11 @@ class InferenceSettings:
         if self.precision not in get_args(Precision):
             choices = ", ".join(get_args(Precision))
             raise InferenceError(f"unknown precision {self.precision!r}; choose one of {choices}")
-        if not 0 <= self.margin_mm < math.inf:
-            raise InferenceError(f"margin_mm {self.margin_mm} is no distance; give 0 mm or more")
+        for name in ("compiled", "lungs_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise InferenceError(f"{name} {getattr(self, name)!r} is neither true nor false")
+        if not isinstance(self.margin_mm, int | float) or not 0 <= self.margin_mm < math.inf:
+            raise InferenceError(f"margin_mm {self.margin_mm!r} is no distance; give 0 mm or more")
 
 
 def prepare(model: nn.Module, inference: InferenceSettings) -> Network:
@@ -88,7 +94,7 @@ def keep_freed_memory() -> None:
     is mapped, since freed memory beyond twice the limit is not kept. Elsewhere this does nothing. Without it page
     faults take up to a quarter of a U-Net's time, depending on what the process did before.
     """
-    blocks = [torch.empty(MALLOC_MAPS, dtype=torch.uint8) for _ in range(3)]
+    blocks = [torch.empty(LARGEST_KEPT, dtype=torch.uint8) for _ in range(3)]
     del blocks
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
+from lungml.calibration import Calibration, Method, Probability
 from lungml.compare import Difference, Statistic
 from lungml.plots import Origin
 from lungml.scorecard import Scorecard
@@ -24,13 +25,11 @@ class BundleMember:
         stage: segmentation, nodule or malignancy.
         uri: of the model.
         recipe: it was trained by; empty when unknown.
-        commit: of the code that trained it; empty when unknown.
     """
 
     stage: str
     uri: str
     recipe: str = ""
-    commit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +59,19 @@ class ReportFacts:
         split: val, test, train or all.
         data: what the scans are called, such as "LUNA16"; no path.
         bundle_uri: of the bundle.
+        bundle_origin: of the scans that it learned from.
+        bundle_commit: of the code that put it together; empty when unknown.
         members: its models.
         grouping: how voxels became candidates: setting -> value.
-        calibration: "platt" or "none", see `lungml.calibration`.
+        calibration: the method of each probability, see `lungml.calibration.Calibration.methods`.
+        lungs_only: whether only the lungs were segmented, where they could be told.
         when: the evaluation ended; with a time zone.
         seed: of the resamples.
         commit: of the code that evaluated; empty when unknown.
-        durations_s: what took how many seconds.
         compared: other bundles on the same scans.
-        uncalibrated: what the networks said before calibration, of the findings and nodules that the scorecard judges
-            under the same names.
+        uncalibrated: see `undo_calibration`.
         cases: the worst, see `lungml.worst_cases`.
-        limits: sentences that the report adds to those that always hold.
+        limits: sentences, with or without a full stop, that the report adds to those that always hold.
 
     Raises:
         ValueError: on an unknown split, a path for a name, or a time without a time zone.
@@ -82,15 +82,17 @@ class ReportFacts:
     split: str
     data: str
     bundle_uri: str
+    bundle_origin: Origin
+    bundle_commit: str = ""
     members: tuple[BundleMember, ...]
     grouping: Mapping[str, Any]
-    calibration: str
+    calibration: Mapping[Probability, Method]
+    lungs_only: bool = False
     when: datetime
     seed: int
     commit: str = ""
-    durations_s: Mapping[str, float] = field(default_factory=dict)
     compared: tuple[Compared, ...] = ()
-    uncalibrated: Mapping[Literal["nodule", "malignancy"], Scored] = field(default_factory=dict)
+    uncalibrated: Mapping[Probability, Scored] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     limits: tuple[str, ...] = ()
 
@@ -106,3 +108,18 @@ class ReportFacts:
     def split_name(self) -> str:
         """The split, in full."""
         return SPLITS[self.split]
+
+
+def undo_calibration(calibration: Calibration, card: Scorecard) -> dict[Probability, Scored]:
+    """What the networks said of the findings and nodules that a scorecard judges.
+
+    Nothing of what has no curve, and nothing where the scans of several bundles are scored together: each has its own.
+    """
+    raw: dict[Probability, Scored] = {}
+    if card.own_thresholds:
+        return raw
+    if calibration.nodule:
+        raw["nodule"] = replace(card.nodule, probs=calibration.nodule.undo(card.nodule.probs))
+    if calibration.malignancy:
+        raw["malignancy"] = replace(card.malignancy, probs=calibration.malignancy.undo(card.malignancy.probs))
+    return raw

@@ -20,6 +20,8 @@ MISSED, FILTERED, PREDICTED_BENIGN, PREDICTED_MALIGNANT = range(4)
 REPORT_REACH = 0.7  # of a diameter: the report's table
 OFFICIAL_REACH = 0.5  # of a diameter, its radius: LUNA16
 
+Thresholds = tuple[float, float]  # on the nodule probability and on that of malignancy, both inclusive
+
 
 class Place(Protocol):
     """A sphere in a scan, mm LPS: an excluded finding, where a negative diameter means 10 mm."""
@@ -156,6 +158,7 @@ def score_table(
     match: Match = "report",
     nodule_threshold: float = 0.5,
     malignant_threshold: float = 0.5,
+    thresholds_per_scan: Mapping[str, Thresholds] | None = None,
 ) -> Table:
     """Follow every nodule and every other finding of some scans to where it ended.
 
@@ -177,6 +180,8 @@ def score_table(
         nodule_threshold: on `prob_nodule`, inclusive.
         malignant_threshold: on `prob_malignant`, inclusive; looked at only when the nodule threshold is
             reached.
+        thresholds_per_scan: by series_uid, both thresholds of the scans that have their own; the others have those
+            above.
 
     Raises:
         ValueError: on an unknown rule, a NaN probability where one is needed, or a centre that is not finite.
@@ -186,10 +191,11 @@ def score_table(
     reach = REPORT_REACH if match == "report" else OFFICIAL_REACH
     counts = np.zeros((3, 4), dtype=np.int64)
     ignored = 0
+    own = thresholds_per_scan or {}
     series = sorted(findings_per_scan.keys() | truth_per_scan.keys())
     for series_uid in series:
         findings, nodules = findings_per_scan.get(series_uid, ()), truth_per_scan.get(series_uid, ())
-        stage = find_stages(findings, series_uid, nodule_threshold, malignant_threshold)
+        stage = find_stages(findings, series_uid, *own.get(series_uid, (nodule_threshold, malignant_threshold)))
         hits = find_hits(nodules, findings, reach, series_uid)
         decides = stage if match == "report" else probabilities(findings, series_uid)
         for nodule, on_it in zip(nodules, hits):

@@ -31,6 +31,7 @@ from lungml.score import (
     PREDICTED_MALIGNANT,
     REPORT_REACH,
     Table,
+    Thresholds,
     find_hits,
     find_stages,
     finite_or_none,
@@ -60,7 +61,11 @@ class Scorecard:
     Attributes:
         series_uids: the scans, those set aside included, in the order of their uid.
         set_aside: those that could not be read; their nodules count as missed.
-        nodule_threshold, malignant_threshold: of the tables.
+        nodule_threshold, malignant_threshold: of scans without their own, and of whatever is told of `nodule` and
+            `malignancy` at one threshold. Where all scans have their own, as in a cross-validation, whoever scores
+            them says which one that is; no count of a table depends on it.
+        own_thresholds: of the scans that have their own, the nodule and the malignancy threshold: sorted, each pair
+            once. They decide in the tables, losses, funnel and samples. Empty where one pair decides everywhere.
         table: the report's, by its rule (0.7 of a diameter); it knows neither excluded findings nor unrated nodules,
             and what was found there is a non-nodule.
         official_table: the same by the official radius; findings on excluded findings or unrated nodules are left out.
@@ -83,6 +88,7 @@ class Scorecard:
     set_aside: tuple[str, ...]
     nodule_threshold: float
     malignant_threshold: float
+    own_thresholds: tuple[Thresholds, ...]
     table: Table
     official_table: Table
     froc: FrocResult
@@ -107,6 +113,7 @@ class Scorecard:
             "set_aside": list(self.set_aside),
             "nodule_threshold": self.nodule_threshold,
             "malignant_threshold": self.malignant_threshold,
+            "own_thresholds": [list(pair) for pair in self.own_thresholds],
             "table": self.table.as_dict(),
             "official_table": self.official_table.as_dict(),
             "froc": self.froc.as_dict(),
@@ -137,7 +144,8 @@ def score_scans(
 
     Args:
         evidence: of each scan; in which order makes no difference.
-        nodule_threshold, malignant_threshold: on the probabilities, inclusive.
+        nodule_threshold, malignant_threshold: on the probabilities, inclusive; of scans whose evidence has none of
+            its own.
         seed: of the resamples and of the bootstraps.
         resamples: of `samples` and of the groups' bands.
         bootstraps: of the official score's bands.
@@ -147,6 +155,7 @@ def score_scans(
             a probability that is NaN where one is needed, or not in [0, 1]; the message names the scan.
     """
     scans = check_evidence(evidence)
+    own = {one.series_uid: one.thresholds for one in scans if one.thresholds is not None}
     read = [one for one in scans if one.findings is not None]
     series = [one.series_uid for one in scans]
     findings = {one.series_uid: one.findings for one in read if one.findings is not None}
@@ -165,6 +174,7 @@ def score_scans(
         prob_malignant=said,
         nodule_threshold=nodule_threshold,
         malignant_threshold=malignant_threshold,
+        thresholds_per_scan=own,
     )
     times = draw_resamples(len(series), resamples, of_resamples)
     # The tables know the rated nodules only, the challenge's curve all of them.
@@ -173,7 +183,8 @@ def score_scans(
     at_1_fps = marks.nodule_probs >= marks.curve.threshold_at(1)
     followed, funnel, first = [], [], 0
     for place, one in enumerate(scans):
-        stages = find_stages(one.findings or (), one.series_uid, nodule_threshold, malignant_threshold)
+        decide = own.get(one.series_uid, (nodule_threshold, malignant_threshold))
+        stages = find_stages(one.findings or (), one.series_uid, *decide)
         followed += _follow(place, one, stages, at_1_fps[first:])
         first += len(one.nodules) + len(one.unrated)
         if one.findings is not None and one.segmented is not None:
@@ -185,12 +196,14 @@ def score_scans(
         nodules,
         nodule_threshold=nodule_threshold,
         malignant_threshold=malignant_threshold,
+        thresholds_per_scan=own,
     )
     return Scorecard(
         series_uids=tuple(series),
         set_aside=tuple(one.series_uid for one in scans if one.findings is None),
         nodule_threshold=nodule_threshold,
         malignant_threshold=malignant_threshold,
+        own_thresholds=tuple(sorted(set(own.values()))),
         table=tabulate(),
         official_table=tabulate(
             match="official",

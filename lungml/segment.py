@@ -47,7 +47,7 @@ def segment(
         inference: precision and compiled are heeded here; float32, not compiled, without it.
 
     Raises:
-        ValueError: when the floor is no such number.
+        ValueError: when the floor is no such number, or a model gives a probability that is not a number.
     """
     if not 0 <= floor < 1:
         raise ValueError(f"floor {floor} is not in [0, 1)")
@@ -63,6 +63,7 @@ def segment(
     planes = _Planes(hu, models, block, device)
     voxels: list[torch.Tensor] = []
     probs: list[torch.Tensor] = []
+    numbers = torch.tensor(True, device=device)
     for first in range(0, count, block):
         end = min(first + block, count)
         box = field.box(first, end) if field else (slice(0, rows), slice(0, cols))
@@ -76,12 +77,15 @@ def segment(
             chosen = slabs[start - first : stop - first]
             scores = networks[0](chosen) if alone else _mean_probs(chosen, models, networks, mirrors)
             scores = scores[:, 0, high, wide]
+            numbers &= ~torch.isnan(scores).any()
             index, row, col = torch.nonzero(scores > limit, as_tuple=True)
             found = scores[index, row, col]
             voxels.append(((index + start) * rows + row + box[0].start) * cols + col + box[1].start)
             probs.append(torch.sigmoid(found) if alone else found)
             if on_slice:
                 on_slice(stop, count)
+    if not numbers:  # NaN is above no floor: nothing would be found, and nothing said
+        raise ValueError("a segmentation model gave a probability that is not a number; train or import it again")
     places = torch.cat(voxels).cpu().numpy() if voxels else np.empty(0, np.int64)
     said = torch.cat(probs).cpu().numpy() if probs else np.empty(0, np.float32)
     return Marked(shape=(count, rows, cols), voxels=places, probs=said, floor=floor)

@@ -21,9 +21,9 @@ WAIST = 0.83  # a piece is a shape of its own when every way out is narrower tha
 BUMP, BUMP_WAIST = 1.3, 0.92  # or when what it leads to is so much thicker: a nodule on a wall has hardly a waist
 # Depths jump by a part of a voxel from one voxel to the next, so that a vessel of one width seems to have waists.
 WAIST_VOXELS, BUMP_VOXELS = 0.2, 0.1
-# Where a network marks half of the chest, nothing ends this: the classifiers are to cost at most so much more than by
-# the report's rule, and up to so many candidates (a sixth of what the report's U-Net offers them) cost little anyway.
-MOST_OF_REPORT, FREELY = 1.2, 300
+# Where a network marks half of the chest there is no end of parts: the classifiers are to cost at most so much more
+# than by the report's rule. Up to so many candidates cost a second, whatever the report's rule has.
+MOST_OF_REPORT, FREELY = 1.2, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,9 @@ def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshol
     """Split what was marked where it narrows; what does not split stays whole.
 
     Of each component (neighbours by a corner included) that exceeds the threshold somewhere and has as many voxels as
-    a sphere of `SMALLEST_MM`, the deepest part is never left out. Of the others, which are further parts and what
-    stays below the threshold, the most separate and surest come first, up to `MOST_OF_REPORT` or `FREELY` in all.
+    a sphere of `SMALLEST_MM`, two parts are never left out: the deepest, and the one that is most separate from it.
+    Of the others, which are further parts and what stays below the threshold, the surest and most separate come
+    first, up to `MOST_OF_REPORT` or `FREELY` parts in all.
 
     Args:
         marked: above the lowest level; at least one voxel.
@@ -72,11 +73,15 @@ def split(marked: Marked, spacing_irc: Floats, levels: Sequence[float], threshol
     stands[_doubles(marked, spacing_irc, pieces, np.flatnonzero(stands))] = False
     seen = np.zeros(len(whole), dtype=np.bool_)
     seen[component[pieces.of_voxel[marked.probs > threshold]]] = True
-    always = stands & whole & seen
-    rest = np.flatnonzero(stands & ~always)
-    clear = marked.probs[pieces.peaks[rest]] * (1 - pieces.neck_mm[rest] / pieces.depth_mm[rest])
+    clear = marked.probs[pieces.peaks] * (1 - pieces.neck_mm / pieces.depth_mm)
+    order = np.flatnonzero(stands)
+    order = order[np.lexsort((-clear[order], ~whole[order], component[order]))]
+    first = np.flatnonzero(np.append(True, np.diff(component[order]) != 0)[: len(order)])
+    place = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
+    always = seen[component[order]] & (place < 2)
+    rest = order[~always]
     room = max(int(MOST_OF_REPORT * reported), FREELY) - int(always.sum())
-    dropped = rest[np.argsort(-clear, kind="stable")[max(room, 0) :]]
+    dropped = rest[np.argsort(-clear[rest], kind="stable")[max(room, 0) :]]
     stands[dropped] = False
     numbers = np.where(stands, np.cumsum(stands) - 1, -1)
     return Parts(

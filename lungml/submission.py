@@ -24,8 +24,9 @@ SUBMISSION_HEADER = ",".join([SERIES_COLUMN, *CENTER_COLUMNS, SCORE_COLUMNS[0]])
 BOOTSTRAPS = 1000  # LUNA16
 RULE = (
     f"LUNA16: a mark hits a nodule nearer than its radius, and the most probable one on a nodule is its score; of a "
-    f"scan the {MARKS_PER_SCAN} most probable marks count, less those equal to the next one; marks on excluded findings only are ignored; false "
-    "positives are counted a listed scan; CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 of them"
+    f"scan the {MARKS_PER_SCAN} most probable marks count, without those as probable as the next one; marks on "
+    "excluded findings only are ignored; false positives are counted a listed scan; CPM is the mean sensitivity at "
+    "1/8, 1/4, 1/2, 1, 2, 4 and 8 of them"
 )
 COUNTS = (
     "scans", "nodules", "marks", "true_positives", "misses", "false_positives", "ignored_on_excluded",
@@ -229,10 +230,10 @@ def read_submission(path: Path, series_uids: Sequence[str], *, ignore_unknown: b
                     strangers += 1
                     first = first or f"{series_uid[:80]!r} in line {rows.line_num}"
                     continue
-                seen = places_in.setdefault(series_uid, set())
-                repeated += (x, y, z) in seen
-                seen.add((x, y, z))
-                found.setdefault(series_uid, []).append(SubmittedMark((x, y, z), prob))
+                mark, taken = SubmittedMark((x, y, z), prob), places_in.setdefault(series_uid, set())
+                repeated += mark.center_xyz in taken
+                taken.add(mark.center_xyz)
+                found.setdefault(series_uid, []).append(mark)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(path, f"not a table ({' '.join(str(error).split())})", "give a csv file") from error
     if strangers and not ignore_unknown:

@@ -6,6 +6,8 @@ What is not defined is "none", never "nan"; a band that is not known is left out
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Protocol
 
 PERCENT = "\N{NO-BREAK SPACE}%"  # a sign alone on the next line is no number
 BAND = f"95{PERCENT}\N{NO-BREAK SPACE}band"  # a column's head
@@ -46,7 +48,7 @@ def banded(band: tuple[float, float], digits: int = 3) -> str:
 
 def percent_banded(band: tuple[float, float]) -> str:
     """band 56 to 91 %; empty without one."""
-    return "" if math.isnan(band[0]) else f"band {100 * band[0]:.0f} to {100 * band[1]:.0f}{PERCENT}"
+    return "" if math.isnan(band[0]) else f"band {_hundredths(band[0])} to {_hundredths(band[1])}{PERCENT}"
 
 
 def part_of(part: int, whole: int) -> str:
@@ -55,8 +57,8 @@ def part_of(part: int, whole: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """84 %; empty of nothing."""
-    return f"{100 * part / whole:.0f}{PERCENT}" if whole else ""
+    """84 %; never 0 or 100 % of what is neither; empty of nothing."""
+    return f"{_hundredths(part / whole)}{PERCENT}" if whole else ""
 
 
 def with_percent(part: int, whole: int) -> str:
@@ -92,14 +94,41 @@ def probability(value: float) -> str:
     return "above 0.999" if 0.9995 <= value < 1 else rate(value)
 
 
-def duration(seconds: float) -> str:
-    """6.1 s, 43 s, 7 min, 2 h 05 min."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+class Banded(Protocol):
+    """A score with a band, which is NaN where there is none."""
+
+    @property
+    def band(self) -> tuple[float, float]: ...
+    @property
+    def left_out(self) -> int: ...
+
+
+def left_out(scores: Iterable[Banded], resamples: int) -> str:
+    """A sentence on the resamples that bands of some scores are not made of; empty when they are made of all."""
+    most = max((score.left_out for score in scores if not math.isnan(score.band[0])), default=0)
+    if not most:
+        return ""
+    return f"Resamples on which a score is not defined are left out of its band, at most {most:,} of {resamples:,}."
+
+
+def commit(code: str, unknown: str = "unknown") -> str:
+    """The first 12 digits of a commit, and whether files differed from it."""
+    digits, dash, differs = code.partition("-")
+    return f"{digits[:12]}{dash}{differs}" or unknown
 
 
 def listed(*texts: str) -> str:
     """Those that are not empty, with commas."""
     return ", ".join(text for text in texts if text)
+
+
+def sentences(*texts: str) -> str:
+    """Those that are not empty, one after the other."""
+    return " ".join(text for text in texts if text)
+
+
+def _hundredths(share: float) -> str:
+    text = f"{100 * share:.0f}"
+    if text == "0" and share > 0:
+        return "under 1"
+    return "over 99" if text == "100" and share < 1 else text

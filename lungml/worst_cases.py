@@ -49,7 +49,7 @@ def choose_worst(
 
     Args:
         evidence: of the scans.
-        nodule_threshold, malignant_threshold: inclusive.
+        nodule_threshold, malignant_threshold: inclusive; of scans whose evidence has none of its own.
         limit: at most so many of each kind.
 
     Returns:
@@ -58,9 +58,10 @@ def choose_worst(
     ranked: dict[Kind, list[tuple[tuple[float, ...], Case]]] = {kind: [] for kind in get_args(Kind)}
     for scan in evidence:
         if scan.findings is not None:
+            nodule_from, malignant_from = scan.thresholds or (nodule_threshold, malignant_threshold)
             for rank, case in (
-                *_wrong_nodules(scan, scan.findings, nodule_threshold, malignant_threshold),
-                *_alarms(scan, scan.findings, nodule_threshold),
+                *_wrong_nodules(scan, scan.findings, nodule_from, malignant_from),
+                *_alarms(scan, scan.findings, nodule_from),
             ):
                 ranked[case.kind].append((rank, case))
     return [case for cases in ranked.values() for _, case in sorted(cases, key=lambda item: item[0])[:limit]]

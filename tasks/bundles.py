@@ -79,10 +79,7 @@ def _assemble(fields: Mapping[str, Any], read: Callable[[str, str], UNet | Nodul
         member: tuple(place(read(uri, stage), target).eval() for uri in registry.member_uris(fields, member))
         for member, stage in registry.BUNDLE_MEMBERS.items()
     }
-    settings = registry.bundle_settings(fields)
-    if "inference" not in Bundle.__dataclass_fields__:
-        settings.pop("inference")
-    return Bundle(**members, **settings)
+    return Bundle(**members, **registry.bundle_settings(fields))
 
 
 def with_grouping(bundle: Bundle, rule: str) -> Bundle:

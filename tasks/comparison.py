@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from lungml import compare, luna
+from lungml.candidacy import kind
 from lungml.errors import LunaError, one_line
 from lungml.files import write_text_atomic
 from lungml.home import Home
@@ -20,13 +22,13 @@ from lungml.phantom import is_phantom_uid
 from lungml.remote import Location
 from tasks import registry, tracking
 from tasks.caching import digest
-from tasks.contenders import LOOSE
 from tasks.data import StoredScan
 from tasks.evaluation import SplitScore, log_score
 from tasks.finding import NamedBundle
 from tasks.pipeline import Pipeline
+from tasks.provenance import used_by
 from tasks.reporting import Chosen, WrittenReport
-from tasks.truth import ScanTruth, data_origin, read_truths
+from tasks.truth import ScanTruth, data_name, data_origin, read_truths
 
 ANY_STRIDE = luna.MIN_VAL_STRIDE  # of a split that nobody keeps
 PUBLISHED = "published"  # the recipe of imported weights
@@ -66,12 +68,12 @@ class Tree:
     """Some scans to be judged on.
 
     Attributes:
-        name: of their folder.
+        name: what they are called, see `data_name`.
         chosen: which of them.
         truths: what is known of each.
         origin: see `data_origin`.
         sides: what this home's split.csv says of its series, these and others.
-        trained_patients: marks of the patients whose series train in this home.
+        patients: series_uid -> mark of its patient, as far as the tree knows it.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Tree:
     truths: tuple[ScanTruth, ...]
     origin: Literal["real", "phantom"]
     sides: Mapping[str, luna.Split]
-    trained_patients: frozenset[str]
+    patients: Mapping[str, str]
 
     @property
     def words(self) -> str:
@@ -103,7 +105,7 @@ def read_tree(luna_dir: Path, tables_dir: Path | None, chosen: Chosen, home: Hom
     """
     if chosen not in get_args(Chosen):
         raise EvaluationError(f"--split {chosen!r} is none of {', '.join(get_args(Chosen))}")
-    sides, marks = luna.frozen_patients(home.split_csv)
+    sides, _ = luna.frozen_patients(home.split_csv)
     with tempfile.TemporaryDirectory() as folder:
         notes, truths = read_truths(luna_dir, tables_dir, ANY_STRIDE, Home(Path(folder)), for_training=False)
     kept_back = [truth for truth in truths if chosen == "all" or sides.get(truth.series_uid) == chosen]
@@ -113,20 +115,21 @@ def read_tree(luna_dir: Path, tables_dir: Path | None, chosen: Chosen, home: Hom
             + "; give --split all to judge a bundle on scans that no training has seen"
         )
     return notes, Tree(
-        name=luna_dir.name,
+        name=data_name((truth.series_uid for truth in kept_back), data_origin(kept_back)),
         chosen=chosen,
         truths=tuple(kept_back),
         origin=data_origin(kept_back),
         sides=sides,
-        trained_patients=frozenset(marks[uid] for uid, side in sides.items() if side == "train" and uid in marks),
+        patients={truth.series_uid: truth.patient for truth in truths if truth.patient},
     )
 
 
 def check_unseen(tree: Tree, bundle: NamedBundle, home: Home) -> tuple[str, ...]:
     """Refuse to judge a bundle on scans, or patients, that it learned from, unless they were asked for by name.
 
-    The runs of its models say which series they learned from. Where one does not, what split.csv of this home lets
-    train is what its bundles learned from. Of weights from elsewhere nothing is known.
+    The runs of its models, and of those that they started from, say which series they learned from and which chose
+    them. Where one does not, split.csv of this home stands in, as far as its scans are of the bundle's kind. Of weights
+    from elsewhere nothing is known.
 
     Args:
         tree: the scans.
@@ -139,32 +142,40 @@ def check_unseen(tree: Tree, bundle: NamedBundle, home: Home) -> tuple[str, ...]
     Raises:
         EvaluationError: some of the scans were trained on.
     """
-    fields = bundle.fields
-    drawn = [is_phantom_uid(truth.series_uid) for truth in tree.truths]
-    unknown = f"it is not known which scans {bundle.name} learned from: a score may flatter it"
-    if fields["recipe"] == PUBLISHED:
-        return () if all(drawn) else (unknown,)
-    if fields["origin"] == "real" and all(drawn):
-        return ()
-    members = [uri for member in registry.BUNDLE_MEMBERS for uri in registry.member_uris(fields, member)]
-    told = [tracking.model_scans(home, uri) for uri in members]
-    learned = {uid for scans in told for uid, split in scans.items() if split == "train"}
-    if not all(told):
-        learned |= {uid for uid, side in tree.sides.items() if side == "train"}
-    trained = [truth for truth in tree.truths if truth.series_uid in learned or truth.patient in tree.trained_patients]
+    fields, series = bundle.fields, [truth.series_uid for truth in tree.truths]
+    drawn = fields["origin"] == "phantom"
+    # A bundle of real scans learned from none that were drawn, though they train in this home.
+    own = {uid: side for uid, side in tree.sides.items() if drawn or not is_phantom_uid(uid)}
+    unsaid = {} if fields["recipe"] == PUBLISHED else own
+    used = used_by(home, fields, patients=tree.patients, unsaid=unsaid)
+    trained = [uid for uid in series if any(uid in one.learned for one in used)]
+    notes: list[str] = []
+    if fields["origin"] != tree.origin:
+        notes.append(f"{bundle.name} is made for {kind(fields['origin'])}, and is judged on {tree.words}")
     if trained and tree.chosen == "train":
-        return (f"{bundle.name} learned from these scans: its score is no measure of new ones",)
+        return (*notes, f"{bundle.name} learned from these scans: its score is no measure of new ones")
     if trained:
         raise EvaluationError(
-            f"{bundle.name} learned from {len(trained)} of these {len(tree.truths)} scans, or from their patients "
-            f"(such as {trained[0].series_uid}); give --split validation or --split test, "
-            "or other scans"
+            f"{bundle.name} learned from {len(trained)} of these {len(series)} scans, or from their patients "
+            f"(such as {trained[0]}); give --split validation or --split test, or other scans"
         )
-    notes: tuple[str, ...] = (unknown,) if fields["recipe"] == LOOSE and not all(told) else ()
-    chose = sum(tree.sides.get(truth.series_uid) == "val" for truth in tree.truths)
+    if any(one.silent for one in used) and (drawn or not all(map(is_phantom_uid, series))):
+        notes.append(f"it is not known which scans {bundle.name} learned from: a score may flatter it")
+    chose = sum(any(uid in one.chose for one in used) for uid in series)
     if chose:
-        notes += (f"{chose} of {len(tree.truths)} scans helped to choose {bundle.name}: they flatter it",)
-    return notes
+        notes.append(f"{chose} of {len(series)} scans helped to choose {bundle.name}: they flatter it")
+    return tuple(notes)
+
+
+def without_folders(notes: Sequence[str], *folders: Path | None) -> tuple[str, ...]:
+    """The notes, each once, as they may leave this machine: files in some folders lose their folder's name."""
+    prefixes = {f"{path}{os.sep}" for folder in folders if folder for path in (folder, folder.resolve())}
+    shown = []
+    for note in dict.fromkeys(notes):
+        for prefix in sorted(prefixes, key=len, reverse=True):
+            note = note.replace(prefix, "")
+        shown.append(note)
+    return tuple(shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +200,7 @@ class Evaluation:
         differences: of every bundle but the first: what it reaches less what the first reaches.
         seed: of the resamples.
         set_aside: scans that could not be read; their nodules count as missed.
+        notes: what should be said aloud of the scans and the bundles, without folders.
     """
 
     tree: Tree
@@ -196,6 +208,7 @@ class Evaluation:
     differences: tuple[Mapping[compare.Statistic, compare.Difference], ...]
     seed: int
     set_aside: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -205,10 +218,11 @@ class Evaluation:
             "split": self.tree.chosen,
             "scans": len(self.tree.truths),
             "set_aside": list(self.set_aside),
+            "notes": list(self.notes),
             "seed": self.seed,
             "resamples": compare.RESAMPLES,
             "band": "95 %, percentiles of resamples of whole scans; both sides of a difference on the same resamples",
-            "p_value": compare.P_VALUE,
+            "p_value": f"{compare.P_VALUE}; not corrected for how many there are",
             "bundles": [bundle.as_dict() for bundle in self.bundles],
             "differences": [
                 {

@@ -14,7 +14,7 @@ from tasks import registry, tracking
 from tasks.caching import digest
 from tasks.finding import NamedBundle
 from tasks.members import load_member
-from tasks.promotion import CHAMPION, DEMO, alias_of, learned_origin
+from tasks.promotion import CHAMPION, DEMO, alias_of, learned_origin, resolve
 from tasks.tracking import TrackingError
 
 LOOSE = "loose"  # the recipe of models that no recipe brought together
@@ -44,7 +44,8 @@ def contenders(home: Home, bundle_uris: Sequence[str], loose: LooseModels | None
         TrackingError: one of them is not there, is not whole, or is none.
         GroupingError: no such grouping.
     """
-    named = [NamedBundle.of(home, uri) for uri in bundle_uris]
+    # An alias moves on; what is written down shall not.
+    named = [NamedBundle.of(home, resolve(home, uri)) for uri in bundle_uris]
     return (*named, loose_bundle(home, loose)) if loose else tuple(named)
 
 

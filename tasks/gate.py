@@ -11,7 +11,6 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from lungml import luna
 from lungml.candidacy import Candidacy, Member, Origin, find_flaws, kind
 from lungml.compare import Sampled, Statistic
 from lungml.files import write_text_atomic
@@ -21,6 +20,7 @@ from lungml.phantom import is_phantom_uid
 from tasks import promotion, registry, tracking
 from tasks.members import load_member
 from tasks.pipeline import Pipeline
+from tasks.provenance import learned_origin, used_by
 from tasks.tracking import TrackingError
 
 # Of a model's configuration, how it sees a scan; the HU range is one for all as long as no configuration names it.
@@ -43,18 +43,18 @@ def gate(
     malignant: int,
     set_aside: int,
     pipeline: Pipeline,
-    problems: Sequence[str] = (),
     settings: GateSettings | None = None,
 ) -> Decision:
     """Decide by `lungml.gate.decide`, move the aliases if the challenger is promoted, and write down why.
 
     Whether the bundles are whole and of one kind, and whether their models have seen the test scans, is looked up
-    here; `problems` are what else speaks against the challenger. Who is to be beaten is looked up too: a champion that
-    was not scored, or came meanwhile, is not replaced.
+    here. Who is to be beaten is looked up too: a champion that was not scored, or comes before the aliases are moved,
+    is not replaced.
 
     What is left: `gate.json` under the home's `reports/gate/luna-N/` and in an MLflow run of `luna-end-to-end`, whose
     tags and metrics tell the rest; tags on the bundle's version; two Prefect artifacts, `luna-gate` and
-    `luna-gate-checks`.
+    `luna-gate-checks`. It is written when the aliases have moved: a promotion that failed is none. What stands already
+    keeps what was once said of it.
 
     Args:
         challenger_uri: of a registered bundle.
@@ -64,11 +64,10 @@ def gate(
         malignant: malignant nodules on them.
         set_aside: how many of them could not be read.
         pipeline: of this run; its origin is that of the scans.
-        problems: leaks that were found elsewhere, one line each.
         settings: see `GateSettings`.
 
     Raises:
-        TrackingError: there is no such bundle, or the aliases could not be moved.
+        TrackingError: there is no such bundle, or the aliases could not be moved, which is written down as a refusal.
     """
     home, rules = pipeline.home, settings or GateSettings()
     uri = promotion.resolve(home, challenger_uri)
@@ -78,13 +77,20 @@ def gate(
         "malignant": malignant,
         "set_aside": set_aside,
     }
-    one = _candidacy(home, uri, challenger, scans, pipeline.origin, problems)
+    one = _candidacy(home, uri, challenger, scans, pipeline.origin)
     other = None
     standing = to_beat(home, one.origin)
     if standing:
         scored = champion if champion_uri and promotion.resolve(home, champion_uri) == standing else None
         other = _candidacy(home, standing, scored or {}, scans, one.origin)
     decision = decide(one, other, rules)
+    if decision.promoted:
+        try:
+            because = "; ".join(decision.reasons)
+            promotion.promote(home, uri, decision.alias, because, by="gate", instead_of=decision.champion)
+        except TrackingError as error:
+            _record(decision.unmoved(str(error)), scans["scans"], rules, pipeline)
+            raise
     get_run_logger().info(decision.words)
     _record(decision, scans["scans"], rules, pipeline)
     return decision
@@ -96,22 +102,24 @@ def _candidacy(
     samples: Mapping[Statistic, Sampled],
     scans: Mapping[str, Any],
     otherwise: Origin,
-    problems: Sequence[str] = (),
 ) -> Candidacy:
     """What the registry and the models' runs say of a bundle; one that cannot be read is taken to be of `otherwise`."""
     try:
         fields = registry.read_bundle(home, uri)
     except TrackingError as error:
-        return Candidacy(
-            uri=uri, origin=otherwise, samples=samples, flaws=(str(error),), leaks=tuple(problems), **scans
-        )
+        return Candidacy(uri=uri, origin=otherwise, samples=samples, flaws=(str(error),), **scans)
     members, flaws = _members(home, fields)
+    if not flaws:
+        try:
+            registry.check_whole(home, uri)
+        except TrackingError as error:
+            flaws.append(str(error))
     return Candidacy(
         uri=uri,
         origin=fields["origin"],
         samples=samples,
         flaws=(*flaws, *find_flaws(fields["origin"], members)),
-        leaks=(*problems, *_leaks(home, fields, scans["series_uids"])),
+        leaks=tuple(_leaks(home, fields, scans["series_uids"])),
         **scans,
     )
 
@@ -127,35 +135,29 @@ def _members(home: Home, fields: Mapping[str, Any]) -> tuple[list[Member], list[
                 flaws.append(f"its {member} model is not to be had: {error}")
                 continue
             inputs = {name: config[name] for name in INPUTS if name in config}
-            members.append(Member(member=member, uri=uri, origin=promotion.learned_origin(home, uri), inputs=inputs))
+            members.append(Member(member=member, uri=uri, origin=learned_origin(home, uri), inputs=inputs))
     return members, flaws
 
 
 def _leaks(home: Home, fields: Mapping[str, Any], series_uids: Sequence[str]) -> list[str]:
-    """Which of a bundle's models learned from these scans or their patients, were chosen on them, or do not say.
-
-    What a model started from counts as well. A patient is known where this home's split.csv names the mark.
-    """
-    _, marks = luna.frozen_patients(home.split_csv)
+    """Which of a bundle's models learned from these scans or their patients, were chosen on them, or do not say."""
     leaks = []
-    for member in registry.BUNDLE_MEMBERS:
-        for uri in registry.member_uris(fields, member):
-            told = [tracking.model_scans(home, model) for model in promotion.lineage(home, uri)]
-            used = {series_uid for scans in told for series_uid, split in scans.items() if split != "test"}
-            patients = {marks[series_uid] for series_uid in used if series_uid in marks}
-            seen = [uid for uid in series_uids if uid in used or marks.get(uid) in patients]
-            if not all(told):
-                leaks.append(f"its {member} model {uri}, or what it started from, does not say which scans taught it")
-            if seen:
-                leaks.append(
-                    f"its {member} model {uri} learned from, or was chosen on, {len(seen)} of the {len(series_uids)} "
-                    f"test scans or their patients (such as {seen[0]})"
-                )
+    for used in used_by(home, fields):
+        seen = [uid for uid in series_uids if used.deed(uid)]
+        if used.silent:
+            leaks.append(
+                f"its {used.member} model {used.uri}, or what it started from, does not say which scans taught it"
+            )
+        if seen:
+            leaks.append(
+                f"its {used.member} model {used.uri} learned from, or was chosen on, {len(seen)} of the "
+                f"{len(series_uids)} test scans or their patients (such as {seen[0]})"
+            )
     return leaks
 
 
 def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline: Pipeline) -> None:
-    """Write the decision wherever somebody may look for it, and move the aliases when the challenger is promoted."""
+    """Write the decision wherever somebody may look for it."""
     home, name = pipeline.home, decision.challenger.removeprefix("models:/").replace("/", "-")
     verdict, reasons = "promoted" if decision.promoted else "refused", "; ".join(decision.reasons)
     said = {**decision.as_dict(), "settings": asdict(settings), "scans": kind(scans), "not for": "clinical use"}
@@ -167,7 +169,10 @@ def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline:
         "luna.gate.champion": decision.champion or "",
         "luna.gate.numbers": json.dumps({c["name"]: c["numbers"] for c in said["checks"] if c["numbers"]}),
     }
-    write_text_atomic(home.reports / "gate" / name / "gate.json", text + "\n")
+    stands = not decision.promoted and decision.challenger == promotion.alias_of(home, decision.alias)
+    if not stands:
+        write_text_atomic(home.reports / "gate" / name / "gate.json", text + "\n")
+        promotion.tag_version(home, decision.challenger, tags)
     with tracking.open_run(
         home,
         "end-to-end",
@@ -186,10 +191,6 @@ def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline:
             {f"gate/{check.name}/{name}": value for check in decision.checks for name, value in check.numbers.items()}
         )
         run.log_text(text, "gate.json")
-        if decision.promoted:
-            promotion.promote(home, decision.challenger, decision.alias, reasons, by="gate")
-        if decision.challenger != decision.champion:  # one that stands already keeps what was once said of it
-            promotion.tag_version(home, decision.challenger, tags)
     data = kind(scans)
     create_markdown_artifact(
         markdown(decision, data), key="luna-gate", description="Did the challenger become the one to use, and why?"

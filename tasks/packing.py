@@ -28,7 +28,10 @@ MEMBER_FILES = ("arch.json", "weights.safetensors")
 TEXT_COLUMNS = ("series_uid", "stage", "reason")  # of findings.csv; the others are numbers
 CODE = Path(__file__).with_name("served.py")
 # What finding nodules imports. luna itself lies on no package index: it must be installed already.
-REQUIRED = ("mlflow", "torch", "numpy", "scipy", "pandas", "safetensors", "pydicom", "nibabel", "psutil")
+REQUIRED = (
+    "mlflow", "torch", "numpy", "scipy", "pandas", "safetensors", "pydicom", "nibabel", "SimpleITK", "zarr", "xxhash",
+    "psutil",
+)  # fmt: skip
 
 
 def member_file(uri: str, name: str) -> str:
@@ -74,15 +77,13 @@ def check_packed(folder: Path, bundle: Mapping[str, Any], uris: list[str]) -> No
     listed = bundle.get("sha256", {})
     for name in (member_file(uri, file) for uri in uris for file in MEMBER_FILES):
         if name not in listed:
-            raise TrackingError(f"{folder / BUNDLE_FILE}: names no sha256 of {name}; register the bundle again")
+            raise TrackingError(f"{folder / BUNDLE_FILE}: no sha256 of {name}; luna model promote registers it anew")
         try:
             found = sha256(folder / name)
         except OSError as error:
-            raise TrackingError(
-                f"{folder / name}: cannot be read ({error.strerror}); register the bundle again"
-            ) from error
+            raise TrackingError(f"{folder / name}: cannot be read ({error.strerror}); run or import again") from error
         if found != listed[name]:
-            raise TrackingError(f"{folder / name}: not the file that was registered; register the bundle again")
+            raise TrackingError(f"{folder / name}: not the file that was registered; run or import again")
 
 
 def sha256(file: Path) -> str:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from lungml.errors import one_line
 from lungml.files import locked
 from lungml.gate import Alias
 from lungml.home import Home
-from lungml.phantom import is_phantom_uid
 from tasks import registry, tracking
 from tasks.members import load_member
+from tasks.provenance import MISSING, learned_origin
 from tasks.registry import BUNDLE_MEMBERS, BUNDLE_NAME
 from tasks.tracking import TrackingError
 
@@ -39,9 +39,8 @@ CHAMPION, PREVIOUS, DEMO = "champion", "previous", "demo"
 WHO: Mapping[By, str] = {"gate": "the gate", "human": "a person"}
 HISTORY = "luna.history."  # and a number: one tag for every move
 GATE, REASONS = "luna.gate", "luna.gate.reasons"  # what the gate said of a version
-PARENT = "luna.parent."  # of a training's run, and a stage: what it started from
-MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's answers to what is not there
 MAX_BECAUSE = 500  # characters: a reason, not a report
+WHOEVER = "whoever"  # bears the alias may be replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +52,14 @@ class Moved:
         uri: `models:/luna/N` that bears it now.
         before: the one that bore it before; None when none did.
         line: what the history says.
+        renewed: the version of an older luna that `uri` is made of; None where it was not made for this.
     """
 
     alias: str
     uri: str
     before: str | None
     line: str
+    renewed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,15 @@ def resolve(home: Home, uri: str) -> str:
         raise TrackingError(f"{uri}: no such bundle in {client.tracking_uri}; see `luna model list`") from error
 
 
-def promote(home: Home, uri: str, alias: Alias, because: str, by: By = "gate") -> Moved:
+def promote(
+    home: Home, uri: str, alias: Alias, because: str, by: By = "gate", *, instead_of: str | None = WHOEVER
+) -> Moved:
     """Give a bundle and its models an alias; the champion before it becomes `@previous`.
 
-    All aliases move, or none does: what cannot be is refused first, and a failure half-way is put back.
+    All aliases move, or none does: what cannot be is refused first, and a failure half-way is put back. A move that
+    was cut short, with its process, is mended by promoting the bundle again. A bundle that an older version of luna
+    registered, without copies of its models, cannot be loaded by MLflow: it is registered anew first, as a version of
+    its own.
 
     Args:
         home: where MLflow's database lies.
@@ -124,29 +130,43 @@ def promote(home: Home, uri: str, alias: Alias, because: str, by: By = "gate") -
         alias: champion or demo.
         because: one line, kept with the move; name no person.
         by: the gate, or a person who overrules it.
+        instead_of: `models:/luna/N` that it was judged against, None for nobody: if another bears the alias by now,
+            nothing moves.
 
     Raises:
-        TrackingError: no reason was given; there is no such bundle, it is not whole or a model of it is gone; one of
-            synthetic scans asks for more than `@demo`, or one of real scans for that; it bears the alias already.
+        TrackingError: no reason was given; there is no such bundle, it is not whole, a file of it or of its models is
+            gone or another one; one of synthetic scans asks for more than `@demo`, or one of real scans for that; it
+            bears the alias already, or another one does than it was judged against.
     """
     if alias not in (CHAMPION, DEMO):
         raise TrackingError(f"@{alias} cannot be given; choose {CHAMPION} or {DEMO}")
     why = _reason(because)
     with locked(_lock(home)):
-        version = _number(resolve(home, uri))
-        _check(home, version, alias)
+        found = version = _number(resolve(home, uri))
+        fields = _check(home, version, alias)
         now = _aliases(tracking.client_of(home), BUNDLE_NAME)
+        stands = _uri(now[alias]) if alias in now else None
+        if instead_of not in (WHOEVER, stands) and now.get(alias) != version:
+            raise TrackingError(
+                f"@{alias} is {stands or 'nobody'} by now, {_uri(version)} was judged against "
+                f"{instead_of or 'nobody'}; judge it again"
+            )
+        if not registry.holds_copies(fields):
+            version = _number(registry.register_bundle(home, registry.as_given(fields)))
+        registry.check_whole(home, _uri(version))
         wanted: dict[str, str] = {alias: version}
         if alias == CHAMPION and now.get(CHAMPION, version) != version:
             wanted[PREVIOUS] = now[CHAMPION]
-        return _move(home, wanted, alias, why, by)
+        moved = _move(home, wanted, alias, why, by)
+        return moved if version == found else replace(moved, renewed=_uri(found))
 
 
 def rollback(home: Home, because: str = "rolled back", by: By = "human") -> Moved:
     """Let the previous champion and its models be champion again, and the present one `@previous`: twice is nothing.
 
     Raises:
-        TrackingError: there is no champion or no previous one, or a model of the latter is gone.
+        TrackingError: there is no champion or no previous one, the latter is not whole, or the last move was cut
+            short, so that nothing says which bundle was the previous one.
     """
     why = _reason(because)
     with locked(_lock(home)):
@@ -155,7 +175,18 @@ def rollback(home: Home, because: str = "rolled back", by: By = "human") -> Move
             raise TrackingError(f"there is no @{CHAMPION} to roll back from; see `luna model list`")
         if PREVIOUS not in now:
             raise TrackingError(f"there is no @{PREVIOUS} to roll back to: {_uri(now[CHAMPION])} is the first champion")
-        _check(home, now[PREVIOUS], CHAMPION)
+        if now[PREVIOUS] == now[CHAMPION]:
+            raise TrackingError(
+                f"{_uri(now[CHAMPION])}: is @{CHAMPION} and @{PREVIOUS}: a move was cut short; see `luna model list "
+                "--history` and promote the one to use: luna model promote URI --because TEXT"
+            )
+        uri = _uri(now[PREVIOUS])
+        if not registry.holds_copies(_check(home, now[PREVIOUS], CHAMPION)):
+            raise TrackingError(
+                f"{uri}: an older version of luna registered it without copies of its models, so that MLflow cannot "
+                f"load it; to register it anew and use that: luna model promote {uri} --because TEXT"
+            )
+        registry.check_whole(home, uri)
         return _move(home, {CHAMPION: now[PREVIOUS], PREVIOUS: now[CHAMPION]}, CHAMPION, why, by)
 
 
@@ -191,37 +222,8 @@ def tag_version(home: Home, uri: str, tags: Mapping[str, str]) -> None:
         client.set_model_version_tag(BUNDLE_NAME, number, name, value[: tracking.MAX_TAG_CHARACTERS])
 
 
-def learned_origin(home: Home, uri: str) -> Origin | None:
-    """What kind of scans a model learned from: synthetic when it, or one that it started from, says so.
-
-    Its run's tag or any series that the run names says so. None where nothing says, as of weights from elsewhere.
-    """
-    origin: Origin | None = None
-    for model in lineage(home, uri):
-        said, scans = registry.origin_of(home, model), tracking.model_scans(home, model)
-        if said == "phantom" or any(map(is_phantom_uid, scans)):
-            return "phantom"
-        origin = "real" if said or scans else origin
-    return origin
-
-
-def lineage(home: Home, uri: str) -> tuple[str, ...]:
-    """A model, those that it started from or whose candidates it learned from, theirs, and so on; itself first."""
-    client, found = tracking.client_of(home), [uri]
-    for model in found:
-        try:
-            run_id = client.get_logged_model(model.removeprefix("models:/")).source_run_id
-            tags = client.get_run(run_id).data.tags if run_id else {}
-        except MlflowException as error:
-            if error.error_code not in MISSING:
-                raise
-            tags = {}
-        found += [parent for name, parent in tags.items() if name.startswith(PARENT) and parent not in found]
-    return tuple(found)
-
-
-def _check(home: Home, version: str, alias: str) -> None:
-    """Refuse what may not bear an alias, or is not there whole."""
+def _check(home: Home, version: str, alias: str) -> dict[str, Any]:
+    """The fields of a bundle; refused when it may not bear the alias, or a model of it is not to be had."""
     uri = _uri(version)
     fields = registry.read_bundle(home, uri)
     origin: Origin = fields["origin"]
@@ -238,6 +240,7 @@ def _check(home: Home, version: str, alias: str) -> None:
                 ) from error
             if alias == CHAMPION and learned_origin(home, model) == "phantom":
                 raise TrackingError(f"{uri}: its {member} model {model} learned from synthetic scans: no @{CHAMPION}")
+    return fields
 
 
 def _move(home: Home, wanted: Mapping[str, str], alias: str, because: str, by: By) -> Moved:
@@ -259,13 +262,14 @@ def _move(home: Home, wanted: Mapping[str, str], alias: str, because: str, by: B
             lines.append((lost, f"{stamp} no longer @{borne} by {WHO[by]}: {_uri(version)} is"))
     try:
         with ExitStack() as undo:
-            for name, borne, new in changes:
-                undo.callback(_put_back, partial(_set_alias, client, name, borne, there[name].get(borne)))
-                _set_alias(client, name, borne, new)
+            # Written first: of a move that is cut short, it is all that tells whose turn it was.
             for version, line in lines:
                 tag = _next_tag(client, version)
                 undo.callback(_put_back, partial(client.delete_model_version_tag, BUNDLE_NAME, version, tag))
                 client.set_model_version_tag(BUNDLE_NAME, version, tag, line)
+            for name, borne, new in changes:
+                undo.callback(_put_back, partial(_set_alias, client, name, borne, there[name].get(borne)))
+                _set_alias(client, name, borne, new)
             undo.pop_all()
     except MlflowException as error:
         first = str(error).splitlines()[0]
@@ -295,7 +299,7 @@ def _places(
                 name = f"{BUNDLE_NAME}-{stage}"
                 for place, uri in enumerate(registry.member_uris(fields, member), start=1):
                     borne = alias if place == 1 else f"{alias}-{place}"
-                    places[name, borne] = registry._register(client, name, uri)
+                    places[name, borne] = registry.register_version(client, name, uri)
         except TrackingError as error:
             if version == must:
                 raise

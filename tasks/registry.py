@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ ADDED_FIELDS = ("code", "sha256")  # by registering
 ORIGINS = {"real": "real", "phantom": "synthetic"}
 
 
-def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> str:
+def register_bundle(home: Home, bundle: Mapping[str, Any]) -> str:
     """Make a bundle a version of the registered model `luna`, its members versions of theirs.
 
     A bundle that equals a version, the code's included, is that version: a repeated run adds none. The
@@ -46,18 +46,15 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
     Args:
         home: where MLflow's database lies.
         bundle: see `check_bundle`; the code's version is added as `code`, that of the members' files as `sha256`.
-        aliases: set on the new version; a phantom bundle may only be `demo`.
 
     Returns:
-        `models:/luna/N`.
+        `models:/luna/N`; `tasks.promotion` gives it an alias.
 
     Raises:
-        TrackingError: when the bundle is not whole, a member is not there, not of its stage or no network, a member
-            learned from scans of another origin, or a phantom bundle asks for another alias.
+        TrackingError: when the bundle is not whole, a member is not there, not of its stage or no network, or a member
+            learned from scans of another origin.
     """
     check_bundle(bundle)
-    if bundle["origin"] == "phantom" and set(aliases) - {"demo"}:
-        raise TrackingError(f"a bundle of synthetic scans may only be @demo, not {', '.join(aliases)}")
     files = _member_files(home, bundle)
     digests = {name: sha256(file) for name, file in files.items()}
     whole = {**_plain(bundle), "code": tracking.git_commit(), "sha256": digests}
@@ -65,12 +62,10 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
     content = key_digest(whole)
     for known in _versions_with(client, content):
         if _holds(home, f"models:/{BUNDLE_NAME}/{known}", whole):
-            for alias in aliases:
-                client.set_registered_model_alias(BUNDLE_NAME, alias, known)
             return f"models:/{BUNDLE_NAME}/{known}"
     for member, stage in BUNDLE_MEMBERS.items():
         for uri in member_uris(bundle, member):
-            _register(client, f"luna-{stage}", uri)
+            register_version(client, f"luna-{stage}", uri)
     logged = client.create_logged_model(
         tracking.experiment_id_of(home, "end-to-end"),
         name="luna-bundle",
@@ -90,10 +85,8 @@ def register_bundle(home: Home, bundle: Mapping[str, Any], *, aliases: Sequence[
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    version = _register(client, BUNDLE_NAME, f"models:/{logged.model_id}")
+    version = register_version(client, BUNDLE_NAME, f"models:/{logged.model_id}")
     client.set_model_version_tag(BUNDLE_NAME, version, CONTENT_TAG, content)
-    for alias in aliases:
-        client.set_registered_model_alias(BUNDLE_NAME, alias, version)
     return f"models:/{BUNDLE_NAME}/{version}"
 
 
@@ -120,6 +113,37 @@ def read_bundle_file(file: Path) -> dict[str, Any]:
         raise TrackingError(f"{file}: damaged (no bundle); restore it, or train or import again")
     check_bundle(bundle)
     return bundle
+
+
+def holds_copies(bundle: Mapping[str, Any]) -> bool:
+    """Whether a registered bundle holds copies of its models; those that older versions of luna registered do not."""
+    return "sha256" in bundle
+
+
+def as_given(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """A registered bundle's fields as they were given to `register_bundle`."""
+    return {name: value for name, value in bundle.items() if name not in ADDED_FIELDS}
+
+
+def check_whole(home: Home, uri: str) -> None:
+    """See that a registered bundle's copies, and the models that they are of, are the files that were registered.
+
+    Raises:
+        TrackingError: there is no such bundle, or naming the first file that is gone or another one.
+    """
+    file = _bundle_file(home, uri)
+    bundle = read_bundle_file(file)
+    check_files(file.parent, bundle)
+    for member in BUNDLE_MEMBERS:
+        for model in member_uris(bundle, member):
+            folder = tracking.download_model(home, model)
+            for name in MEMBER_FILES:
+                found = next(folder.rglob(name), None)
+                if found is None or sha256(found) != bundle["sha256"][member_file(model, name)]:
+                    raise TrackingError(
+                        f"{uri}: {name} of its {member} model {model} is not the file that was registered; restore "
+                        f"{folder / name}, or make a bundle of other models"
+                    )
 
 
 def check_bundle(bundle: Mapping[str, Any]) -> None:
@@ -256,7 +280,7 @@ def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _register(client: MlflowClient, name: str, uri: str) -> str:
+def register_version(client: MlflowClient, name: str, uri: str) -> str:
     """The version of a registered model that holds a logged model; made when there is none yet."""
     model_id = uri.removeprefix("models:/")
     try:

@@ -22,7 +22,7 @@ from lungml.files import write_text_atomic
 from lungml.pictures import draw_case
 from lungml.plots import write_figures
 from lungml.remote import Location
-from lungml.report_facts import BundleMember, Compared, ReportFacts
+from lungml.report_facts import BundleMember, Compared, ReportFacts, undo_calibration
 from lungml.scorecard import Scorecard
 from lungml.worst_cases import Case, choose_worst
 from tasks import registry, tracking
@@ -66,6 +66,7 @@ def report_evaluation(
     data: str,
     folder: Path,
     compared: Sequence[Compared] = (),
+    notes: Sequence[str] = (),
 ) -> WrittenReport:
     """Write the report of one bundle on some scans, and show it in Prefect's UI.
 
@@ -79,23 +80,30 @@ def report_evaluation(
         data: what the scans are called.
         folder: where the files go.
         compared: other bundles on the same scans.
+        notes: what limits these scores: sentences that name no folder.
     """
     start, fields = time.monotonic(), bundle.fields
     cases = choose_worst(evidence, card.nodule_threshold, card.malignant_threshold)
+    calibration = Calibration.from_dict(fields.get("calibration"))
     facts = ReportFacts(
         title=f"{bundle.name} on {data}",
         origin=pipeline.origin,
         split=split,
         data=data,
         bundle_uri=bundle.name,
+        bundle_origin=fields["origin"],
+        bundle_commit=fields.get("code", ""),
         members=tuple(_members(fields)),
         grouping=fields["grouping"],
-        calibration=Calibration.from_dict(fields.get("calibration")).method,
+        calibration=calibration.methods,
+        lungs_only=registry.bundle_settings(fields)["inference"].lungs_only,
         when=datetime.now(UTC),
         seed=pipeline.seed,
         commit=tracking.git_commit(),
         compared=tuple(compared),
+        uncalibrated=undo_calibration(calibration, card),
         cases=tuple(cases),
+        limits=tuple(notes),
     )
     figures = draw_figures(facts, card)
     pictures = draw_cases(cases, stores)

@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from lungml.candidates import GroupingError
-from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.errors import one_line
+from lungml.ct import DuplicateScanError, Scan, read_scan, scan_name
+from lungml.errors import FileError, LunaError, one_line
 from lungml.files import csv_text
 from lungml.findings import FINDINGS_COLUMNS, Bundle, ask, findings_text, judge
 from tasks.bundles import load_copy, with_grouping
@@ -24,7 +24,7 @@ from tasks.packing import TEXT_COLUMNS
 
 log = logging.getLogger(__name__)
 
-NOT_READ = "not read"  # stage of the one row of a scan that cannot be read
+NOT_READ = "not read"  # stage of the one row of a scan that cannot be read, or judged
 
 
 class FindingsModel(PythonModel):
@@ -45,8 +45,8 @@ class FindingsModel(PythonModel):
     ) -> pd.DataFrame:
         """Find the nodules of some scans.
 
-        A scan without candidates has no rows. A scan that cannot be read has one: the name of its file, the stage
-        `not read` and the reason; it costs the others nothing.
+        A scan without candidates has no rows. One that cannot be read, or of which a network says no number, has one:
+        its name, the stage `not read` and the reason; it costs the others nothing.
 
         Args:
             context: not used.
@@ -63,29 +63,35 @@ class FindingsModel(PythonModel):
         bundle = self._with_grouping((params or {}).get("grouping"))
         parts, read = [], set[str]()
         for path in _paths(model_input):
+            name = path.name
             try:
+                name = scan_name(path)
                 scan = read_scan(path)
                 if scan.series_uid in read:
                     raise DuplicateScanError(path, "the same series_uid as a scan before it", "ask for it alone")
-            except ScanError as error:
+                name = scan.series_uid
+                parts.append(self._found(scan, bundle))
+                read.add(name)
+            except FileError as error:
                 _, problem, advice = error.args  # whoever asked knows the path
-                parts.append(_not_read(scan_name(path), f"{problem}; {advice}"))
-                continue
-            except OSError as error:  # a name too long, a folder that is not ours to look into
-                parts.append(_not_read(path.name, f"{error.strerror}; check the path"))
-                continue
-            read.add(scan.series_uid)
-            for warning in scan.warnings:
-                log.warning("%s: %s", scan.series_uid, warning)
-            with self._one_at_a_time:
-                answers = ask(scan.hu, scan.grid, bundle)
-            if left_out := answers.candidates.left_out:
-                log.warning(
-                    "%s: %d further places are beyond the limit of candidates a scan", scan.series_uid, left_out
-                )
-            parts.append(findings_text(scan.series_uid, judge(answers, scan.grid, bundle)))
+                parts.append(_not_read(name, f"{problem}; {advice}"))
+            except OSError as error:  # a name too long, a folder that is not ours to look into, a disk that fails
+                parts.append(_not_read(name, f"{error.strerror or type(error).__name__}; check the path"))
+            except ValueError as error:  # a LunaError is one, and so is what `ask` and `judge` say of no number
+                log.warning("%s: not read: %s", one_line(name), error, exc_info=not isinstance(error, LunaError))
+                parts.append(_not_read(name, str(error)))
         table = _table(parts)
         return table.astype(object).where(table.notna(), None) if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() else table
+
+    def _found(self, scan: Scan, bundle: Bundle) -> str:
+        """The text of a scan's `findings.csv`; what a person should know of the scan is logged."""
+        for warning in scan.warnings:
+            log.warning("%s: %s", scan.series_uid, warning)
+        with self._one_at_a_time:
+            answers = ask(scan.hu, scan.grid, bundle)
+        if left_out := answers.candidates.left_out:
+            log.warning("%s: %d further places are beyond the limit of candidates a scan", scan.series_uid, left_out)
+        return findings_text(scan.series_uid, judge(answers, scan.grid, bundle))
 
     def _with_grouping(self, rule: str | None) -> Bundle:
         try:

@@ -333,6 +333,15 @@ def _patient(path: Path) -> str:
         return ""
 
 
+def data_name(series_uids: Iterable[str], origin: Literal["real", "phantom"]) -> str:
+    """What some scans are called wherever it is written down: their kind and a mark of which they are.
+
+    A folder's name would be plainer, and may say more of a patient than anybody should read there.
+    """
+    kind = "synthetic scans" if origin == "phantom" else "real scans"
+    return f"{kind} {digest(sorted(series_uids))[:6]}"
+
+
 def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
     """Phantom when any scan was drawn, wherever it lies now: models of such data are never taken for more."""
     return "phantom" if any(is_phantom_uid(truth.series_uid) for truth in truths) else "real"

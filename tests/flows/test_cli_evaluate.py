@@ -65,7 +65,8 @@ def test_stdout_is_one_json_object_and_nothing_big_is_imported(tables: Path, mar
     said = json.loads(done.stdout)
     assert (said["cpm"], said["sensitivities"]["0.125"], len(said["sensitivity_at"])) == (0.5, 0.5, 7)
     assert (said["scans"], said["nodules"], said["true_positives"], said["misses"]) == (2, 2, 1, 1)
-    assert (said["marks"], said["false_positives"], said["ignored_on_excluded"]) == (2, 0, 1)
+    assert (said["marks"], said["false_positives"], said["ignored_on_excluded"]) == (3, 0, 1)
+    assert (said["duplicate_marks"], said["ignored_double_hits"]) == (1, 1)
     assert (said["seed"], said["bootstraps"], said["submission"]) == (3, 20, "marks.csv")
     note, imported = done.stderr.splitlines()
     assert note.startswith("note: 1 marks repeat the place of another one")
@@ -78,7 +79,7 @@ def test_a_table_is_for_people(tables: Path, marks: Path) -> None:
     assert re.search(r"8\s+0\.5000\s*\n", told)
     assert re.search(r"CPM\s+0\.5000\s*\n", told)
     assert "2 nodules in 2 scans: 1 with a mark, 1 without" in told
-    assert "2 marks: 0 false positives, 0 beside a more probable one on a nodule, 1 on excluded findings" in told
+    assert "3 marks: 0 false positives, 1 beside a more probable one on a nodule, 1 on excluded findings" in told
     assert "resamples" not in told
     assert "Not for clinical use." in told
     told = command("--submission", marks, "--luna-dir", tables).stdout

@@ -112,6 +112,22 @@ def test_two_bundles_are_scored_and_compared(
     assert file.is_relative_to(home.reports / "evaluations")
 
 
+def test_each_page_says_what_limits_its_bundle_and_the_file_all_of_it(
+    first: tuple[Evaluation, Path], bundles: list[str], luna_dir: Path
+) -> None:
+    _, file = first
+    notes = json.loads(file.read_text())["notes"]
+    assert any("which scans models:/luna/2 learned from" in note for note in notes)
+    assert any(note.startswith("textures.csv") for note in notes) or not any("textures" in note for note in notes)
+    assert str(luna_dir.parent) not in " ".join(notes)
+    pages = [(file.parent / bundle.removeprefix("models:/").replace("/", "-") / "report.md") for bundle in bundles]
+    limits = [page.read_text().replace("\\", "").split("## Limits")[1].split("\n## ")[0] for page in pages]
+    of_second = [note for note in notes if bundles[1] in note]
+    assert [note for note in notes if f"- {note}\n" not in limits[0]] == of_second
+    assert all(f"- {note}\n" in limits[1] for note in notes)  # it stands beside the first
+    assert "- learned from: synthetic scans" in pages[0].read_text()
+
+
 def test_scans_to_be_judged_on_get_stores_and_nothing_that_trains(first: tuple[Evaluation, Path], home: Home) -> None:
     assert len(list(home.scans.glob("*.zarr"))) == SCANS
     assert not home.split_csv.exists()

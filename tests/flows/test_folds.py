@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,21 @@ import numpy as np
 import pytest
 from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
+from rich.console import Console
 
 from flows import folds as fold_flow
 from flows.folds import CrossValidation, cross_validate
+from flows.show import show_folds
 from lungml import scorecard
 from lungml.annotated import Annotated, write_annotated
+from lungml.answers import Answers, write_answers
+from lungml.candidates import Candidates
 from lungml.findings import Finding, write_findings
 from lungml.folds import FoldError
 from lungml.home import Home
 from lungml.leaks import LeakError
 from lungml.luna import read_luna
+from lungml.marked import Marked
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.recipes.data import PreparedScan
 from lungml.segmentation_score import SegmentedNodule, SegmentedScan
@@ -31,7 +37,14 @@ from tasks import tracking
 from tasks.finding import FoundScan, NamedBundle
 
 FOLDS = 3  # of ten subsets: 0, 3, 6, 9; 1, 4, 7; 2, 5, 8
-FIELDS = {"nodule_threshold": 0.5, "malignant_threshold": 0.5}
+FIELDS = {"grouping": {"rule": "report"}, "recipe": "demo", "origin": "phantom", "malignant_threshold": 0.5}
+
+NOTHING = Answers(
+    marked=Marked.of_mask(np.zeros((2, 2, 2), np.bool_)),
+    candidates=Candidates(centers_irc=np.zeros((0, 3)), diameters_mm=np.zeros(0), scores=np.zeros(0)),
+    prob_nodule=np.zeros(0),
+    prob_malignant=np.zeros(0),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,10 @@ class Stub:
 
     def bundle(self, home: Home, uri: str) -> NamedBundle:
         model = f"models:/m-{uri.rpartition('/')[2]}"
-        return NamedBundle(name=uri, fields={**FIELDS, "segmentation": model, "nodule": model, "malignancy": model})
+        models = {"segmentation": model, "nodule": model, "malignancy": model}
+        # Each fold has its own curve, and so its own threshold.
+        threshold = [0.5, 0.9, 0.3][(int(uri.rpartition("/")[2]) - 1) % 3]
+        return NamedBundle(name=uri, fields={**FIELDS, **models, "nodule_threshold": threshold})
 
     def saw(self, home: Home, uri: str) -> dict[str, str]:
         return self.shown[int(uri.rpartition("-")[2]) - 1]
@@ -56,7 +72,8 @@ class Stub:
         """Every nodule of the scan, surely, and nothing else."""
         self.asked.append((bundle.name, scan.series_uid))
         files = {name: folder / scan.series_uid / name for name in ("answers", "annotated", "findings")}
-        found = FoundScan(series_uid=scan.series_uid, **files)
+        found = FoundScan(series_uid=scan.series_uid, key="key", truth_key="key", **files)
+        write_answers(found.answers, NOTHING, "key")
         marks = [
             Finding(center_irc=(0, 0, 0), center_xyz=n.center_xyz, prob_nodule=0.9, prob_malignant=0.9, stage="benign")
             for n in scan.nodules
@@ -64,7 +81,7 @@ class Stub:
         write_findings(found.findings, scan.series_uid, tuple(marks))
         nodules = tuple(SegmentedNodule(touched=True, dice=1.0) for _ in marks)
         segmented = SegmentedScan(voxels=1, flagged=1, tp=1, fp=0, fn=0, slices=1, nodules=nodules)
-        write_annotated(found.annotated, Annotated(prob_malignant=np.full(len(marks), 0.9), segmented=segmented), "")
+        write_annotated(found.annotated, Annotated(prob_malignant=np.full(len(marks), 0.9), segmented=segmented), "key")
         return found
 
 
@@ -145,6 +162,28 @@ def test_the_homes_split_is_not_touched_and_scans_are_converted_once(first: Cros
     assert counts["build_mask"] == {"Completed": scans, "Cached": 2 * scans}
     # Twice each: as it trains, and as it is held back; nothing is cut for a fold alone.
     assert counts["cache_crops"] == {"Completed": 2 * scans, "Cached": scans}
+
+
+def test_a_report_tells_of_all_folds_together(first: CrossValidation) -> None:
+    assert first.report.folder.parent == Home.from_env().reports / "evaluations"
+    assert first.report.page.is_file()
+    assert first.report.markdown.startswith("# cross-validation on synthetic scans ")
+    assert ", all 3 folds" in first.report.markdown
+    assert [f"models:/m-{number}" in first.report.markdown for number in (1, 2, 3)] == [True] * 3
+    client = tracking.client_of(Home.from_env())
+    kept = {file.path for file in client.list_artifacts(first.run_id, "folds")}
+    assert kept >= {"folds/report.html", "folds/report.md", "folds/figures", "folds/scorecard.json", "folds/folds.json"}
+    assert client.get_run(first.run_id).data.tags[tracking.RUN_NOTE].startswith("# cross-validation on")
+
+
+def test_the_terminal_shows_each_folds_own_thresholds(first: CrossValidation) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    show_folds(first, Home.from_env(), console)
+    told = console.export_text()
+    assert "each is judged at its own thresholds" in told
+    assert "fold 1     models:/luna/2, nodule 0.9, malignant 0.5" in told
+    assert f"report     {first.report.page}" in told.replace("\n", "")
+    assert "Not for clinical use." in told
 
 
 def test_some_folds_alone_say_which(first: CrossValidation, stub: Stub, luna_dir: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from flows.read import read_scans
-from lungml.findings import FINDINGS_COLUMNS, Finding
+from lungml.findings import FINDINGS_COLUMNS, Finding, FindingError
 from lungml.home import Home
 from tasks.bundles import WeightsError, import_published, load_bundle
 from tasks.registry import read_bundle
@@ -105,13 +106,34 @@ def test_a_bad_scan_costs_only_itself(data: Path, home: Home, tmp_path: Path, mo
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle that finds nothing, at once."""
     monkeypatch.setattr("flows.read.load_bundle", lambda *_: None)
-    monkeypatch.setattr("flows.read.find_nodules", lambda *_, **__: ())
+    nothing = SimpleNamespace(candidates=SimpleNamespace(left_out=0))
+    monkeypatch.setattr("flows.read.ask", lambda *_, **__: nothing)
+    monkeypatch.setattr("flows.read.judge", lambda *_: ())
 
 
 def small_scan(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(sitk.GetImageFromArray((np.arange(60) * 20 - 900).astype(np.int16).reshape(3, 4, 5)), str(path))
     return path
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_scan_that_a_network_fails_on_costs_only_itself(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [small_scan(tmp_path / f"{number}.mha") for number in range(3)]
+
+    def judge(*_: object) -> tuple[Finding, ...]:
+        told.append(1)
+        if len(told) == 2:
+            raise FindingError("a nodule classifier gave a probability that is not a number")
+        return ()
+
+    told: list[int] = []
+    monkeypatch.setattr("flows.read.judge", judge)
+    out = tmp_path / "out"
+    assert read_scans(scans, "models:/luna/1", out, home=home) == 1
+    assert sorted(path.parent.name for path in out.rglob("findings.csv")) == ["0", "2"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -78,7 +78,7 @@ def test_diameters_on_a_border_belong_to_the_kind_above() -> None:
 
 
 def test_spacings_on_a_border_belong_to_the_kind_below() -> None:
-    spacings = [0.6, 1.0, 1.01, 2.0, 2.01, None]
+    spacings = [0.6, 1.0000001, 1.01, 1.9999999, 2.01, None]  # a header's rounding is no other spacing
     groups = group_by_spacing([replace(NODULE, slice_spacing_mm=mm) for mm in spacings], ONCE)
     assert [(g.name, g.nodules) for g in groups] == [
         ("1 mm or less", 2), ("over 1 to 2 mm", 2), ("over 2 mm", 1), (UNKNOWN, 1),
@@ -97,19 +97,23 @@ def test_where_nothing_is_known_there_are_no_groups() -> None:
 
 
 def test_a_groups_band_counts_scans_as_often_as_they_were_drawn() -> None:
-    # Scan 0: two nodules, one of them found; scan 1: one, found; scan 2: none of this kind.
+    # Scan 0: two nodules, one of them found; scans 1 and 2: one each, found; scan 3: none of this kind.
     small = [
         replace(NODULE, found_at_1_fps=False, lost="classifier"),
         NODULE,
         replace(NODULE, scan=1, lost="malignancy"),
-        replace(NODULE, scan=2, diameter_mm=30.0),
+        replace(NODULE, scan=2),
+        replace(NODULE, scan=3, diameter_mm=30.0),
     ]
-    draws = np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 2, 0]])  # 1/2, 1, not defined, 3/4
+    # 1/2, 1, not defined, 3/4
+    draws = np.array([[4, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 4], [1, 1, 1, 1]])
     kinds = dict(zip(DIAMETER_KINDS, group_by_diameter(small, draws)))
     group = kinds["6 to 8 mm"]
-    assert (group.nodules, group.found, group.sensitivity) == (3, 2, 2 / 3)
+    assert (group.nodules, group.found, group.sensitivity, group.left_out) == (4, 3, 3 / 4, 1)
     assert group.band == pytest.approx(tuple(np.percentile([1 / 2, 3 / 4, 1], [2.5, 97.5])))
-    assert kinds["20 mm or more"].band == (1.0, 1.0)
+    # One nodule that was found is no certainty.
+    assert (kinds["20 mm or more"].sensitivity, kinds["20 mm or more"].left_out) == (1.0, 2)
+    assert np.isnan(kinds["20 mm or more"].band).all()
     empty = kinds["under 6 mm"]
     assert (empty.nodules, empty.found) == (0, 0)
     assert np.isnan([empty.sensitivity, *empty.band]).all()
@@ -119,7 +123,19 @@ def test_a_groups_band_counts_scans_as_often_as_they_were_drawn() -> None:
         "found": 0,
         "sensitivity": None,
         "band": [None, None],
+        "left_out": 4,
     }
+
+
+def test_a_kind_that_two_scans_hold_or_that_is_always_found_has_no_band() -> None:
+    draws = np.array([[2, 1, 0], [1, 1, 1], [0, 2, 1]])
+    missed = replace(NODULE, found_at_1_fps=False)
+    two = [NODULE, replace(missed, scan=1), replace(missed, scan=1)]
+    three = [*two, replace(NODULE, scan=2)]
+    always = [replace(NODULE, scan=scan) for scan in range(3)]
+    bands = [group_by_texture(nodules, draws)[0].band for nodules in (two, three, always)]
+    assert np.isnan([*bands[0], *bands[2]]).all()
+    assert bands[1] == pytest.approx(tuple(np.percentile([2 / 4, 2 / 4, 1 / 5], [2.5, 97.5])))
 
 
 def test_the_funnel_is_a_mean_over_scans() -> None:

@@ -71,11 +71,18 @@ def test_saturated_and_separable_probabilities_give_finite_curves() -> None:
 
 
 @given(st.floats(1e-6, 1 - 1e-6), st.floats(0.1, 5), st.floats(-5, 5))
-def test_the_inverse_gives_the_networks_probability_back(prob: float, slope: float, intercept: float) -> None:
+def test_what_was_calibrated_can_be_undone(prob: float, slope: float, intercept: float) -> None:
     curve = Platt(slope=slope, intercept=intercept)
-    shown = float(curve([prob])[0])
+    (shown,) = curve([prob])
     if 1e-9 < shown < 1 - 1e-9:
-        assert curve.inverse(shown) == pytest.approx(prob, rel=1e-3, abs=1e-6)
+        assert curve.undo([shown])[0] == pytest.approx(prob, rel=1e-3, abs=1e-6)
+
+
+def test_a_whole_list_is_undone_and_what_was_not_asked_stays_unknown() -> None:
+    curve = Platt(slope=2.0, intercept=-1.0)
+    said = np.array([[0.1, 0.5], [0.9, math.nan]])
+    np.testing.assert_allclose(curve.undo(curve(said)), said, rtol=1e-9)
+    assert np.isfinite(curve.undo([0.0, 1.0])).all()
 
 
 def test_what_was_not_asked_stays_unknown() -> None:
@@ -89,6 +96,9 @@ def test_a_calibration_survives_json() -> None:
     again = Calibration.from_dict(json.loads(json.dumps(calibration.as_dict())))
     assert again == calibration
     assert (again.method, Calibration().method) == ("platt", "none")
+    # The one name speaks for both; each of the two has its own.
+    assert again.methods == {"nodule": "platt", "malignancy": "none"}
+    assert Calibration(malignancy=Platt(slope=1, intercept=0)).methods == {"nodule": "none", "malignancy": "platt"}
     assert Calibration.from_dict(None) == Calibration.from_dict(Calibration().as_dict()) == Calibration()
 
 

@@ -193,6 +193,18 @@ def test_malignant_sensitivity_is_that_of_the_reports_table() -> None:
     assert once(system({"a": found["a"]}, nodules, ["a", "b"]))["malignant_sensitivity"] == pytest.approx(1 / 3)
 
 
+def test_a_scan_with_thresholds_of_its_own_is_judged_at_them() -> None:
+    nodules = {uid: [nodule(0, True), nodule(50, False)] for uid in ("a", "b")}
+    found = {uid: [at(0, 0.4, 0.3), at(50, 0.6, 0.2), at(90, 0.45, 0.9)] for uid in nodules}
+    probs = {uid: [0.5, 0.5] for uid in nodules}
+    one = build_system(found, nodules, {}, ["a", "b"], prob_malignant=probs, thresholds_per_scan={"b": (0.4, 0.3)})
+    assert (one.found.tolist(), one.false_positives.tolist()) == ([1, 2], [0, 1])
+    assert (one.malignant_flagged.tolist(), one.malignant_false_positives.tolist()) == ([0, 1], [0, 1])
+    # Malignant 0 and 0.3 against benign 0.2 twice: b's own is found at 0.4.
+    assert once(one)["end_to_end_malignancy_auc"] == 0.5
+    assert once(system(found, nodules, ["a", "b"]))["end_to_end_malignancy_auc"] == 0.0
+
+
 def test_probabilities_must_belong_to_the_nodules() -> None:
     with pytest.raises(ValueError, match="a: 1 probabilities for 2 nodules"):
         system({}, {"a": [nodule(0), nodule(50)]}, ["a"], {"a": [0.5]})
@@ -262,30 +274,79 @@ def test_every_resample_of_three_scans_by_hand() -> None:
 
 
 def test_resamples_without_both_classes_are_left_out() -> None:
-    # One malignant nodule in scan "a", one benign in "b": with two scans half of the draws hold both.
-    truth = {"a": [nodule(0, True, 5.0)], "b": [nodule(0, False, 9.0)]}
-    one = system({}, truth, ["a", "b"], {"a": [0.2], "b": [0.8]})
-    other = system({}, truth, ["a", "b"], {"a": [0.9], "b": [0.8]})
-    times = np.array([[1, 1], [2, 0], [0, 2], [1, 1]])
+    # Malignant nodules in three scans, benign ones in three others.
+    series = [*"abcdef"]
+    truth = {uid: [nodule(0, uid in "abc", 5.0 if uid in "abc" else 9.0)] for uid in series}
+    one = system({}, truth, series, {uid: [0.2 if uid in "abc" else 0.8] for uid in series})
+    other = system({}, truth, series, {uid: [0.9 if uid in "abc" else 0.8] for uid in series})
+    times = np.array([[1] * 6, [6, 0, 0, 0, 0, 0], [0, 0, 0, 2, 2, 2], [0, 0, 3, 3, 0, 0]])
     auc = paired_difference(sample(one, times)["malignancy_auc"], sample(other, times)["malignancy_auc"])
     assert (auc.first, auc.second, auc.difference) == (0.0, 1.0, 1.0)
     assert (auc.resamples, auc.left_out) == (2, 2)
-    assert auc.p_value == pytest.approx(2 / 3)
+    assert (auc.band, auc.p_value) == ((1.0, 1.0), pytest.approx(2 / 3))
+    assert sample(one, times)["malignancy_auc"].left_out == 2
+    # Of fewer than half of the resamples there is neither.
+    few = np.concatenate([times, [[0, 0, 0, 6, 0, 0]]])
+    auc = paired_difference(sample(one, few)["malignancy_auc"], sample(other, few)["malignancy_auc"])
+    assert (auc.resamples, auc.left_out, auc.difference) == (2, 3, 1.0)
+    assert np.isnan([*auc.band, auc.p_value]).all()
     assert against_diameter(sample(one, times)).difference == 0.0
     assert against_diameter(sample(other, times)).difference == 1.0
 
 
 def test_scans_without_nodules_only_add_false_alarms() -> None:
-    series = ["a", "healthy"]
-    truth = {"a": [nodule(0)]}
-    one = system({"a": [at(0)], "healthy": []}, truth, series)
-    other = system({"a": [at(0)], "healthy": [at(0), at(50)]}, truth, series)
-    differences = compare(one, other, generator=generator(), resamples=400)
+    series = ["a", "b", "c", "healthy"]
+    truth = {uid: [nodule(0)] for uid in "abc"}
+    found = {uid: [at(0)] for uid in "abc"}
+    one = system({**found, "healthy": []}, truth, series)
+    other = system({**found, "healthy": [at(0), at(50)]}, truth, series)
+    differences = compare(one, other, generator=generator(), resamples=2000)
     assert (differences["found"].difference, differences["false_positives"].difference) == (0, 2)
     assert differences["found"].p_value == 1.0
-    # A resample of nothing but the healthy scan, one in four, has no sensitivity.
-    assert 60 < differences["cpm"].left_out < 140
+    # A resample of nothing but the healthy scan, one in 256, has no sensitivity.
+    assert 0 < differences["cpm"].left_out < 25
     assert differences["false_positives"].left_out == 0
+
+
+def test_fewer_than_three_scans_tell_no_band() -> None:
+    # Scan "a" has two malignant nodules, "b" a benign one, "c" nothing; marks on all, and a false positive in "c".
+    series = ["a", "b", "c"]
+    truth = {"a": [nodule(0, True), nodule(50, True)], "b": [nodule(0)]}
+    one = system({"a": [at(0), at(50)], "b": [at(0, 0.2)], "c": [at(0)]}, truth, series)
+    none = system({"a": [], "b": [], "c": []}, truth, series)
+    times = draw_resamples(3, 300, generator())
+    samples = sample(one, times)
+    held = {name: samples[name].scans for name in STATISTICS}
+    assert held == {
+        "cpm": 2, "sensitivity_at_1_fps": 2, "found": 2, "false_positives": 3, "malignancy_auc": 1, "diameter_auc": 1,
+        "end_to_end_malignancy_auc": 1, "malignant_sensitivity": 1, "malignant_false_positives": 3,
+    }  # fmt: skip
+    assert np.isnan(samples["found"].band).all()
+    assert samples["found"].observed == 2
+    assert samples["false_positives"].band == (0, 3)
+    differences = {name: paired_difference(sample(none, times)[name], samples[name]) for name in STATISTICS}
+    assert np.isnan([*differences["found"].band, differences["found"].p_value]).all()
+    assert differences["false_positives"].band == (0, 3)
+    assert json.loads(json.dumps(samples["found"].as_dict(), allow_nan=False)) == {
+        "observed": 2.0, "band": [None, None], "left_out": 0, "scans": 2,
+    }  # fmt: skip
+
+
+def test_a_score_that_never_varies_has_no_band_and_half_of_the_resamples_are_needed() -> None:
+    always = Sampled(observed=1.0, resampled=np.ones(100), scans=20)
+    assert np.isnan(always.band).all()
+    assert always.tells
+    # But a difference that never varies is one: a tie is no gain, see `lungml.gate`.
+    assert paired_difference(always, always).band == (0.0, 0.0)
+    half = Sampled(observed=0.5, resampled=np.array([0.0, 1.0, math.nan, math.nan]), scans=20)
+    assert half.band == pytest.approx((0.025, 0.975))
+    less = replace(half, resampled=np.append(half.resampled, math.nan))
+    assert np.isnan(less.band).all()
+    assert (less.tells, less.left_out) == (False, 3)
+    assert np.isnan(replace(half, resampled=np.empty(0)).band).all()
+    # Where nobody counted the scans they are not asked for.
+    assert np.isnan(replace(half, scans=2).band).all()
+    assert replace(half, scans=None).band == half.band
 
 
 def test_what_is_not_defined_is_nan_and_null() -> None:

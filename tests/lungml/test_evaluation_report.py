@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from lungml.calibration import Calibration, Method, Platt, Probability
 from lungml.compare import paired_differences
 from lungml.evaluation_parts import describe
 from lungml.evaluation_report import draw_figures, render_html, render_markdown
@@ -24,7 +25,7 @@ from lungml.geometry import Grid
 from lungml.luna import Nodule
 from lungml.pictures import draw_case
 from lungml.plots import png
-from lungml.report_facts import BundleMember, Compared, ReportFacts
+from lungml.report_facts import BundleMember, Compared, ReportFacts, undo_calibration
 from lungml.report_numbers import TEST, VALIDATION
 from lungml.scorecard import Scorecard, score_scans
 from lungml.scored import Scored
@@ -102,7 +103,13 @@ def score(scans: list[Evidence], **changes: Any) -> Scorecard:
     return score_scans(scans, **(settings | changes))
 
 
+def many() -> list[Evidence]:
+    """The same three times over: enough scans for every band."""
+    return [replace(one, series_uid=f"{one.series_uid}.{copy}") for copy in range(3) for one in evidence()]
+
+
 CARD = score(evidence())
+MANY = score(many())
 # One scan without a nodule or a finding; one set aside; benign nodules only.
 EMPTY = score(evidence()[2:3])
 NOT_READ = score(evidence()[3:])
@@ -118,15 +125,16 @@ def facts(**changes: Any) -> ReportFacts:
         "split": "test",
         "data": "LUNA16",
         "bundle_uri": "models:/luna/7",
+        "bundle_origin": "real",
+        "bundle_commit": "0123456789abcdef-dirty",
         "members": (
-            BundleMember(stage="segmentation", uri="models:/m-1", recipe="best", commit="0123456789abcdef"),
+            BundleMember(stage="segmentation", uri="models:/m-1", recipe="best"),
             BundleMember(stage="nodule", uri="models:/m-2"),
         ),
         "grouping": {"rule": "best", "min_voxels": 3},
-        "calibration": "platt",
+        "calibration": {"nodule": "platt", "malignancy": "platt"},
         "when": datetime(2026, 3, 4, 1, 7, tzinfo=timezone(timedelta(hours=2))),
         "seed": 5,
-        "durations_s": {"finding": 431.0, "scoring": 6.14},
     }
     return ReportFacts(**(given | changes))
 
@@ -226,15 +234,42 @@ def test_the_parts_come_in_their_order(page: Reader) -> None:
 
 
 def test_what_matters_comes_first() -> None:
-    lines = render_markdown(facts(), CARD).splitlines()
-    assert lines[:3] == ["# luna 7", "", "> **Not for clinical use. CT scans of patients: LUNA16, test, 4 scans.**"]
-    low, high = CARD.samples["malignancy_auc"].band
-    assert "- nodules found: **3 of 6** 50 %" in lines
-    assert any(line.startswith("- malignant nodules flagged: **1 of 3** 33 %, band ") for line in lines)
+    lines = render_markdown(facts(), MANY).splitlines()
+    assert lines[:3] == ["# luna 7", "", "> **Not for clinical use. CT scans of patients: LUNA16, test, 12 scans.**"]
+    low, high = MANY.samples["malignancy_auc"].band
+    assert "- nodules found: **9 of 18** 50 %" in lines
+    assert any(line.startswith("- malignant nodules flagged: **3 of 9** 33 %, band ") for line in lines)
     assert any(line.startswith("- false positives a scan: **0.2** band ") for line in lines)
     # Of the five nodules in scans that were read; both malignant ones are larger, one is said less than a benign one.
     assert f"- malignancy AUC: **0.833** band {low:.3f} to {high:.3f}, diameter alone 1.000" in lines
-    assert "- scans: **4** 1 set aside, their nodules missed" in lines
+    assert "- scans: **12** 3 set aside, their nodules missed" in lines
+    assert any(line.endswith("is not known of them, stands under Limits.") for line in lines)
+
+
+def test_what_too_few_scans_tell_has_no_band() -> None:
+    lines = render_markdown(facts(), CARD).splitlines()
+    # Malignant nodules were judged in two scans only.
+    assert "- malignancy AUC: **0.833** diameter alone 1.000" in lines
+    assert "| model less diameter | -0.167 | none |" in lines
+    assert any(line.startswith("| CPM, their mean | 0.619 | 0.") for line in lines)
+    # One nodule of 20 mm or more was found, one was not, in two scans.
+    assert "| 20 mm or more | 2 | 1 | 0.500 | none |" in lines
+    assert "no p, where fewer than 3 scans hold" in "\n".join(lines)
+    assert "shares near 0 or 1 are too narrow" in "\n".join(lines)
+
+
+def test_resamples_that_were_left_out_are_counted_where_their_bands_stand() -> None:
+    words = "Resamples on which a score is not defined are left out of its band, at most {} of 50."
+    assert "left out of its band" not in render_markdown(facts(), EMPTY).split("## How the numbers")[0]
+    auc = MANY.samples["malignancy_auc"]
+    holes = np.where(np.arange(50) < 7, np.nan, auc.resampled)
+    samples = {**MANY.samples, "malignancy_auc": replace(auc, resampled=holes)}
+    kinds = tuple(replace(group, left_out=50 if np.isnan(group.band[0]) else 4) for group in MANY.by_diameter)
+    over = replace(MANY.over_diameter, left_out=7)
+    card = replace(MANY, samples=samples, over_diameter=over, by_diameter=kinds)
+    reader = read(facts(), card)
+    assert sum(words.format(7) in text for text in reader.words) == 2  # below the tiles, and beside the AUC
+    assert any("one false positive a scan. " + words.format(4) in text for text in reader.words)
 
 
 def test_the_table_stands_beside_the_reports(page: Reader) -> None:
@@ -329,7 +364,7 @@ def test_what_there_is_none_of_is_said() -> None:
     assert "- malignancy AUC: **none** diameter alone none" in empty
     assert "Not known of any nodule here: diameter, slice spacing, texture." in empty
     assert "No scan was read: there is nothing to score." in render_markdown(facts(), NOT_READ)
-    assert "| CPM, their mean | 0.000 | 0.000 to 0.000 |" in render_markdown(facts(), NOT_READ)
+    assert "| CPM, their mean | 0.000 | none |" in render_markdown(facts(), NOT_READ)
     assert "| model, at annotated centres | none | none |" in render_markdown(facts(), ONE_CLASS)
 
 
@@ -349,7 +384,8 @@ def test_another_bundle_is_compared_on_the_same_scans() -> None:
     rows = {row[0]: row[1:4] for row in reader.rows[at + 1 : at + 10]}
     assert rows["CPM"] == [f"{CARD.froc.cpm:.3f}", "0.000", f"+{CARD.froc.cpm:.3f}"]
     assert rows["nodules found"] == ["3", "0", "+3"]
-    assert rows["false positives"] == rows["false positives called malignant"] == ["1", "0", "+1"]
+    assert rows["false positives"] == rows["false malignant findings, benign nodules included"] == ["1", "0", "+1"]
+    assert "not corrected for how many there are" in reader.text
     assert rows["malignant nodules flagged, share"] == ["0.333", "0.000", "+0.333"]
     assert rows["malignancy AUC, at annotated centres"] == ["0.833", "0.833", "0.000"]
     assert "This bundle and champion (models:/luna/4)" in reader.text
@@ -360,14 +396,74 @@ def test_another_bundle_is_compared_on_the_same_scans() -> None:
 
 
 def test_calibration_is_told_before_and_after() -> None:
-    alone = render_markdown(facts(calibration="none"), CARD)
+    none: dict[Probability, Method] = {"nodule": "none", "malignancy": "none"}
+    alone = render_markdown(facts(calibration=none), CARD)
     assert "The probabilities are the networks' own." in alone
-    assert "| malignancy | 5 |" in alone
+    assert "| malignancy, as the network said it | 5 |" in alone
+    assert "calibrated" not in alone
     raw = Scored(targets=CARD.malignancy.targets, probs=np.full(5, 1.0))
     both = render_markdown(facts(uncalibrated={"malignancy": raw}), CARD)
     assert "| malignancy, as the network said it | 5 | 0.600 | 0.600 |" in both  # two of five are malignant
-    assert f"| malignancy, calibrated | 5 | {CARD.malignancy.calibration.ece:.3f} |" in both
-    assert "Method: platt." in both
+    assert f"| malignancy, calibrated (platt) | 5 | {CARD.malignancy.calibration.ece:.3f} |" in both
+    assert "was fitted to the probability of: nodule, malignancy." in both
+
+
+def test_a_probability_without_a_curve_is_not_called_calibrated() -> None:
+    one: dict[Probability, Method] = {"nodule": "platt", "malignancy": "none"}
+    about = facts(calibration=one, uncalibrated={"nodule": CARD.nodule})
+    text = render_markdown(about, CARD)
+    assert "was fitted to the probability of: nodule. The other is the networks' own" in text
+    assert "| malignancy, as the network said it | 5 |" in text
+    assert "malignancy, calibrated" not in text
+    assert "- calibration: nodule platt, malignancy none" in text
+    figures = draw_figures(about, CARD)
+    legends = [figures[f"calibration_{name}"].axes[0].get_legend() for name in one]
+    said = [[text.get_text().split(",")[0] for text in legend.get_texts()] for legend in legends if legend]
+    raw = "as the network said it"
+    assert said == [["perfect", raw, "calibrated (platt)"], ["perfect", raw]]
+
+
+def test_calibration_is_undone_curve_by_curve() -> None:
+    curve = Platt(slope=0.5, intercept=-1.0)
+    raw = undo_calibration(Calibration(malignancy=curve), CARD)
+    assert list(raw) == ["malignancy"]
+    np.testing.assert_allclose(curve(raw["malignancy"].probs), CARD.malignancy.probs)
+    assert raw["malignancy"].targets is CARD.malignancy.targets
+    assert undo_calibration(Calibration(), CARD) == {}
+    # Of scans of several bundles each has curves of its own.
+    pooled = score([replace(one, thresholds=(0.4, 0.3)) for one in evidence()])
+    assert undo_calibration(Calibration(nodule=curve, malignancy=curve), pooled) == {}
+
+
+def test_thresholds_of_several_bundles_are_told_apart() -> None:
+    each = [(0.4, 0.3), (0.6, 0.5), (0.6, 0.5), (0.5, 0.2)]
+    pooled = score([replace(one, thresholds=own) for one, own in zip(evidence(), each)])
+    text = render_markdown(facts(), pooled)
+    assert "- thresholds: each bundle's own, nodule 0.4 to 0.6, malignant 0.2 to 0.5; reached counts" in text
+    assert "each decided at its own thresholds" in text
+    assert "own thresholds" not in render_markdown(facts(), CARD)
+
+
+def test_what_flatters_a_score_is_among_the_limits() -> None:
+    note = "3 of 4 scans helped to choose models:/luna/7: they flatter it"
+    said = {split: render_markdown(facts(split=split, limits=(note,)), CARD) for split in ("val", "test", "all")}
+    limits = {split: text.split("## Limits")[1].split("##")[0] for split, text in said.items()}
+    assert all(f"- {note}" in text for text in limits.values())
+    chosen = {split: "choose the models of a bundle and fit its calibration" in text for split, text in limits.items()}
+    promoted = {split: "promoted by their scores on these scans" in text for split, text in limits.items()}
+    assert chosen == {"val": True, "test": False, "all": False}
+    assert promoted == {"val": False, "test": True, "all": False}
+
+
+def test_which_masks_and_which_voxels_count_is_said() -> None:
+    text = render_markdown(facts(), CARD)
+    part = text.split("## Segmentation")[1].split("##")[0]
+    assert 'Pixels: by masks of the rule "report"' in part
+    assert 'Touched and Dice: by masks of the rule "bounded"' in part
+    assert "Only the lungs" not in text
+    assert "pixels outside of them can be no false positives" in render_markdown(facts(lungs_only=True), CARD)
+    assert "beyond the limit of candidates a scan, or outside the lungs" in text
+    assert "on a nodule that nobody rated is a non-nodule" in text
 
 
 def test_cases_are_named_by_series_and_place_only() -> None:
@@ -387,10 +483,12 @@ def test_cases_are_named_by_series_and_place_only() -> None:
 
 def test_models_and_settings_are_named() -> None:
     text = render_markdown(facts(limits=("No scan of a child was among these.",)), CARD)
-    assert "| segmentation | models:/m-1 | best | 0123456789ab |" in text
-    assert "| nodule | models:/m-2 | unknown | unknown |" in text
+    assert "| segmentation | models:/m-1 | best |" in text
+    assert "| nodule | models:/m-2 | unknown |" in text
+    assert "- bundle: models:/luna/7, put together by code 0123456789ab-dirty" in text
+    assert "- learned from: scans of patients" in text
+    assert "- learned from: synthetic scans" in render_markdown(facts(bundle_origin="phantom"), CARD)
     assert "- evaluated: 2026-03-03 23:07 UTC, code of no known commit" in text
-    assert "- time: finding 7 min, scoring 6.1 s" in text
     assert "- grouping: rule best, min_voxels 3" in text
     assert "- No scan of a child was among these." in text
     assert "seed 5" in text

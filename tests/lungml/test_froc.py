@@ -174,9 +174,7 @@ def test_it_says_what_the_rules_say_in_plain_python(seed: int, scans: int, marks
 
 
 def test_it_says_what_the_rules_say_where_marks_are_equal_at_the_limit() -> None:
-    findings, *truth, series = random_scene(
-        np.random.default_rng(5), scans=6, marks=900, nodules=24, excluded=60
-    )
+    findings, *truth, series = random_scene(np.random.default_rng(5), scans=6, marks=900, nodules=24, excluded=60)
     tied = {uid: [replace(m, prob_nodule=round(m.prob_nodule, 1)) for m in marks] for uid, marks in findings.items()}
     ours = froc(tied, *truth, series, bootstraps=20, generator=np.random.default_rng(5))
     theirs = plain_froc(tied, *truth, series, bootstraps=20, generator=np.random.default_rng(5))

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -52,6 +53,24 @@ def test_the_nodule_threshold_is_honoured_and_inclusive(threshold: float) -> Non
     findings = {"a": [at(0, 0.3, 0.1), at(50, 0.9, 0.1)]}
     table = score_table(findings, {"a": [nodule(0), nodule(50)]}, nodule_threshold=threshold)
     assert table.found == (2 if threshold == 0.3 else 1)
+
+
+@pytest.mark.parametrize("match", ["report", "official"])
+def test_a_scan_with_thresholds_of_its_own_is_judged_at_them(match: Literal["report", "official"]) -> None:
+    findings = {uid: [at(0, 0.4, 0.6), at(50, 0.6, 0.4), at(90, 0.3)] for uid in ("a", "b", "c")}
+    truth = {uid: [nodule(0), nodule(50, malignant=True)] for uid in findings}
+    own = {"a": (0.4, 0.6), "b": (0.61, 0.0)}  # inclusive; b takes nothing for a nodule
+    table = score_table(findings, truth, match=match, nodule_threshold=0.5, thresholds_per_scan=own)
+    one_by_one = [
+        score_table({uid: findings[uid]}, {uid: truth[uid]}, match=match, nodule_threshold=t, malignant_threshold=m)
+        for uid, (t, m) in {**own, "c": (0.5, 0.5)}.items()
+    ]
+    assert [one.counts for one in one_by_one] == [
+        ((0, 1, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0)),
+        ((0, 1, 0, 0), (0, 1, 0, 0), (0, 1, 0, 0)),
+        ((0, 1, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)),
+    ]
+    assert table.counts == ((0, 3, 0, 0), (0, 2, 0, 1), (0, 1, 2, 0))
 
 
 def test_the_two_reaches_are_strict() -> None:

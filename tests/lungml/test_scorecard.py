@@ -208,6 +208,48 @@ def test_the_threshold_that_is_asked_for_decides() -> None:
     assert (card.nodule_threshold, card.malignant_threshold) == (0.4, 0.45)
 
 
+def test_a_scan_with_thresholds_of_its_own_is_judged_at_them_everywhere() -> None:
+    a, b = (
+        scan(
+            uid,
+            [nodule(0, True), nodule(50)],
+            [at(0, 0.6, 0.4), at(50, 0.55, 0.1), at(100, 0.52, 0.7), at(150, 0.2, math.nan)],
+        )
+        for uid in "ab"
+    )
+    lenient, strict = replace(a, thresholds=(0.5, 0.4)), replace(b, thresholds=(0.58, 0.6))
+    card = score(lenient, strict, nodule=0.1, malignant=0.9)  # which would ask for a malignancy that nobody gave
+    assert card.own_thresholds == ((0.5, 0.4), (0.58, 0.6))
+    assert (card.nodule_threshold, card.malignant_threshold) == (0.1, 0.9)
+    alone = [score(a, nodule=0.5, malignant=0.4), score(b, nodule=0.58, malignant=0.6)]
+    assert [one.table.counts for one in alone] == [
+        ((0, 1, 0, 1), (0, 0, 1, 0), (0, 0, 0, 1)),
+        ((0, 2, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)),
+    ]
+    for name in ("table", "official_table"):
+        counts = [np.array(getattr(one, name).counts) for one in (*alone, card)]
+        np.testing.assert_array_equal(counts[0] + counts[1], counts[2])
+    for losses in ("losses", "malignant_losses"):
+        parts = [getattr(one, losses) for one in alone]
+        whole = getattr(card, losses)
+        assert {stage: sum(part.lost[stage] for part in parts) for stage in whole.lost} == dict(whole.lost)
+        assert whole.right == sum(part.right for part in parts)
+    for name in ("candidates", "nodules", "malignant"):
+        assert getattr(card.funnel, name) == np.mean([getattr(one.funnel, name) for one in alone])
+    for name in ("found", "false_positives", "malignant_false_positives"):
+        assert card.samples[name].observed == sum(one.samples[name].observed for one in alone)
+    assert card.samples["malignant_sensitivity"].observed == 0.5
+    assert as_json(card)["own_thresholds"] == [[0.5, 0.4], [0.58, 0.6]]
+
+
+def test_without_thresholds_of_their_own_those_of_the_call_decide() -> None:
+    evidence = random_evidence(np.random.default_rng(9), 12)
+    own = [replace(one, thresholds=(0.4, 0.6)) for one in evidence]
+    whole = as_json(score(*evidence, nodule=0.4, malignant=0.6))
+    assert as_json(score(*own, nodule=0.4, malignant=0.6)) == whole | {"own_thresholds": [[0.4, 0.6]]}
+    assert whole["own_thresholds"] == []
+
+
 def random_evidence(rng: np.random.Generator, scans: int) -> list[Evidence]:
     evidence = []
     for number in range(scans):
@@ -355,6 +397,8 @@ WHOLE = scan("1.2", [nodule(0)], [at(0)])
         (replace(WHOLE, findings=(at(0, 0.1, -1.0),)), "1.2: a probability is NaN or not in"),
         (replace(WHOLE, prob_malignant=(math.nan,)), "1.2: a probability is NaN"),
         (replace(WHOLE, findings=(at(math.inf),)), "1.2: a centre or diameter is not finite"),
+        (replace(WHOLE, thresholds=(0.5, math.nan)), "1.2: a threshold is NaN or not in"),
+        (replace(WHOLE, thresholds=(1.5, 0.5)), "1.2: a threshold is NaN or not in"),
         (replace(WHOLE, prob_malignant=()), "1.2: 0 probabilities of malignancy for 1 nodules"),
         (replace(WHOLE, textures=("solid", "solid")), "1.2: 2 textures for 1 nodules"),
         (replace(WHOLE, nodules=()), "1.2: 1 probabilities of malignancy for 0 nodules"),

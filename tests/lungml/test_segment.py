@@ -1,8 +1,11 @@
+import json
 import logging
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from lungml.inference import InferenceError, InferenceSettings
 from lungml.lungs import LungField
@@ -124,6 +127,14 @@ def test_a_floor_that_is_no_probability_is_refused(floor: float) -> None:
 def test_any_size_gets_the_answer_of_a_plain_u_net(shape: tuple[int, int, int]) -> None:
     hu, net = noise(shape), random_net()
     np.testing.assert_allclose(dense(segment(hu, net, floor=0)), plainly(hu, net), atol=1e-5)
+
+
+def test_probabilities_that_are_no_numbers_are_refused() -> None:
+    net = random_net()
+    with torch.no_grad():
+        net.head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="segmentation model gave a probability that is not a number"):
+        segment(noise((3, 8, 8)), net)
 
 
 def test_progress_ends_at_the_last_slice() -> None:
@@ -281,13 +292,29 @@ def test_a_compiled_graph_says_what_the_network_says(said: pytest.LogCaptureFixt
         found = segment(hu, net, floor=0, inference=InferenceSettings(compiled=True, precision=precision))
         np.testing.assert_allclose(found.probs, segment(hu, net, floor=0).probs, atol=tolerance)
     assert not said.messages  # it was compiled
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    segment(hu, net, inference=InferenceSettings(compiled=True))
+    assert counters["stats"]["unique_graphs"] == graphs  # found again, not compiled for each scan
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"precision": "fp16"}, "fp16"), ({"margin_mm": -1.0}, "-1"), ({"margin_mm": float("nan")}, "nan")],
+    [
+        ({"precision": "fp16"}, "fp16"),
+        ({"margin_mm": -1.0}, "-1"),
+        ({"margin_mm": float("nan")}, "nan"),
+        ({"margin_mm": "10"}, "'10'"),
+        ({"compiled": "no"}, "'no'"),
+        ({"lungs_only": None}, "None"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(change: dict, message: str) -> None:
     with pytest.raises(InferenceError, match=message) as caught:
         InferenceSettings(**change)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_settings_come_back_from_json() -> None:
+    settings = InferenceSettings(precision="bf16", compiled=True, lungs_only=True, margin_mm=8)
+    assert InferenceSettings(**json.loads(json.dumps(asdict(settings)))) == settings

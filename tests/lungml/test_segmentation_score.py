@@ -101,6 +101,28 @@ def test_the_threshold_is_exclusive_and_not_below_the_floor() -> None:
         score_segmentation(found, [NODULE], 0.3)
 
 
+def test_a_nodule_marked_below_the_threshold_is_touched_and_has_no_dice() -> None:
+    other = cube((1, 3), (2, 4), (6, 8))
+    probs = np.zeros(SHAPE, dtype=np.float32)
+    probs[1, 2, 2], probs[1:3, 2:4, 6:8], probs[0, 0, 0] = 0.4, 0.9, 0.4
+    found = Marked.of(probs, 0.3)
+    score = score_segmentation(found, [NODULE, other, cube((3, 4), (0, 1), (0, 1))], 0.5)
+    assert score.nodules == (SegmentedNodule(touched=True, dice=0.0), SegmentedNodule(touched=True, dice=1.0), MISSED)
+    assert (score.flagged, score.tp, score.fn) == (8, 8, 8 + 1)
+    # Where nothing at all reaches the threshold, too; and what reaches the floor only is not there.
+    faint = Marked.of(np.where(probs > 0.5, 0, probs), 0.3)
+    assert [n.touched for n in score_segmentation(faint, [NODULE, other], 0.5).nodules] == [True, False]
+    assert [n.touched for n in score_segmentation(found.at(0.4), [NODULE, other], 0.5).nodules] == [False, True]
+
+
+def test_pixels_may_be_counted_by_masks_of_their_own() -> None:
+    wide = cube((1, 4), (2, 4), (0, 8))  # 48 voxels on slices 1 to 3, through the nodule
+    found = marked(NODULE, cube((3, 4), (0, 1), (0, 5)))
+    score = score_segmentation(found, [NODULE, None], 0.5, pixel_boxes=[wide, None])
+    assert (score.tp, score.fp, score.fn, score.slices) == (8, 5, 40, 3)
+    assert score.nodules == (SegmentedNodule(touched=True, dice=1.0), MISSED)
+
+
 def test_a_box_of_another_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="invalid entry"):
         score_segmentation(marked(NODULE), [cube((3, 5), (0, 1), (0, 1))], 0.5)

@@ -89,19 +89,19 @@ def test_specks_that_hold_no_nodule_are_left_out() -> None:
 
 def test_beyond_the_limit_the_least_separate_parts_join_and_no_component_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = ball((10, 10, 10), 6) | ball((10, 30, 10), 6) | ball((10, 10, 50), 6)  # on their own
-    mask |= ball((10, 30, 35), 10) | ball((10, 30, 48), 8) | ball((10, 17, 35), 8)  # both 7.8 mm off the first
+    mask |= ball((10, 30, 35), 10) | ball((10, 30, 48), 8) | ball((10, 18, 35), 8)  # 7.8 and 7.2 mm off the first
+    kept = [[10, 10, 10], [10, 30, 10], [10, 10, 50], [10, 30, 35], [10, 30, 48]]
     everything = parts_of(mask)
-    assert (len(everything.peaks), everything.left_out) == (6, 0)
+    assert sorted(peaks_irc(everything, mask)) == sorted([*kept, [10, 18, 35]])
+    assert everything.left_out == 0
     monkeypatch.setattr(splitting, "FREELY", 0)
-    few = parts_of(mask, reported=5)  # 1.2 of it is 6
-    assert (len(few.peaks), few.left_out) == (6, 0)
-    few = parts_of(mask, reported=4)  # 4.8
-    assert (len(few.peaks), few.left_out) == (4, 2)
-    assert [10, 30, 35] in peaks_irc(few, mask)
-    middle = peaks_irc(few, mask).index([10, 30, 35])
-    assert few.of_voxel[np.argwhere(mask).tolist().index([10, 30, 48])] == middle  # what was left out joined
-    few = parts_of(mask, reported=0)
-    assert (len(few.peaks), few.left_out) == (4, 2)
+    assert len(parts_of(mask, reported=5).peaks) == 6  # 1.2 of 5
+    for reported in (4, 0):  # a component keeps its deepest part, and the one with the narrower neck
+        few = parts_of(mask, reported=reported)
+        assert sorted(peaks_irc(few, mask)) == sorted(kept)
+        assert few.left_out == 1
+        joined = few.of_voxel[np.argwhere(mask).tolist().index([10, 18, 35])]
+        assert peaks_irc(few, mask)[joined] == [10, 30, 35]
 
 
 def test_what_stays_below_the_threshold_counts_as_unsure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,16 +101,24 @@ def test_a_submission_without_marks_is_a_poor_one(scored: Callable[..., Submissi
     assert (said["cpm"], said["cpm_band"], said["marks"], said["misses"]) == (0.0, [0.0, 0.0], 0, 3)
 
 
-def test_a_repeated_place_counts_once_with_its_best_score(scored: Callable[..., SubmissionScore]) -> None:
-    plain, repeated = scored(MARKS), scored([*MARKS, "1.4,0,0,0,0.3", "1.2,0,0,0,0.65", "1.2,0,0,-0.0,0.1"])
-    assert repeated.submission.duplicates == 3
-    assert (repeated.result.marks, repeated.result.false_positives) == (6, 2)
-    assert {mark.prob_nodule for mark in repeated.submission.marks["1.2"]} == {0.65}
-    assert {mark.prob_nodule for mark in repeated.submission.marks["1.4"]} == {0.8}
-    assert repeated.result.sensitivity_at == plain.result.sensitivity_at
+def test_every_row_counts_even_at_the_place_of_another(scored: Callable[..., SubmissionScore]) -> None:
+    # On a nodule the best row is its score and the others are ignored; elsewhere each is one more false positive.
+    repeated = scored([*MARKS, "1.4,0,0,0,0.75", "1.2,0,0,0,0.85", "1.2,0,0,-0.0,0.1", "1.3,4,0,0,0.99"])
+    said = repeated.as_dict()
+    counts = ("duplicate_marks", "marks", "false_positives", "ignored_double_hits", "ignored_on_excluded")
+    assert [said[name] for name in counts] == [4, 10, 3, 3, 2]
+    # (0, 1/3) at 0.95, (0, 2/3) at 0.85, then false positives at 0.8, 0.75 and 0.7 of four scans.
+    assert repeated.result.fps_per_scan == (0.0, 0.0, 0.0, 0.75)
+    assert said["cpm"] == pytest.approx(2 / 3)
     (note,) = repeated.notes
-    assert note.startswith("3 marks repeat the place of another one")
-    assert note in repeated.as_dict()["notes"]
+    assert note.startswith("4 marks repeat the place of another one: each row counts")
+    assert note in said["notes"]
+
+
+def test_a_repeated_false_positive_costs_as_much_as_another_one(scored: Callable[..., SubmissionScore]) -> None:
+    twice, elsewhere = (scored([*MARKS, row]).as_dict() for row in ("1.4,0,0,0,0.8", "1.4,90,0,0,0.8"))
+    assert (twice["cpm"], twice["false_positives"]) == (elsewhere["cpm"], elsewhere["false_positives"])
+    assert twice["cpm"] < scored(MARKS).as_dict()["cpm"]
 
 
 def test_marks_in_a_scan_that_is_not_listed_are_refused_unless_they_shall_be_left_out(
@@ -127,9 +135,25 @@ def test_marks_in_a_scan_that_is_not_listed_are_refused_unless_they_shall_be_lef
 
 def test_equal_marks_at_the_limit_are_said(scored: Callable[..., SubmissionScore]) -> None:
     lines = [f"1.4,{20 * i},0,0,0.5" for i in range(101)]
-    (note,) = scored(lines).notes
-    assert note.startswith("in 1 scans the mark after the 100th is as probable")
+    tied = scored(lines)
+    (note,) = tied.notes
+    assert note.startswith(
+        "in 1 scans the mark after the 100th is as probable as it: all that are equal to it are left"
+    )
+    assert (tied.result.marks, tied.result.ignored_beyond_limit) == (0, 101)
     assert scored(lines[:100]).notes == ()
+    assert scored([*lines[:100], "1.4,9000,0,0,0.4"]).notes == ()
+
+
+def test_the_order_of_more_than_a_hundred_equal_rows_decides_nothing(scored: Callable[..., SubmissionScore]) -> None:
+    sure = [f"1.1,{100 + 20 * i},0,0,0.9" for i in range(60)]
+    equal = ["1.1,0,0,0,0.5", *(f"1.1,{-100 - 20 * i},0,0,0.5" for i in range(110))]
+    plain = scored([*sure, *equal, "1.2,0,0,0,0.4"])
+    assert (plain.result.marks, plain.result.ignored_beyond_limit, plain.result.true_positives) == (61, 111, 1)
+    rows, rng = [*sure, *equal, "1.2,0,0,0,0.4"], np.random.default_rng(0)
+    for _ in range(3):
+        shuffled = [rows[i] for i in rng.permutation(len(rows)).tolist()]
+        assert scored(shuffled).as_dict() == plain.as_dict()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +248,9 @@ def by_the_rules(folder: Path, submission: Path) -> tuple[list[float], dict[str,
     probs: list[float] = []
     counts = dict.fromkeys(("misses", "false_positives", "ignored_on_excluded", "ignored_double_hits"), 0)
     for uid in series:
-        own = sorted((m for m in marks if m["seriesuid"] == uid), key=lambda m: -float(m["probability"]))[:100]
+        own = sorted((m for m in marks if m["seriesuid"] == uid), key=lambda m: -float(m["probability"]))
+        if len(own) > 100:
+            own = [mark for mark in own if float(mark["probability"]) > float(own[100]["probability"])]
         left = list(own)
         for nodule in (row for row in truth if row["seriesuid"] == uid):
             on_it = [mark for mark in own if distance(mark, nodule) < radius(nodule)]
@@ -260,9 +286,8 @@ def test_random_submissions_score_as_the_rules_say(seed: int, tmp_path: Path) ->
             for _ in range(int(rng.integers(0, 4))):
                 marks.append([uid, *(np.array([x, y, z]) + rng.normal(0, diameter / 4, 3)), rng.beta(4, 2)])
         count = 140 if uid == "1.3" else int(rng.integers(0, 30))
-        marks += [
-            [uid, *rng.uniform(-25, 25, 3), round(rng.beta(2, 3), 2 if uid != "1.3" else 9)] for _ in range(count)
-        ]
+        marks += [[uid, *rng.uniform(-25, 25, 3), round(rng.beta(2, 3), 2)] for _ in range(count)]
+    marks += [marks[i] for i in rng.integers(len(marks), size=8).tolist()]
     for name, header, rows in (
         ("annotations.csv", TABLE, nodules),
         ("annotations_excluded.csv", TABLE, excluded),
@@ -278,3 +303,4 @@ def test_random_submissions_score_as_the_rules_say(seed: int, tmp_path: Path) ->
     assert {name: said[name] for name in counts} == counts
     assert min(counts.values()) > 0
     assert said["ignored_beyond_limit"] >= 40
+    assert said["duplicate_marks"] == 8

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from lungml import wording
+from lungml.compare import Sampled
 
+BAND = np.linspace(0, 1, 9)
 NAN = (math.nan, math.nan)
 
 
@@ -40,6 +43,14 @@ def test_shares() -> None:
     assert wording.mean(0, 0) == "none"
 
 
+def test_no_share_is_rounded_to_all_or_nothing_that_it_is_not() -> None:
+    said = [wording.percent(*share) for share in ((1185, 1186), (1186, 1186), (1, 400), (0, 400), (2, 400), (98, 99))]
+    space = "\N{NO-BREAK SPACE}%"
+    assert said == [words + space for words in ("over 99", "100", "under 1", "0", "under 1", "99")]
+    assert wording.percent_banded((0.9, 0.998)) == f"band 90 to over 99{space}"
+    assert wording.percent_banded((0.0, 1.0)) == f"band 0 to 100{space}"
+
+
 def test_bands() -> None:
     assert wording.banded((0.70149, 0.8344)) == "band 0.701 to 0.834"
     assert wording.percent_banded((0.561, 0.914)) == "band 56 to 91\N{NO-BREAK SPACE}%"
@@ -54,6 +65,15 @@ def test_no_p_value_and_no_probability_is_rounded_to_what_it_is_not() -> None:
     assert said == ["0.000", "below 0.001", "0.500", "above 0.999", "1.000"]
 
 
-def test_durations() -> None:
-    said = [wording.duration(s) for s in (6.1, 9.96, 43, 59.7, 431, 3599, 7500)]
-    assert said == ["6.1 s", "10 s", "43 s", "1 min", "7 min", "1 h 00 min", "2 h 05 min"]
+def test_resamples_that_are_left_out_are_told_of() -> None:
+    words = "Resamples on which a score is not defined are left out of its band, at most 3 of 2,000."
+    some, all_of_them = (Sampled(observed=0.5, resampled=np.where(np.arange(9) < n, np.nan, BAND)) for n in (3, 9))
+    none = Sampled(observed=0.5, resampled=BAND)
+    assert wording.left_out([none, some, all_of_them], 2000) == words  # one without a band is not told of
+    assert wording.left_out([none, all_of_them], 2000) == wording.left_out([], 2000) == ""
+
+
+def test_a_commit_keeps_that_files_differed() -> None:
+    digits = "0123456789abcdef"
+    said = [wording.commit(code) for code in (digits, f"{digits}-dirty", "")]
+    assert said == ["0123456789ab", "0123456789ab-dirty", "unknown"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lungml.evidence import Evidence
 from lungml.findings import Finding
@@ -94,6 +95,17 @@ def test_what_lies_on_an_excluded_finding_is_no_false_positive() -> None:
     place = Excluded(series_uid="1.2", center_xyz=(0.0, 0.0, 0.0), diameter_mm=-1.0)  # that is 10 mm
     cases = chosen(scan([], [finding(4.9, 0.9, 0.1), finding(5.0, 0.8, 0.1)], (place,)))
     assert [case.center_xyz[0] for case in cases] == [5.0]
+
+
+def test_a_scan_with_thresholds_of_its_own_is_judged_at_them() -> None:
+    one = scan([nodule(0, malignant=True)], [finding(0, 0.55, 0.4), finding(100, 0.52, 0.1)])
+    assert [case.kind for case in chosen(one)] == ["malignant called benign", "false positive"]
+    strict, lenient = replace(one, thresholds=(0.54, 0.4)), replace(one, thresholds=(0.56, 0.4))
+    assert chosen(strict) == []
+    assert [case.kind for case in chosen(lenient)] == ["filtered out"]
+    # What a bundle of a higher threshold was never asked is not looked at.
+    unasked = replace(scan([nodule(0, malignant=True)], [finding(0, 0.55)]), thresholds=(0.6, 0.5))
+    assert [case.kind for case in chosen(unasked)] == ["filtered out"]
 
 
 def test_a_scan_without_anything_and_one_set_aside_have_no_cases() -> None:

@@ -32,6 +32,7 @@ from tasks.bundles import (
     with_grouping,
 )
 from tasks.members import build_model, load_member, rebuild
+from tasks.promotion import promote
 from tasks.tracking import TrackingError
 
 CPU = torch.device("cpu")
@@ -116,9 +117,9 @@ def test_a_bundle_is_built_once(full_home: Home, fields: dict[str, Any]) -> None
 
 def test_an_alias_that_moves_on_gives_the_newer_bundle(full_home: Home, fields: dict[str, Any]) -> None:
     # A worker lives for weeks, and the champion changes meanwhile.
-    registry.register_bundle(full_home, fields, aliases=["demo"])
+    promote(full_home, registry.register_bundle(full_home, fields), "demo", "first")
     assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.75
-    registry.register_bundle(full_home, {**fields, "nodule_threshold": 0.5}, aliases=["demo"])
+    promote(full_home, registry.register_bundle(full_home, {**fields, "nodule_threshold": 0.5}), "demo", "second")
     assert load_bundle(full_home, "models:/luna@demo", "cpu").nodule_threshold == 0.5
 
 

@@ -82,7 +82,9 @@ def test_finished_work_is_a_completed_state_named_cached() -> None:
 
 
 # What does not decide a result, though a module that does imports it: errors, files, types and names only.
-HARMLESS = {"checkpoint.py", "devices.py", "errors.py", "evidence.py", "files.py", "groups.py", "luna.py", "scorecard.py"}
+HARMLESS = {
+    "checkpoint.py", "devices.py", "errors.py", "evidence.py", "files.py", "groups.py", "luna.py", "scorecard.py",
+}  # fmt: skip
 
 
 def imported(root: Path, start: str) -> set[str]:

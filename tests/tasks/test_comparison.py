@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from lungml import compare
 from lungml.findings import Finding
 from lungml.home import Home
+from lungml.phantom import UID_ROOT
 from lungml.scorecard import Evidence, SegmentedNodule, SegmentedScan, score_scans
 from tasks import tracking
 from tasks.comparison import (
@@ -24,12 +25,14 @@ from tasks.comparison import (
     evaluation_key,
     log_evaluation,
     read_tree,
+    without_folders,
 )
 from tasks.contenders import LOOSE
 from tasks.evaluation import SplitScore
 from tasks.finding import NamedBundle
 from tasks.pipeline import Pipeline
 from tasks.truth import ScanTruth
+from tests.tasks.toy_bundles import toy_fields, toy_model
 
 UIDS = ["1.1", "1.2", "1.3"]
 
@@ -103,8 +106,8 @@ def test_a_bundle_is_not_judged_on_what_it_learned_from(luna_dir: Path, home: Ho
         check_unseen(tree, named(), home)
     assert "\n" not in str(said.value)
     for chosen, words in (
-        ("test", []),
-        ("val", ["1 of 1 scans helped to choose"]),
+        ("test", ["not known which scans"]),
+        ("val", ["not known which scans", "1 of 1 scans helped to choose"]),
         ("train", ["no measure of new ones"]),
     ):
         _, part = read_tree(luna_dir, None, chosen, home)  # type: ignore[arg-type]
@@ -126,11 +129,61 @@ def test_a_scan_of_a_patient_it_learned_from_is_refused_too(
     luna_dir: Path, home: Home, told: Callable[..., None]
 ) -> None:
     _, tree = read_tree(luna_dir, None, "all", home)
+    told(**{f"m{number}": {"9.9": "train", "9.8": "val"} for number in range(1, 5)})
     assert check_unseen(tree, named(), home) == ()
-    of_one = replace(tree.truths[2], patient="p-7")
-    known = replace(tree, truths=(*tree.truths[:2], of_one), trained_patients=frozenset(["p-7"]))
-    with pytest.raises(EvaluationError, match=r"or from their patients \(such as 1\.3"):
-        check_unseen(known, named(), home)
+    # Where the home keeps them apart no more than the models did: by the scans that they name.
+    home.split_csv.write_text("series_uid,split,patient\n9.9,test,p-7\n1.3,test,p-7\n9.8,train,p-8\n1.2,train,p-8\n")
+    with pytest.raises(EvaluationError, match=r"learned from 1 of .* or from their patients \(such as 1\.3"):
+        check_unseen(tree, named(), home)
+    _, part = read_tree(luna_dir, None, "train", home)
+    assert check_unseen(part, named(), home) == (f"1 of 1 scans helped to choose {named().name}: they flatter it",)
+    # Or where the tree's own table knows the patients.
+    home.split_csv.unlink()
+    (luna_dir / "patients.csv").write_text("series_uid,patient\n1.1,Doe\n1.2,Roe\n1.3,Doe\n")
+    _, tree = read_tree(luna_dir, None, "all", home)
+    told(m1={"1.1": "train"}, m2={"9.9": "train"}, m3={"9.9": "train"}, m4={"9.9": "train"})
+    with pytest.raises(EvaluationError, match=r"learned from 1 of these 1 .* \(such as 1\.3"):
+        check_unseen(replace(tree, truths=tree.truths[2:]), named(), home)
+    assert check_unseen(replace(tree, truths=tree.truths[1:2]), named(), home) == ()
+
+
+def test_what_a_model_started_from_learned_from_counts_too(luna_dir: Path, home: Home) -> None:
+    parent = toy_model(home, "classification", scans={"1.2": "train"})
+    fields = toy_fields(home, malignancy=toy_model(home, "malignancy", parent=parent))
+    _, tree = read_tree(luna_dir, None, "all", home)
+    with pytest.raises(EvaluationError, match=r"learned from 1 of these 3 scans.*such as 1\.2"):
+        check_unseen(tree, NamedBundle(name="it", fields=fields), home)
+
+
+def test_scans_helped_to_choose_a_bundle_when_its_models_say_so(
+    luna_dir: Path, home: Home, told: Callable[..., None]
+) -> None:
+    home.split_csv.write_text("series_uid,split\n1.1,val\n1.2,test\n1.3,test\n")  # what was not theirs
+    told(**{f"m{number}": {"1.2": "val"} for number in range(1, 4)}, m4={"1.3": "val"})
+    _, tree = read_tree(luna_dir, None, "all", home)
+    (note,) = check_unseen(tree, named(), home)
+    assert note == "2 of 3 scans helped to choose models:/luna/1: they flatter it"
+
+
+def test_scans_of_another_kind_are_told_of(luna_dir: Path, home: Home, told: Callable[..., None]) -> None:
+    drawn = f"{UID_ROOT}.1.1{'0' * 24}0001"
+    home.split_csv.write_text(f"series_uid,split\n{drawn},train\n")
+    _, real = read_tree(luna_dir, None, "all", home)
+    synthetic = replace(
+        real, truths=(replace(real.truths[0], series_uid=drawn),), origin="phantom", sides={drawn: "train"}
+    )
+    told(**{f"m{number}": {"9.9": "train"} for number in range(1, 5)})
+    (note,) = check_unseen(real, named(origin="phantom"), home)
+    assert note == "models:/luna/1 is made for synthetic scans, and is judged on real scans"
+    (note,) = check_unseen(synthetic, named(origin="real"), home)
+    assert note == "models:/luna/1 is made for real scans, and is judged on synthetic scans"
+    assert check_unseen(synthetic, named(origin="phantom"), home) == check_unseen(real, named(), home) == ()
+    # A bundle of real scans whose models say nothing learned from none that were drawn here; one of synthetic ones may.
+    told()
+    for recipe in ("demo", "published"):
+        assert len(check_unseen(synthetic, named(recipe=recipe, origin="real"), home)) == 1
+    with pytest.raises(EvaluationError, match="learned from 1 of these 1 scans"):
+        check_unseen(synthetic, named(origin="phantom"), home)
 
 
 def test_of_weights_from_elsewhere_nothing_is_known(luna_dir: Path, home: Home, told: Callable[..., None]) -> None:
@@ -151,10 +204,25 @@ def test_of_loose_models_each_one_counts(luna_dir: Path, home: Home, told: Calla
     unknown, chose = check_unseen(val, loose, home)
     assert ("not known which scans" in unknown, "1 of 1 scans helped" in chose) == (True, True)
     told(**{f"m{number}": {"9.9": "train"} for number in range(1, 5)})
-    assert len(check_unseen(every, loose, home)) == 1  # they say that they learned from others
+    assert check_unseen(every, loose, home) == ()  # they say that they learned from others
     told(m1={"9.9": "train"}, m2={"1.2": "train"}, m3={"9.9": "train"}, m4={"9.9": "train"})
     with pytest.raises(EvaluationError, match=r"such as 1\.2"):
         check_unseen(every, loose, home)
+
+
+def test_what_is_said_aloud_leaves_the_machine_without_folders(luna_dir: Path, home: Home, tmp_path: Path) -> None:
+    notes, _ = read_tree(luna_dir, None, "all", home)
+    shown = without_folders((*notes, *notes[:2]), luna_dir, None)
+    assert len(shown) == len(notes)  # each once
+    assert any(note.startswith("annotations.csv is missing") for note in shown)
+    assert str(tmp_path) not in " ".join(shown)
+    # Through a link as well, and of two folders the inner one first.
+    link = tmp_path / "link"
+    link.symlink_to(luna_dir)
+    said = (f"{luna_dir}/tables/a.csv is missing", f"{link}/b.mhd: damaged", "models:/luna/1 learned from them")
+    assert without_folders(said, link, luna_dir / "tables") == (
+        "a.csv is missing", "b.mhd: damaged", "models:/luna/1 learned from them",
+    )  # fmt: skip
 
 
 # log_evaluation
@@ -184,10 +252,17 @@ def judged(toy: Callable[..., ScanTruth], tmp_path: Path) -> Evaluation:
     )  # fmt: skip
     score = BundleScore(bundle=named(recipe="toy"), score=SplitScore(split="all", card=card))
     tree = Tree(
-        name="few", chosen="all", truths=truths, origin="phantom", sides={}, trained_patients=frozenset()
+        name="few", chosen="all", truths=truths, origin="phantom", sides={}, patients={}
     )  # fmt: skip
     difference = compare.paired_differences(card.samples, card.samples)
-    return Evaluation(tree=tree, bundles=(score, score), differences=(difference,), seed=0, set_aside=("1.3",))
+    return Evaluation(
+        tree=tree,
+        bundles=(score, score),
+        differences=(difference,),
+        seed=0,
+        set_aside=("1.3",),
+        notes=("nothing is known of it",),
+    )
 
 
 def mark(center_xyz: tuple[float, float, float], prob_nodule: float, prob_malignant: float) -> Finding:
@@ -208,6 +283,8 @@ def test_an_evaluation_is_kept_as_json_and_a_row_for_every_bundle(
     said = json.loads(file.read_text())
     assert (said["data"], said["tree"], said["split"], said["scans"]) == ("synthetic scans", "few", "all", 3)
     assert (said["set_aside"], said["series_uids"]) == (["1.3"], UIDS)
+    assert said["notes"] == ["nothing is known of it"]
+    assert "not corrected for how many" in said["p_value"]
     assert (said["bundles"][0]["bundle"], said["bundles"][0]["recipe"]) == ("models:/luna/1", "toy")
     assert (said["bundles"][0]["table"]["nodules"], said["bundles"][0]["table"]["found"]) == (6, 2)
     (difference,) = said["differences"]

@@ -30,6 +30,7 @@ from tasks.bundles import stage_example
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.finding import FoundScan, NamedBundle, find_nodules, gather_evidence
 from tasks.pipeline import Pipeline
+from tasks.promotion import promote
 from tasks.truth import ScanTruth
 from tests.tasks.outcomes import done, kept
 
@@ -239,7 +240,7 @@ def test_an_alias_that_moved_on_is_judged_by_its_newer_bundle(
 ) -> None:
     pipeline = pipeline_in(home)
     for threshold, stage in ((0.5, "benign"), (0.0, "malignant")):
-        registry.register_bundle(home, {**fields, "malignant_threshold": threshold}, aliases=["demo"])
+        promote(home, registry.register_bundle(home, {**fields, "malignant_threshold": threshold}), "demo", "newest")
         found = finding_of(find_nodules.fn(scan, NamedBundle.of(home, "models:/luna@demo"), pipeline))
         assert {f.stage for f in read_findings(found.findings)} == {stage}
 

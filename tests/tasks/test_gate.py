@@ -23,7 +23,7 @@ from tasks.gate import gate, markdown, to_beat
 from tasks.pipeline import Pipeline
 from tasks.promotion import alias_of, list_bundles, promote
 from tasks.tracking import TrackingError
-from tests.tasks.toy_bundles import SMALL, TRAINED_ON, forget_aliases, toy_bundle, toy_model
+from tests.tasks.toy_bundles import SMALL, TRAINED_ON, forget_aliases, old_bundle, toy_bundle, toy_model
 
 SERIES = tuple(f"8.{number}" for number in range(60))
 REAL, BETTER_REAL, DRAWN, BETTER_DRAWN = (f"models:/luna/{number}" for number in range(1, 5))
@@ -171,10 +171,13 @@ def test_a_champion_that_was_not_scored_is_not_replaced(home: Home) -> None:
 
 def test_the_champion_itself_keeps_what_was_said_of_it(home: Home) -> None:
     ask(home, REAL)
-    before = version_tags(home, REAL)
+    before, file = version_tags(home, REAL), home.reports / "gate" / "luna-1" / "gate.json"
+    text = file.read_text()
+    assert json.loads(text)["promoted"]
     decision = ask(home, "models:/luna@champion", "models:/luna@champion")
     assert (decision.promoted, decision.reasons) == (False, ("it is @champion already",))
     assert version_tags(home, REAL) == before
+    assert file.read_text() == text
     assert last_run(home).data.tags["luna.gate"] == "refused"
 
 
@@ -224,11 +227,6 @@ def test_a_bundle_that_does_not_say_what_it_learned_from_is_refused(home: Home) 
     assert decision.reasons[-1].startswith(f"the score of {uri} may flatter it: its nodule model")
 
 
-def test_leaks_that_others_found_are_refused(home: Home) -> None:
-    decision = ask(home, REAL, problems=["one volume stands in two splits"])
-    assert decision.reasons == ("one volume stands in two splits",)
-
-
 def test_a_partial_bundle_is_refused(tmp_path: Path, new_home: Callable[[Path], Home]) -> None:
     fresh = new_home(tmp_path)
     uri = toy_bundle(fresh)
@@ -242,6 +240,26 @@ def test_a_partial_bundle_is_refused(tmp_path: Path, new_home: Callable[[Path], 
     file.write_text(json.dumps(fields))
     assert ask(fresh, uri).reasons == ("the bundle lacks nodule",)
     assert alias_of(fresh, "champion") is None
+
+
+def test_a_bundle_with_a_file_that_was_not_registered_is_refused(
+    tmp_path: Path, new_home: Callable[[Path], Home]
+) -> None:
+    fresh = new_home(tmp_path)
+    uri = toy_bundle(fresh)
+    model = registry.read_bundle(fresh, uri)["nodule"]
+    other = tracking.download_model(fresh, toy_model(fresh, "classification")) / "weights.safetensors"
+    copy = next((tracking.download_model(fresh, uri) / "artifacts").rglob(model.removeprefix("models:/")))
+    shutil.rmtree(copy)
+    (reason,) = ask(fresh, uri).reasons
+    assert "arch.json: cannot be read" in reason
+    shutil.copytree(tracking.download_model(fresh, model), copy)
+    shutil.copy(other, tracking.download_model(fresh, model) / "weights.safetensors")
+    (reason,) = ask(fresh, uri).reasons  # a network of its own, but not the one that was judged
+    assert f"weights.safetensors of its nodule model {model} is not the file that was registered" in reason
+    assert alias_of(fresh, "champion") is None
+    (reason,) = ask(fresh, old_bundle(fresh)).reasons
+    assert "luna model promote registers it anew" in reason
 
 
 def test_a_mixed_bundle_is_refused(home: Home) -> None:
@@ -288,15 +306,69 @@ def test_a_bundle_that_is_not_there(home: Home) -> None:
         ask(home, "models:/luna/99")
 
 
-def test_a_move_that_fails_is_no_promotion(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def told(home: Home, uri: str) -> dict[str, Any]:
+    """What `gate.json` says of a bundle."""
+    said: dict[str, Any] = json.loads((home.reports / "gate" / uri[8:].replace("/", "-") / "gate.json").read_text())
+    return said
+
+
+def test_a_move_that_fails_is_no_promotion(
+    home: Home, monkeypatch: pytest.MonkeyPatch, artifacts: dict[str, Any]
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise TrackingError("could not become @champion")
+        raise TrackingError("the database is locked; nothing moved")
 
     monkeypatch.setattr(gating.promotion, "promote", fail)
-    with pytest.raises(TrackingError, match="could not become"):
+    with pytest.raises(TrackingError, match="the database is locked"):
         ask(home, REAL)
-    assert version_tags(home, REAL) == {}
-    assert last_run(home).info.status == "FAILED"
+    words = "could not become @champion: the database is locked; nothing moved"
+    said = told(home, REAL)
+    assert (said["promoted"], said["reasons"]) == (False, [words])
+    assert [(one["name"], one["words"]) for one in said["checks"] if not one["passed"]] == [("moved", words)]
+    for tags in (version_tags(home, REAL), last_run(home).data.tags):
+        assert (tags["luna.gate"], tags["luna.gate.reasons"]) == ("refused", words)
+    page = artifacts["luna-gate"]
+    assert page.startswith(f"# `{REAL}` does not become @champion\n")
+    assert f"Not for clinical use.\n\n- {words}\n" in page
+
+
+@pytest.mark.parametrize("stood", [REAL, None])
+def test_whoever_comes_between_judgement_and_move_is_not_displaced(
+    home: Home, monkeypatch: pytest.MonkeyPatch, stood: str | None
+) -> None:
+    better = toy_bundle(home)
+    if stood:
+        promote(home, stood, "champion", "first")
+
+    def meanwhile(*given: Any, **more: Any) -> None:
+        promote(home, better, "champion", "another gate's winner")
+        promote(*given, **more)
+
+    monkeypatch.setattr(gating.promotion, "promote", meanwhile)
+    words = f"@champion is {better} by now, {BETTER_REAL} was judged against {stood or 'nobody'}; judge it again"
+    with pytest.raises(TrackingError, match=f"^{words}$"):
+        ask(home, BETTER_REAL, stood, gained=0.1)
+    assert (alias_of(home, "champion"), alias_of(home, "previous")) == (better, stood)
+    assert told(home, BETTER_REAL)["reasons"] == [f"could not become @champion: {words}"]
+    assert version_tags(home, BETTER_REAL)["luna.gate"] == "refused"
+
+
+def test_two_gates_that_promote_the_same_bundle_tell_of_one_promotion(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(home, REAL, "champion", "first")
+
+    def meanwhile(*given: Any, **more: Any) -> None:
+        monkeypatch.setattr(gating.promotion, "promote", promote)
+        ask(home, BETTER_REAL, REAL, gained=0.1)
+        promote(*given, **more)
+
+    monkeypatch.setattr(gating.promotion, "promote", meanwhile)
+    with pytest.raises(TrackingError, match=f"{BETTER_REAL}: is @champion already"):
+        ask(home, BETTER_REAL, REAL, gained=0.1)
+    assert (alias_of(home, "champion"), alias_of(home, "previous")) == (BETTER_REAL, REAL)
+    assert told(home, BETTER_REAL)["promoted"]
+    assert version_tags(home, BETTER_REAL)["luna.gate"] == "promoted"
 
 
 def test_a_page_says_what_the_scans_are(home: Home) -> None:

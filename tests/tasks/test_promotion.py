@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -15,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from lungml.home import Home
 from lungml.phantom import UID_ROOT
 from tasks import promotion, registry, tracking
-from tasks.promotion import alias_of, learned_origin, lineage, list_bundles, promote, resolve, rollback
+from tasks.promotion import alias_of, list_bundles, promote, resolve, rollback
 from tasks.tracking import TrackingError
-from tests.tasks.toy_bundles import STAGES, forget_aliases, toy_bundle, toy_model
+from tests.tasks.toy_bundles import STAGES, forget_aliases, old_bundle, toy_bundle, toy_model
 
 DRAWN = f"{UID_ROOT}.1.1{'0' * 24}0001"
 NAMES = ["luna", *(f"luna-{stage}" for stage in STAGES.values())]
@@ -169,6 +171,26 @@ def test_a_champion_whose_models_lost_the_alias_gets_it_back(home: Home) -> None
     assert bearing(home) == expected(home, champion=1)
 
 
+def test_whoever_came_meanwhile_is_not_replaced(home: Home) -> None:
+    one, two, three = (f"models:/luna/{number}" for number in (1, 2, 3))
+    words = f"^@champion is nobody by now, {two} was judged against {one}; judge it again$"
+    with pytest.raises(TrackingError, match=words):
+        promote(home, two, "champion", "better", instead_of=one)
+    promote(home, three, "champion", "first", instead_of=None)
+    for judged_against, named in ((one, one), (None, "nobody")):
+        words = f"^@champion is {three} by now, {two} was judged against {named}; judge it again$"
+        with pytest.raises(TrackingError, match=words):
+            promote(home, two, "champion", "better", instead_of=judged_against)
+    assert bearing(home) == expected(home, champion=3)
+    assert history(home, 2) == ()
+    with pytest.raises(TrackingError, match="is @champion already"):
+        promote(home, three, "champion", "better", instead_of=one)
+    promote(home, two, "champion", "better", instead_of=three)
+    assert bearing(home) == expected(home, champion=2, previous=3)
+    promote(home, one, "champion", "whoever stands", by="human")
+    assert bearing(home) == expected(home, champion=1, previous=2)
+
+
 def test_the_demo_moves_without_a_previous_one(home: Home) -> None:
     promote(home, "models:/luna/1", "champion", "first")
     promote(home, "models:/luna/4", "demo", "drawn")
@@ -185,30 +207,6 @@ def test_reasons_are_one_line_of_some_length(home: Home) -> None:
 
 
 # --- what learned from synthetic scans ---
-
-
-@pytest.mark.parametrize(
-    ("given", "origin"),
-    [
-        ({"origin": "real"}, "real"),
-        ({"origin": "phantom"}, "phantom"),
-        ({"origin": "real", "scans": {"9.1": "train", DRAWN: "train"}}, "phantom"),  # whatever the run says
-        ({"scans": None}, None),
-    ],
-)
-def test_a_model_says_what_it_learned_from(home: Home, given: dict[str, Any], origin: str) -> None:
-    assert learned_origin(home, toy_model(home, "malignancy", **given)) == origin
-
-
-def test_what_a_model_started_from_counts_too(home: Home) -> None:
-    drawn = toy_model(home, "classification", origin="phantom")
-    middle = toy_model(home, "classification", parent=drawn)
-    last = toy_model(home, "malignancy", parent=middle)
-    assert lineage(home, last) == (last, middle, drawn)
-    assert learned_origin(home, last) == "phantom"
-    orphan = toy_model(home, "malignancy", parent="models:/m-gone")
-    assert lineage(home, orphan) == (orphan, "models:/m-gone")
-    assert learned_origin(home, orphan) == "real"
 
 
 def test_a_real_bundle_with_a_model_of_synthetic_scans_is_never_champion(
@@ -248,6 +246,90 @@ def test_a_bundle_whose_models_are_gone_neither_rises_nor_returns(
     assert (alias_of(fresh, "champion"), alias_of(fresh, "previous")) == (second, first)
 
 
+@contextmanager
+def another(file: Path) -> Iterator[None]:
+    """A file with one bit of its last number changed; as it was before when this is over."""
+    before = file.read_bytes()
+    file.write_bytes(before[:-4] + bytes([before[-4] ^ 1]) + before[-3:])
+    try:
+        yield
+    finally:
+        file.write_bytes(before)
+
+
+@pytest.mark.parametrize("stage", ["segmentation", "classification", "malignancy"])
+def test_weights_that_are_not_the_registered_ones_are_refused(home: Home, stage: str) -> None:
+    (member,) = (name for name, of in STAGES.items() if of == stage)
+    (model,) = registry.member_uris(registry.read_bundle(home, "models:/luna/1"), member)
+    logged = tracking.download_model(home, model)
+    copy = tracking.download_model(home, "models:/luna/1") / "artifacts" / "bundle" / model.removeprefix("models:/")
+    promote(home, "models:/luna/1", "champion", "first")
+    promote(home, "models:/luna/2", "champion", "second")
+    for folder, words in (
+        (logged, f"weights.safetensors of its {member} model {model} is not the file that was registered"),
+        (copy, "weights.safetensors: not the file that was registered"),
+    ):
+        with another(folder / "weights.safetensors"):
+            for move in (lambda: promote(home, "models:/luna/1", "champion", "again"), lambda: rollback(home)):
+                with pytest.raises(TrackingError, match=words) as said:
+                    move()
+                assert "\n" not in str(said.value)
+    assert bearing(home) == expected(home, champion=2, previous=1)
+    rollback(home)
+    assert bearing(home) == expected(home, champion=1, previous=2)
+
+
+def test_a_bundle_of_an_older_version_is_registered_anew(tmp_path: Path, new_home: Callable[[Path], Home]) -> None:
+    fresh = new_home(tmp_path)
+    old = old_bundle(fresh)
+    assert registry.read_bundle(fresh, old)["recipe"] == "toy"
+    with pytest.raises(TrackingError, match="it can be @champion, not @demo"):
+        promote(fresh, old, "demo", "so")
+    assert len(list_bundles(fresh)) == 1  # what is refused is not registered
+    moved = promote(fresh, old, "champion", "it is what we have", by="human")
+    assert (moved.uri, moved.before, moved.renewed) == ("models:/luna/2", None, old)
+    fields = registry.read_bundle(fresh, moved.uri)
+    assert registry.as_given(fields) == registry.as_given(registry.read_bundle(fresh, old))
+    model = mlflow.pyfunc.load_model("models:/luna@champion", model_config={"device": "cpu"})
+    assert model.predict(["none.mhd"])["stage"].tolist() == ["not read"]
+    with pytest.raises(TrackingError, match="models:/luna/2: is @champion already"):
+        promote(fresh, old, "champion", "again")
+    # One that stood before there were copies steps aside as it is, but does not come back.
+    tracking.client_of(fresh).set_registered_model_alias("luna", "previous", old.rpartition("/")[2])
+    with pytest.raises(TrackingError, match=f"to register it anew and use that: luna model promote {old} ") as said:
+        rollback(fresh)
+    assert "\n" not in str(said.value)
+    assert (alias_of(fresh, "champion"), alias_of(fresh, "previous")) == (moved.uri, old)
+
+
+def test_a_rollback_that_was_killed_is_seen_and_mended(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(home, "models:/luna/1", "champion", "first")
+    promote(home, "models:/luna/2", "champion", "second")
+
+    def killed(client: MlflowClient, name: str, alias: str, version: str) -> None:
+        if (name, alias) == ("luna", "champion"):
+            raise KeyboardInterrupt
+        real(client, name, alias, version)
+
+    real = MlflowClient.set_registered_model_alias
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", killed)
+        patch.setattr(promotion, "_put_back", lambda step: None)  # whoever is killed puts nothing back
+        with pytest.raises(KeyboardInterrupt):
+            rollback(home, "it missed the small ones")
+    assert alias_of(home, "champion") == alias_of(home, "previous") == "models:/luna/2"
+    # It tells whose turn it was.
+    assert history(home, 1)[-1].endswith("@champion by a person: it missed the small ones")
+    with pytest.raises(TrackingError, match="models:/luna/2: is @champion and @previous: a move was cut short") as said:
+        rollback(home)
+    assert "luna model promote" in str(said.value)
+    assert "\n" not in str(said.value)
+    promote(home, "models:/luna/1", "champion", "as it was meant", by="human")
+    assert bearing(home) == expected(home, champion=1, previous=2)
+    rollback(home)
+    assert bearing(home) == expected(home, champion=2, previous=1)
+
+
 def test_a_move_that_fails_half_way_is_put_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     promote(home, "models:/luna/3", "champion", "first")
     before, told = bearing(home), [listed.history for listed in list_bundles(home)]
@@ -265,8 +347,8 @@ def test_a_move_that_fails_half_way_is_put_back(home: Home, monkeypatch: pytest.
 
     for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag"):
         monkeypatch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
-    # Ten aliases move, of which one goes, and two bundles are told of it: twelve calls.
-    for broken in (1, 3, 10, 12):  # a model, the alias that goes, the bundle, the last line
+    # Two bundles are told of it, and ten aliases move, of which one goes: twelve calls.
+    for broken in (1, 2, 3, 5, 12):  # a line, a model, the alias that goes, the bundle
         calls.clear()
         with pytest.raises(TrackingError, match=r"models:/luna/1: could not become @champion \(database is locked\)"):
             promote(home, "models:/luna/1", "champion", "better")
@@ -276,7 +358,9 @@ def test_a_move_that_fails_half_way_is_put_back(home: Home, monkeypatch: pytest.
     calls.clear()
     promote(home, "models:/luna/1", "champion", "better")
     assert len(calls) == 12
-    assert calls[9] == ("luna", "champion", "1")  # whoever asks for it gets it when all else has moved
+    assert [name for name, *_ in calls[:2]] == ["luna", "luna"]
+    assert [tag for _, _, tag, *_ in calls[:2]] == ["luna.history.1", "luna.history.2"]
+    assert calls[-1] == ("luna", "champion", "1")  # whoever asks for it gets it when all else has moved
     assert bearing(home) == expected(home, champion=1, previous=3)
 
 

@@ -39,6 +39,7 @@ from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, serving, tracking
 from tasks.bundles import load_bundle, stage_example, with_grouping
+from tasks.promotion import promote
 from tasks.tracking import TrackingError
 from tasks.truth import ScanTruth
 
@@ -79,7 +80,9 @@ def uri(home: Home) -> str:
         "recipe": "tiny",
         "origin": "phantom",
     }
-    return registry.register_bundle(home, fields, aliases=["demo"])
+    uri = registry.register_bundle(home, fields)
+    promote(home, uri, "demo", "the only one")
+    return uri
 
 
 @pytest.fixture(scope="module")

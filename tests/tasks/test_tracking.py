@@ -23,6 +23,7 @@ from lungml.home import Home
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, tracking
+from tasks.promotion import promote
 from tasks.tracking import Run, TrackingError
 
 ARCH = {"stage": "segmentation", "config": {"width": 2}}
@@ -467,8 +468,10 @@ def test_a_model_whose_files_are_gone_does_not_exist(home: Home) -> None:
 
 def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClient) -> None:
     bundle = whole_bundle(home)
-    assert registry.register_bundle(home, bundle, aliases=("demo",)) == "models:/luna/1"
-    assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}, aliases=("demo",)) == "models:/luna/2"
+    assert registry.register_bundle(home, bundle) == "models:/luna/1"
+    assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
+    assert client.get_registered_model("luna").aliases == {}  # who stands is not decided here
+    client.set_registered_model_alias("luna", "demo", "2")
     first, demo = registry.read_bundle(home, "models:/luna/1"), registry.read_bundle(home, "models:/luna@demo")
     # An equal one is no new version.
     assert registry.register_bundle(home, {**bundle, "nodule_threshold": 0.7}) == "models:/luna/2"
@@ -480,15 +483,6 @@ def test_a_bundle_comes_back_by_version_and_alias(home: Home, client: MlflowClie
     for member, stage in registry.BUNDLE_MEMBERS.items():
         (version,) = client.search_model_versions(f"name = 'luna-{stage}'")
         assert version.source == bundle[member]
-
-
-def test_synthetic_scans_reach_only_the_demo_alias(home: Home, client: MlflowClient) -> None:
-    bundle = whole_bundle(home)
-    with pytest.raises(TrackingError, match="may only be @demo, not champion"):
-        registry.register_bundle(home, bundle, aliases=("champion",))
-    assert not client.search_registered_models()
-    real = registry.register_bundle(home, {**bundle, "origin": "real"}, aliases=("champion", "previous"))
-    assert registry.read_bundle(home, "models:/luna@champion") == registry.read_bundle(home, real)
 
 
 def _without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -551,7 +545,7 @@ def test_logging_says_nothing(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = Home(tmp_path / "new")  # making the tables says nothing either
-    registry.register_bundle(home, whole_bundle(home), aliases=("demo",))
+    promote(home, registry.register_bundle(home, whole_bundle(home)), "demo", "first")
     assert capfd.readouterr() == ("", "")
 
 

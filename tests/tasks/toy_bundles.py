@@ -72,6 +72,18 @@ def toy_bundle(home: Home, **given: Any) -> str:
     return registry.register_bundle(home, toy_fields(home, **given))
 
 
+def old_bundle(home: Home, **given: Any) -> str:
+    """The same as an older version of luna registered it: `bundle.json` alone, no copies and nothing to load."""
+    client, fields = tracking.client_of(home), toy_fields(home, **given)
+    logged = client.create_logged_model(tracking.experiment_id_of(home, "end-to-end"), name="luna-bundle")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bundle.json").write_text(json.dumps({**fields, "code": "0123456"}))
+        Model(model_id=logged.model_id).save(str(Path(folder) / "MLmodel"))
+        client.log_model_artifacts(logged.model_id, folder)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return f"models:/luna/{registry.register_version(client, 'luna', f'models:/{logged.model_id}')}"
+
+
 def forget_aliases(home: Home) -> None:
     """Take all aliases, and what was written on the bundles, away again."""
     client = tracking.client_of(home)
