@@ -278,8 +278,9 @@ def method(facts: ReportFacts, card: Scorecard) -> Part:
                     f"same ones for every bundle; seed {facts.seed}. p = {P_VALUE}; not corrected for how many "
                     "p values there are.",
                     f"No band, and no p, where fewer than {LEAST_SCANS} scans hold what a score is made of (of an AUC: "
-                    "a nodule of the rarer kind), or it is defined on fewer than half of the resamples; no band either "
-                    "where all of them give the same. Percentile bands of shares near 0 or 1 are too narrow.",
+                    "a nodule of the rarer kind), or it is defined on fewer than half of the resamples. No band of a "
+                    "score, other than of a difference, where all of them give the same. Percentile bands of shares "
+                    "near 0 or 1 are too narrow.",
                     "Nodules of scans that were set aside count as missed; the AUC at annotated centres leaves them "
                     "out, for the model and for the diameter alike.",
                     "AUC: exact, over all pairs, ties half. ECE: mean distance of the probability from the share that "

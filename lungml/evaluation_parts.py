@@ -169,7 +169,7 @@ def calibration(facts: ReportFacts, card: Scorecard, images: Sequence[Image]) ->
     fitted = [name for name in judged if facts.calibration[name] != "none"]
     if fitted:
         how = "A logistic curve (platt) was fitted to the probability of: " + ", ".join(fitted) + "."
-        how += "" if len(fitted) == len(judged) else " The other is the networks' own: too few outcomes told a curve."
+        how += "" if len(fitted) == len(judged) else " None could be fitted to the other: it is the networks' own."
     else:
         how = "The probabilities are the networks' own."
     return Part(

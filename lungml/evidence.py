@@ -48,8 +48,8 @@ def check_evidence(evidence: Sequence[Evidence]) -> list[Evidence]:
 
     Raises:
         ValueError: no scan, a scan twice, one with some answers and without others, lists of unequal length, or a
-            probability or threshold that is NaN or not in [0, 1]. A finding may lack its malignancy: whether it needs one depends on
-            the threshold, see `lungml.score.find_stages`.
+            probability or threshold that is NaN or not in [0, 1]. A finding may lack its malignancy: whether
+            it needs one depends on the threshold, see `lungml.score.find_stages`.
     """
     if not evidence:
         raise ValueError("there is no scan to score")

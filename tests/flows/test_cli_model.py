@@ -16,7 +16,7 @@ from flows.cli_model import show_bundles
 from lungml.home import Home
 from tasks import promotion, tracking
 from tasks.promotion import Moved, alias_of, list_bundles, promote
-from tests.tasks.toy_bundles import forget_aliases, toy_bundle
+from tests.tasks.toy_bundles import forget_aliases, old_bundle, toy_bundle
 
 Luna = Callable[..., tuple[int, str, str]]
 FIRST, SECOND, DRAWN = (f"models:/luna/{number}" for number in (1, 2, 3))
@@ -136,6 +136,16 @@ def test_a_bundle_whose_models_are_gone_is_one_line(luna: Luna, home: Home, tmp_
         shutil.move(tmp_path / "gone", folder)
     assert status == 1
     assert only_line(wrong).startswith(f"error: {uri}: cannot be @champion, its malignancy model is not to be had")
+
+
+def test_a_bundle_of_an_older_version_is_registered_anew(luna: Luna, home: Home) -> None:
+    old = old_bundle(home)
+    status, said, noted = luna("model", "promote", old, "--because", "it is what we have")
+    assert status == 0
+    uri = alias_of(home, "champion")
+    assert uri not in (None, old)
+    assert said.splitlines()[0] == f"{uri} is @champion"
+    assert only_line(noted) == f"note: {old} is of an older version of luna: registered anew as {uri}"
 
 
 def test_a_bundle_of_synthetic_scans_may_be_the_demo(luna: Luna, home: Home) -> None:

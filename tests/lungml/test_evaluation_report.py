@@ -412,7 +412,7 @@ def test_a_probability_without_a_curve_is_not_called_calibrated() -> None:
     one: dict[Probability, Method] = {"nodule": "platt", "malignancy": "none"}
     about = facts(calibration=one, uncalibrated={"nodule": CARD.nodule})
     text = render_markdown(about, CARD)
-    assert "was fitted to the probability of: nodule. The other is the networks' own" in text
+    assert "was fitted to the probability of: nodule. None could be fitted to the other" in text
     assert "| malignancy, as the network said it | 5 |" in text
     assert "malignancy, calibrated" not in text
     assert "- calibration: nodule platt, malignancy none" in text

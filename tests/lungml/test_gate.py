@@ -80,6 +80,16 @@ def test_a_worse_bundle_is_refused_whatever_else_it_gains(name: str, change: tup
     assert reason.endswith("worse beyond chance" if name != "malignant_sensitivity" else "the margin of 0.05")
 
 
+def test_a_promotion_whose_alias_did_not_move_is_a_refusal() -> None:
+    decision = decide(bundle(cpm=(0.1, 0.05)), CHAMPION)
+    left = decision.unmoved("the database is locked")
+    words = "could not become @champion: the database is locked"
+    assert (left.promoted, left.reasons, failed(left)) == (False, (words,), ["moved"])
+    assert left.words == f"models:/luna/2 does not become @champion: {words}"
+    assert left.checks[:-1] == decision.checks
+    assert (left.challenger, left.champion) == (decision.challenger, decision.champion)
+
+
 def test_a_tie_is_refused() -> None:
     decision = decide(bundle(), CHAMPION)
     assert not decision.promoted

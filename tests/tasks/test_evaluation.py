@@ -13,9 +13,12 @@ from mlflow import MlflowClient
 
 from lungml import scorecard, store
 from lungml.annotated import Annotated, write_annotated
+from lungml.answers import Answers, write_answers
+from lungml.candidates import Candidates
 from lungml.findings import Finding, write_findings
 from lungml.geometry import Grid
 from lungml.home import Home
+from lungml.marked import Marked
 from lungml.scorecard import SegmentedNodule, SegmentedScan
 from tasks import evaluation, tracking
 from tasks.comparison import EvaluatedScan
@@ -74,6 +77,14 @@ def score(
             truth_key="key",
         )
         write_findings(files.findings, "1.0", tuple(found))
+        nothing = np.empty(0)
+        answers = Answers(
+            marked=Marked.of_mask(np.zeros((2, 2, 2), bool)),
+            candidates=Candidates(centers_irc=np.empty((0, 3)), diameters_mm=nothing, scores=nothing),
+            prob_nodule=nothing,
+            prob_malignant=nothing,
+        )
+        write_answers(files.answers, answers, "key")
         segmented = SegmentedScan(
             voxels=1000,
             flagged=50,

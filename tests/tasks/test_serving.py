@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -34,15 +35,18 @@ from lungml.candidates import Candidates, Grouping, GroupingSettings
 from lungml.ct import read_scan
 from lungml.findings import FINDINGS_COLUMNS, find_nodules, findings_text
 from lungml.home import Home
+from lungml.inference import InferenceError
 from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
 from tasks import registry, serving, tracking
 from tasks.bundles import load_bundle, stage_example, with_grouping
+from tasks.packing import REQUIRED
 from tasks.promotion import promote
 from tasks.tracking import TrackingError
 from tasks.truth import ScanTruth
 
+PROJECT = Path(__file__).parents[2]
 OWN_RULE = next(rule for rule in get_args(Grouping) if rule != "report")
 TEXTS = ["series_uid", "stage", "reason"]
 SMALL = NoduleNetConfig(crop_shape=(8, 16, 16), depth=2, width=2)
@@ -165,6 +169,37 @@ def test_a_scan_named_twice_is_answered_once(model: PyFuncModel, scans: list[Pat
     assert (last["series_uid"], last["stage"], last["reason"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        (OSError(5, "Input/output error", "/scans/1.10.raw"), "Input/output error; check the path"),
+        (InferenceError("no scan can be read with these settings"), "no scan can be read with these settings"),
+        (None, "a nodule classifier gave a probability that is not a number; train or import it again"),
+    ],
+)
+def test_a_scan_that_a_network_fails_on_costs_only_itself(
+    model: PyFuncModel, scans: list[Path], monkeypatch: pytest.MonkeyPatch, fails: Exception | None, reason: str
+) -> None:
+    whole = model.predict([str(scans[1])])
+    first = read_scan(scans[0]).hu
+
+    def ask(hu: np.ndarray, *given: Any) -> Answers:
+        answers = real(hu, *given)
+        if not np.array_equal(hu, first):
+            return answers
+        if fails:
+            raise fails
+        return replace(answers, prob_nodule=np.full_like(answers.prob_nodule, np.nan))
+
+    real = serving.ask
+    monkeypatch.setattr(serving, "ask", ask)
+    table = model.predict([str(path) for path in scans])
+    pd.testing.assert_frame_equal(table[1:].reset_index(drop=True), whole)
+    told = table.iloc[0]
+    assert (told["series_uid"], told["stage"], told["reason"]) == ("1.10", "not read", reason)
+    assert np.isnan(told["prob_nodule"])
+
+
 def test_a_scan_without_candidates_has_no_rows(
     model: PyFuncModel, scans: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +295,32 @@ def test_nothing_is_pickled_and_its_signature_says_what_it_takes(copied: Path) -
     assert [parameter.name for parameter in signature.params] == ["grouping"]
     example = json.loads((copied / "serving_input_example.json").read_text())
     assert example["dataframe_split"]["columns"] == ["path"]
+
+
+def imported_by(module: str) -> set[str]:
+    """The packages that importing one of our modules takes along, as far as our own modules say at their top."""
+    found, todo = set[str](), [module]
+    while todo:
+        name = todo.pop()
+        place = PROJECT / name.replace(".", "/")
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if name not in found and file.exists():
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.Import):
+                    todo += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found.add(name)
+    return {name.partition(".")[0] for name in found}
+
+
+def test_what_it_imports_is_required(copied: Path) -> None:
+    ours = {"lungml", "tasks"}
+    foreign = imported_by("tasks.serving") - ours - set(sys.stdlib_module_names)
+    assert foreign >= {"torch", "SimpleITK", "zarr"}
+    assert foreign <= set(REQUIRED)
+    lines = (copied / "requirements.txt").read_text().splitlines()
+    assert {line.partition("==")[0] for line in lines} == set(REQUIRED)
 
 
 @pytest.mark.parametrize("name", ["arch.json", "weights.safetensors"])
