@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.findings import Finding, FindingError, ask, judge, write_findings
+from lungml.errors import FindingError
+from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle, with_grouping
 

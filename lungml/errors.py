@@ -49,6 +49,10 @@ class FileError(LunaError):
         return one_line(f"{path}: {problem}; {advice}")
 
 
+class FindingError(LunaError):
+    """A network answers with what is no probability; the message is one line."""
+
+
 class TrainingError(LunaError):
     """Training cannot start or go on; the message is one line."""
 

@@ -17,7 +17,7 @@ from lungml.answers import Answers
 from lungml.calibration import Calibration, logits_of
 from lungml.candidates import GroupingSettings, group_candidates
 from lungml.classify import classify
-from lungml.errors import LunaError
+from lungml.errors import FindingError
 from lungml.field import candidates_in, field_to_read
 from lungml.files import csv_text, write_text_atomic
 from lungml.geometry import Grid, irc_to_xyz
@@ -33,10 +33,6 @@ FINDINGS_COLUMNS = (
     "diameter_mm", "reason",
 )  # fmt: skip
 ASKED_DIGITS = 6  # of the logit from which on malignancy is asked; a little below it is asked too
-
-
-class FindingError(LunaError):
-    """A network answers with what is no probability; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def segment(
             if on_slice:
                 on_slice(stop, count)
     if not numbers:  # NaN is above no floor: nothing would be found, and nothing said
-        raise ValueError("a segmentation model gave a probability that is not a number; train or import it again")
+        raise FindingError("a segmentation model gave a probability that is not a number; train or import it again")
     places = torch.cat(voxels).cpu().numpy() if voxels else np.empty(0, np.int64)
     said = torch.cat(probs).cpu().numpy() if probs else np.empty(0, np.float32)
     return Marked(shape=(count, rows, cols), voxels=places, probs=said, floor=floor)

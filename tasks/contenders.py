@@ -14,7 +14,8 @@ from tasks import registry, tracking
 from tasks.caching import digest
 from tasks.finding import NamedBundle
 from tasks.members import load_member
-from tasks.promotion import CHAMPION, DEMO, alias_of, learned_origin, resolve
+from tasks.promotion import CHAMPION, DEMO, alias_of, resolve
+from tasks.provenance import learned_origin
 from tasks.tracking import TrackingError
 
 LOOSE = "loose"  # the recipe of models that no recipe brought together

@@ -108,7 +108,8 @@ def test_two_bundles_are_scored_and_compared(
     assert differences["malignancy_auc"].first != differences["malignancy_auc"].second
     assert differences["diameter_auc"].band == (0.0, 0.0)
     said = json.loads(file.read_text())
-    assert (said["data"], said["tree"], said["scans"]) == ("synthetic scans", "fresh", SCANS)
+    assert (said["data"], said["tree"], said["scans"]) == ("synthetic scans", evaluation.tree.name, SCANS)
+    assert "fresh" not in file.read_text()  # no folder is named
     assert file.is_relative_to(home.reports / "evaluations")
 
 
@@ -149,7 +150,7 @@ def test_the_terminal_shows_it_all(first: tuple[Evaluation, Path], capsys: pytes
     evaluation, file = first
     show_evaluation(evaluation, file, Console(width=100, highlight=False))
     told = capsys.readouterr().out
-    assert told.count(f"({SCANS} synthetic scans, fresh, all)") == 3  # two tables and their difference
+    assert told.count(f"({SCANS} {evaluation.tree.name}, all)") == 3  # two tables and their difference
     for words in ("CPM", "annotated diameter alone", "candidates a scan", "95 % band", str(file)):
         assert words in told
     (line,) = (line for line in told.splitlines() if line.strip().startswith("CPM") and "1.000" in line)

@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from flows.read import read_scans
-from lungml.findings import FINDINGS_COLUMNS, Finding, FindingError
+from lungml.errors import FindingError
+from lungml.findings import FINDINGS_COLUMNS, Finding
 from lungml.home import Home
 from tasks.bundles import WeightsError, import_published, load_bundle
 from tasks.registry import read_bundle

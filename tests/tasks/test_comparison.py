@@ -31,7 +31,7 @@ from tasks.contenders import LOOSE
 from tasks.evaluation import SplitScore
 from tasks.finding import NamedBundle
 from tasks.pipeline import Pipeline
-from tasks.truth import ScanTruth
+from tasks.truth import ScanTruth, data_name
 from tests.tasks.toy_bundles import toy_fields, toy_model
 
 UIDS = ["1.1", "1.2", "1.3"]
@@ -61,7 +61,8 @@ def test_all_of_a_fresh_tree_is_judged_and_none_of_it_joins_the_split(luna_dir: 
     notes, tree = read_tree(luna_dir, None, "all", home)
     assert [truth.series_uid for truth in tree.truths] == UIDS
     assert [len(truth.nodules) for truth in tree.truths] == [2, 2, 2]
-    assert (tree.name, tree.words) == ("fresh", "real scans")  # no series of ours
+    assert (tree.name, tree.words) == (data_name(UIDS, "real"), "real scans")  # no series of ours, and no folder
+    assert data_name(UIDS[:2], "real") != tree.name == data_name(reversed(UIDS), "real")
     assert any("annotations.csv is missing" in note for note in notes)
     assert not home.split_csv.exists()
 

@@ -124,7 +124,7 @@ def test_loose_models_are_judged_after_the_named_bundles(home: Home, registered:
     assert (one.name, one.fields["nodule_threshold"]) == (registered, 0.4)
     assert other == loose_bundle(home, loose)
     assert contenders(home, [registered, registered]) == (one, one)
-    with pytest.raises(TrackingError, match="models:/luna/99: no such model"):
+    with pytest.raises(TrackingError, match="models:/luna/99: no such bundle"):
         contenders(home, [registered, "models:/luna/99"])
 
 
