@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lungml.crops import clip_hu
+from lungml.errors import FindingError
 from lungml.inference import InferenceSettings, Network, prepare
 from lungml.lungs import LungField
 from lungml.marked import Marked
