@@ -80,7 +80,7 @@ def evaluate(
         report_evaluation(
             score.split,
             score.card,
-            score.evidence,
+            score.cases,
             stores,
             bundle,
             pipeline,
@@ -214,7 +214,7 @@ def evaluate_bundles(
         report_evaluation(
             tree.chosen,
             judged.score.card,
-            judged.score.evidence,
+            judged.score.cases,
             {scan.series_uid: scan.store for scan in scans},
             judged.bundle,
             pipeline,

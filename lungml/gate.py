@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from lungml.candidacy import Candidacy, kind
 from lungml.compare import Difference, Sampled, Statistic, against_diameter, paired_difference
 from lungml.errors import LunaError
@@ -28,7 +26,6 @@ NAMES: Mapping[Statistic, str] = {
 }
 COMPARED: tuple[Statistic, ...] = ("malignant_sensitivity", "cpm", "malignancy_auc", "malignant_false_positives")
 NEEDED: tuple[Statistic, ...] = ("malignant_sensitivity", "cpm", "malignancy_auc", "diameter_auc")
-DEFINED_SHARE = 0.5  # of the resamples: a band of fewer says little of the scans that were left out
 FACTS = ("whole", "unseen", "scans")  # what even a demo's first bundle must fulfil
 FORMALITIES = ("comparable", "champion_metrics")  # no reason to promote anything
 
@@ -233,10 +230,7 @@ def _check_malignant(challenger: Candidacy, settings: GateSettings) -> Check:
 
 def _missing(samples: Mapping[Statistic, Sampled]) -> list[Statistic]:
     def told(name: Statistic) -> bool:
-        if name not in samples or not math.isfinite(samples[name].observed):
-            return False
-        resampled = samples[name].resampled
-        return int(np.isfinite(resampled).sum()) >= DEFINED_SHARE * len(resampled) > 0
+        return name in samples and math.isfinite(samples[name].observed) and samples[name].tells
 
     return [name for name in dict.fromkeys((*NEEDED, *COMPARED)) if not told(name)]
 

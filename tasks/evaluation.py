@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -14,6 +14,7 @@ from lungml.evidence import Evidence
 from lungml.froc import FPS_PER_SCAN, FrocResult
 from lungml.score import COLUMNS, Table
 from lungml.scorecard import Scorecard, score_scans
+from lungml.worst_cases import Case, choose_worst
 from tasks import tracking
 from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence
 from tasks.pipeline import Pipeline, TrainedModel
@@ -27,12 +28,12 @@ class SplitScore:
     Attributes:
         split: which.
         card: every score.
-        evidence: what they were made from, for whoever looks at single cases.
+        cases: the worst of them, to be looked at one by one.
     """
 
     split: Chosen
     card: Scorecard
-    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    cases: tuple[Case, ...] = ()
 
     @property
     def table(self) -> Table:
@@ -97,7 +98,13 @@ def score_findings(
         malignant_threshold=bundle.fields["malignant_threshold"],
         seed=pipeline.seed,
     )
-    return SplitScore(split=split, card=card, evidence=tuple(evidence))
+    return score_of(split, card, evidence)
+
+
+def score_of(split: Chosen, card: Scorecard, evidence: Sequence[Evidence]) -> SplitScore:
+    """A score and its worst cases; the evidence, every finding of every scan, stays behind."""
+    cases = choose_worst(evidence, card.nodule_threshold, card.malignant_threshold)
+    return SplitScore(split=split, card=card, cases=tuple(cases))
 
 
 @task(name="log_end_to_end", cache_policy=NO_CACHE)

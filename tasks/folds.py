@@ -22,7 +22,7 @@ from lungml.score import Table, Thresholds, score_table
 from lungml.scorecard import Evidence, score_scans
 from tasks import registry, tracking
 from tasks.caching import digest
-from tasks.evaluation import SplitScore, log_score
+from tasks.evaluation import SplitScore, log_score, score_of
 from tasks.finding import FoundScan, NamedBundle, gather_evidence
 from tasks.pipeline import Pipeline
 from tasks.provenance import CHOSE, LEARNED, used_by
@@ -191,7 +191,7 @@ def score_folds(folds: Sequence[FoldEvidence], pipeline: Pipeline) -> SplitScore
     """
     evidence, (nodule, malignant) = pooled_evidence(folds), mean_thresholds(folds)
     card = score_scans(evidence, nodule_threshold=nodule, malignant_threshold=malignant, seed=pipeline.seed)
-    return SplitScore(split="all", card=card, evidence=tuple(evidence))
+    return score_of("all", card, evidence)
 
 
 def report_folds(
@@ -203,7 +203,7 @@ def report_folds(
     return report_evaluation(
         score.split,
         score.card,
-        score.evidence,
+        score.cases,
         {scan.series_uid: scan.store for fold in evidence for scan in fold.scans},
         pooled_bundle(evidence),
         pipeline,

@@ -17,14 +17,13 @@ from prefect.cache_policies import NO_CACHE
 from lungml import store
 from lungml.calibration import Calibration
 from lungml.evaluation_report import draw_figures, render_html, render_markdown
-from lungml.evidence import Evidence
 from lungml.files import write_text_atomic
 from lungml.pictures import draw_case
 from lungml.plots import write_figures
 from lungml.remote import Location
 from lungml.report_facts import BundleMember, Compared, ReportFacts, undo_calibration
 from lungml.scorecard import Scorecard
-from lungml.worst_cases import Case, choose_worst
+from lungml.worst_cases import Case
 from tasks import registry, tracking
 from tasks.finding import NamedBundle
 from tasks.pipeline import Pipeline
@@ -58,7 +57,7 @@ class WrittenReport:
 def report_evaluation(
     split: Chosen,
     card: Scorecard,
-    evidence: Sequence[Evidence],
+    cases: Sequence[Case],
     stores: Mapping[str, Location],
     bundle: NamedBundle,
     pipeline: Pipeline,
@@ -73,7 +72,7 @@ def report_evaluation(
     Args:
         split: of the scans.
         card: the bundle's scores.
-        evidence: that they were made from.
+        cases: the worst, to be shown.
         stores: of the scans that were read, by series_uid: the worst cases are shown.
         bundle: that was judged.
         pipeline: of this run; its origin is that of the scans.
@@ -83,7 +82,6 @@ def report_evaluation(
         notes: what limits these scores: sentences that name no folder.
     """
     start, fields = time.monotonic(), bundle.fields
-    cases = choose_worst(evidence, card.nodule_threshold, card.malignant_threshold)
     calibration = Calibration.from_dict(fields.get("calibration"))
     facts = ReportFacts(
         title=f"{bundle.name} on {data}",

@@ -179,4 +179,3 @@ def _suffix(member: int) -> str:
 
 def _seeded(pipeline: Pipeline, member: int) -> Pipeline:
     return replace(pipeline, seed=pipeline.seed + member)
-

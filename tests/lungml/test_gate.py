@@ -178,7 +178,7 @@ def test_one_scan_in_fifty_may_be_set_aside() -> None:
 
 
 @pytest.mark.parametrize("name", ["malignant_sensitivity", "cpm", "malignancy_auc", "diameter_auc"])
-@pytest.mark.parametrize("how", ["absent", "NaN", "without a band", "half a band"])
+@pytest.mark.parametrize("how", ["absent", "NaN", "without a band", "half a band", "too few scans"])
 def test_a_missing_metric_is_refused(name: Statistic, how: str) -> None:
     good = bundle(**BETTER)
     whole = good.samples[name]
@@ -187,6 +187,7 @@ def test_a_missing_metric_is_refused(name: Statistic, how: str) -> None:
         "NaN": replace(whole, observed=math.nan),
         "without a band": replace(whole, resampled=np.full_like(EVEN, np.nan)),
         "half a band": replace(whole, resampled=holes),
+        "too few scans": replace(whole, scans=2),
     }
     samples = {key: value for key, value in good.samples.items() if key != name}
     if how in missing:
