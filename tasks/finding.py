@@ -82,7 +82,8 @@ class NamedBundle:
     @property
     def content(self) -> dict[str, Any]:
         """What decides its findings: equal bundles give equal ones, whatever their version or commit."""
-        return {name: self.fields[name] for name in registry.DECIDING_FIELDS if name in self.fields}
+        plain = registry.plain_bundle(self.fields)
+        return {name: plain[name] for name in registry.DECIDING_FIELDS if name in plain}
 
     def build(self, home: Home, device: str) -> Bundle:
         """Its models and settings, built once in a process."""
@@ -132,7 +133,8 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
     # The voxels' own key: how crops for training are cut from them changes no finding.
     voxels = read_attributes(scan.store)["key"]
     models = bundle.build(home, pipeline.device)
-    asking = {name: bundle.fields[name] for name in ASKING if name in bundle.fields}
+    content = bundle.content
+    asking = {name: content[name] for name in ASKING if name in content}
     asking["from"] = asked_from(models.calibration, models.nodule_threshold)
     key = digest([voxels, asking, resolve_device(pipeline.device).type, code_digest(INFERENCE_MODULES)])
     truth = [(nodule.center_xyz, nodule.diameter_mm) for nodule in scan.nodules]
@@ -143,7 +145,7 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
         annotated=folder / f"annotated-{digest(truth)[:8]}.npz",
         key=key,
         truth_key=digest([key, truth, code_digest(JUDGING_MODULES)]),
-        findings=home.reports / "findings" / digest(bundle.content) / scan.series_uid / "findings.csv",
+        findings=home.reports / "findings" / digest(content) / scan.series_uid / "findings.csv",
     )
     answers, annotated = read_answers(found.answers, key), read_annotated(found.annotated, found.truth_key)
     finished = answers is not None and annotated is not None

@@ -57,7 +57,7 @@ def register_bundle(home: Home, bundle: Mapping[str, Any]) -> str:
     check_bundle(bundle)
     files = _member_files(home, bundle)
     digests = {name: sha256(file) for name, file in files.items()}
-    whole = {**_plain(bundle), "code": tracking.git_commit(), "sha256": digests}
+    whole = {**plain_bundle(bundle), "code": tracking.git_commit(), "sha256": digests}
     client = tracking.client_of(home)
     content = key_digest(whole)
     for known in _versions_with(client, content):
@@ -262,7 +262,7 @@ def _member_files(home: Home, bundle: Mapping[str, Any]) -> dict[str, Path]:
     return files
 
 
-def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
+def plain_bundle(bundle: Mapping[str, Any]) -> dict[str, Any]:
     """A checked bundle in its one form, so that equal ones are equal: a lone URI is a text, no flips are no entry."""
     plain = dict(bundle)
     for member in BUNDLE_MEMBERS:
@@ -273,7 +273,7 @@ def _plain(bundle: Mapping[str, Any]) -> dict[str, Any]:
         ("test_time_flips", settings["flips"]),
         ("judge_all", settings["judge_all"]),
         ("calibration", settings["calibration"].method != "none"),
-        ("inference", bundle.get("inference")),
+        ("inference", settings["inference"] != InferenceSettings()),
     ):
         if not said:
             plain.pop(name, None)

@@ -19,6 +19,7 @@ from lungml.calibration import Calibration, Platt
 from lungml.candidates import GroupingSettings
 from lungml.findings import asked_from, read_findings
 from lungml.home import Home
+from lungml.inference import InferenceSettings
 from lungml.marked import Marked
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
@@ -169,6 +170,10 @@ def test_a_calibrated_bundle_takes_the_drafts_answers(
         "nodule_threshold": float(curve([0.5])[0]),
     }
     done(find_nodules.fn(scan, NamedBundle(name="calibrated", fields=after), pipeline))
+    # Registering says the same in another form.
+    said = {**after, "test_time_flips": [], "nodule": [after["nodule"]], "inference": asdict(InferenceSettings())}
+    uri = registry.register_bundle(home, said)
+    kept(find_nodules.fn(scan, NamedBundle.of(home, uri), pipeline))
     assert asked == []
 
 
