@@ -124,7 +124,7 @@ def test_models_bundle_and_tables_come_out(first: Summary, home: Home, luna_dir:
     assert (decision.promoted, decision.alias) == (True, "demo")
     # Two reports can be read, and nothing in them names a folder.
     for report, split in zip(first.evaluated.reports, ("val", "test"), strict=True):
-        text = report.page.read_text()
+        text = report.page.read_text(encoding="utf-8")
         assert (report.split, "Not for clinical use" in text) == (split, True)
         assert str(home.root) not in text
         assert str(luna_dir) not in text

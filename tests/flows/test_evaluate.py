@@ -121,11 +121,12 @@ def test_each_page_says_what_limits_its_bundle_and_the_file_all_of_it(
     assert any("which scans models:/luna/2 learned from" in note for note in notes)
     assert str(luna_dir.parent) not in " ".join(notes)
     pages = [(file.parent / bundle.removeprefix("models:/").replace("/", "-") / "report.md") for bundle in bundles]
-    limits = [page.read_text().replace("\\", "").split("## Limits")[1].split("\n## ")[0] for page in pages]
+    texts = [page.read_text(encoding="utf-8").replace("\\", "") for page in pages]
+    limits = [text.split("## Limits")[1].split("\n## ")[0] for text in texts]
     of_second = [note for note in notes if bundles[1] in note]
     assert [note for note in notes if f"- {note}\n" not in limits[0]] == of_second
     assert all(f"- {note}\n" in limits[1] for note in notes)  # it stands beside the first
-    assert "- learned from: synthetic scans" in pages[0].read_text()
+    assert "- learned from: synthetic scans" in pages[0].read_text(encoding="utf-8")
 
 
 def test_scans_to_be_judged_on_get_stores_and_nothing_that_trains(first: tuple[Evaluation, Path], home: Home) -> None:

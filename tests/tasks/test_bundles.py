@@ -163,7 +163,7 @@ def test_calibration_and_means_come_back_exactly(full_home: Home, fields: dict[s
     said = {
         "calibration": {"method": "platt", "nodule": CURVE, "malignancy": None},
         "judge_all": True,
-        "inference": asdict(InferenceSettings()),
+        "inference": asdict(InferenceSettings(lungs_only=True)),
     }
     uri = registry.register_bundle(full_home, {**fields, **said})
     stored = registry.read_bundle(full_home, uri)
@@ -183,7 +183,7 @@ def test_calibration_and_means_come_back_exactly(full_home: Home, fields: dict[s
 
 def test_nothing_said_is_what_it_was_before(full_home: Home, fields: dict[str, Any]) -> None:
     uri = registry.register_bundle(full_home, fields)
-    nothing = {"judge_all": False, "calibration": Calibration().as_dict(), "inference": {}}
+    nothing = {"judge_all": False, "calibration": Calibration().as_dict(), "inference": asdict(InferenceSettings())}
     assert registry.register_bundle(full_home, {**fields, **nothing}) == uri
     bundle = load_bundle(full_home, uri, "cpu")
     assert (bundle.calibration, bundle.judge_all) == (Calibration(), False)

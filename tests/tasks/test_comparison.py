@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from lungml import compare
+from lungml.candidates import GroupingSettings
 from lungml.findings import Finding
 from lungml.home import Home
 from lungml.phantom import UID_ROOT
@@ -85,7 +86,8 @@ def test_one_side_of_the_homes_split_is_judged_alone(luna_dir: Path, home: Home)
 def named(recipe: str = "demo", origin: str = "real") -> NamedBundle:
     """What a bundle says of itself."""
     members = {"segmentation": "models:/m-1", "nodule": ["models:/m-2", "models:/m-3"], "malignancy": "models:/m-4"}
-    return NamedBundle(name="models:/luna/1", fields={"recipe": recipe, "origin": origin, **members})
+    settings = {"grouping": asdict(GroupingSettings()), "nodule_threshold": 0.5, "malignant_threshold": 0.5}
+    return NamedBundle(name="models:/luna/1", fields={"recipe": recipe, "origin": origin, **settings, **members})
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.sampling import NegativePlan
 from tasks import child, fitting, registry, tracking, training
+from tasks import pipeline as pipelines
 from tasks.assembly import draft_bundle, register_bundle
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.pipeline import Pipeline, TrainedModel
@@ -209,7 +210,8 @@ def test_the_bundle_holds_the_three_and_gets_no_alias(trained: Trained) -> None:
     uris = [trained.segmentation.uri, trained.nodule.uri, trained.finetuned.uri]
     assert [fields[m] for m in ("segmentation", "nodule", "malignancy")] == uris
     assert fields["nodule_threshold"] == trained.nodule.val["threshold"]
-    assert (fields["grouping"], fields["inference"]) == (asdict(recipe.grouping), asdict(recipe.inference))
+    assert fields["grouping"] == asdict(recipe.grouping)
+    assert "inference" not in fields  # the default needs no word
     assert (fields["recipe"], fields["origin"]) == ("tiny", "phantom")
     with pytest.raises(TrackingError, match="no such model"):
         registry.read_bundle(home, "models:/luna@demo")  # the gate decides
@@ -374,7 +376,7 @@ def test_a_parent_that_is_not_there_is_one_line(scans: list[PreparedScan], home:
 
 def may_pass(error: BaseException) -> bool:
     """What Prefect asks before it tries again."""
-    return training._may_pass(None, None, Failed(data=error, message="failed"))
+    return pipelines.may_pass(None, None, Failed(data=error, message="failed"))
 
 
 def test_only_what_may_pass_is_tried_again() -> None:
@@ -382,7 +384,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
     assert not any(may_pass(error) for error in (LunaError("x"), TrainingError("no nodule"), TrackingError("gone")))
     for task in (train_segmentation, train_classification, train_malignancy):
         assert task.retries == 1
-        assert task.retry_condition_fn is training._may_pass
+        assert task.retry_condition_fn is pipelines.may_pass
 
 
 # Mistakes 9 and 11
