@@ -37,7 +37,7 @@ class Refuse:
         if name.split(".")[0] in {missing!r}.split():
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-import tests.gpu.learning, tests.gpu.test_training_cuda, tests.gpu.test_cuda
+import tests.gpu.learning, tests.gpu.test_training_cuda, tests.gpu.test_cuda, tests.gpu.test_inference_cuda
 """
 MISSING = (
     "zarr zarrs numcodecs SimpleITK prefect mlflow pandas sklearn xxhash pydicom nibabel matplotlib psutil httpx "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -51,11 +51,15 @@ STILL = Augmentation(flip=True, shift=0.1, scale=0.2, rotate=True)  # a GPU draw
 
 
 @pytest.fixture(autouse=True)
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact() -> Iterator[None]:
     """Full float32 products, and no switch left on for the next test: `fit` asks for deterministic kernels."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
     yield
+    for switch, value in zip(switches, before):
+        switch.allow_tf32 = value  # by hand: undoing a monkeypatch of these raises AttributeError
     torch.use_deterministic_algorithms(False)
     torch.cuda.empty_cache()
 
