@@ -24,7 +24,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import crop_path, data_path, growth, networks, training
+    from tests.benchmarks import crop_path, data_path, growth, networks, scoring, training
 
     return {
         "read": data_path.read,
@@ -40,6 +40,7 @@ def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
         "classify": networks.classify_crops,
         "scan": networks.whole_scan,
         "linear": growth.linear,
+        "froc": scoring.froc_row,
     }
 
 
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 ROW_NAMES = (
     "read", "convert", "mask", "crop", "batch", "augment", "train-classifier", "train-unet", "grouping", "unet",
-    "classify", "scan", "linear",
+    "classify", "scan", "linear", "froc",
 )  # fmt: skip
 
 
