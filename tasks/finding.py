@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from prefect import get_run_logger, task
@@ -31,6 +31,7 @@ from tasks.bundles import build_bundle
 from tasks.caching import INFERENCE_MODULES, JUDGING_MODULES, code_digest, digest, kept
 from tasks.pipeline import Pipeline, may_pass
 
+Held = TypeVar("Held", Answers, Annotated)
 # Of a bundle, what decides its answers; thresholds and calibration only judge them.
 ASKING = (*registry.BUNDLE_MEMBERS, "grouping", "test_time_flips", "inference", "judge_all")
 
@@ -114,10 +115,16 @@ class FoundScan:
         Raises:
             StoreError: they are gone or damaged, or another run replaced them.
         """
-        answers, annotated = read_answers(self.answers, self.key), read_annotated(self.annotated, self.truth_key)
-        if answers is None or annotated is None:
+        return self._there(read_answers(self.answers, self.key)), self.read_annotated()
+
+    def read_annotated(self) -> Annotated:
+        """The second alone, which is small and all that a score needs; errors as of `read`."""
+        return self._there(read_annotated(self.annotated, self.truth_key))
+
+    def _there(self, held: Held | None) -> Held:
+        if held is None:
             raise StoreError(f"{self.answers.parent}: gone, damaged, or replaced by another run; run again")
-        return answers, annotated
+        return held
 
 
 @task(
@@ -193,7 +200,7 @@ def gather_evidence(
     for scan, files in zip(scans, found, strict=True):
         if files.series_uid != scan.series_uid:
             raise ValueError(f"{files.answers}: not of {scan.series_uid}")
-        _, annotated = files.read()
+        annotated = files.read_annotated()
         evidence.append(
             Evidence(
                 series_uid=scan.series_uid,
