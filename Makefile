@@ -8,7 +8,7 @@ export DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench up clean
+.PHONY: help setup demo test check audit bench drills up clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,12 +30,16 @@ demo: $(READY)  ## synthetic scans -> three trained models -> evaluated table, u
 test: $(READY)  ## unit tests and one small flow: CPU, offline, a few minutes
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-check: $(READY)  ## lint, types, import contract, then the real and slow tests
+check: $(READY)  ## lint, types, import contract, audit, then the real and slow tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.audit
 	@$(BIN)/python -m pytest -q -m "real or slow"
+
+audit: $(READY)  ## known vulnerabilities of what is installed, where an advisory service can be reached
+	@$(BIN)/python -m tests.audit
 
 $(VENV)/.bench: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' -c constraints.txt
@@ -43,6 +47,9 @@ $(VENV)/.bench: $(READY)
 
 bench: $(VENV)/.bench  ## paired timings of the data path and the models, beside MONAI and diskcache
 	@$(BIN)/python -m tests.benchmarks.run
+
+drills: $(READY)  ## kill, starve and lock out a tiny pipeline, and write docs/drills.md: half an hour
+	@$(BIN)/python -m tests.drills.run
 
 up: $(READY)  ## Prefect server, work pool, worker and MLflow UI, until Ctrl-C
 	@$(BIN)/luna up

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -13,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from flows import cli_data, cli_evaluate, cli_model
+from flows.failures import in_words
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
-from lungml.errors import LunaError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,29 +26,37 @@ app.command()(cli_evaluate.evaluate)
 app.add_typer(cli_model.app, name="model")
 
 
-@app.command()
-def demo(
-    scans: Annotated[int, typer.Option(help="synthetic scans to draw")] = 36,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
-    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 5,
-    fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
-) -> None:
-    """Synthetic scans -> three trained models -> an evaluated table, in minutes on two cores."""
-    _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh)
-
-
 RECIPE_HELP = "best, report (the project report's, constant by constant) or demo (best cut to minutes)"
 BUDGET_HELP = "factor of both samples per epoch and epochs of every model"
 SET_HELP = "change one setting of the recipe, such as segmentation.loss=report; may be given often"
 DEVICES_HELP = "GPUs, or processes on a CPU, that share each batch in training"
 PRECISION_HELP = "of training: fp32 or bf16"
+REFRESH_HELP = (
+    "do a stage again though it is finished: prepare, segmentation, classification, malignancy or evaluate; may be "
+    "given often. What of it a run did that was cut short is not done once more"
+)
+REUSE_HELP = "use a model instead of training that stage, such as segmentation=models:/m-...; may be given often"
 FOLDS_HELP = "cross-validate instead: 10 (LUNA16's own subsets), or some of them such as 0,3; 0,3/5 are two of five"
 LIMIT_HELP = "hours that the training of one model may take"
 Budget = Annotated[float, typer.Option(help=BUDGET_HELP)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help=SET_HELP)]
 Devices = Annotated[int, typer.Option(min=1, help=DEVICES_HELP)]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=PRECISION_HELP)]
+Refresh = Annotated[list[str] | None, typer.Option("--refresh", metavar="STAGE", help=REFRESH_HELP)]
+Reuse = Annotated[list[str] | None, typer.Option("--reuse", metavar="STAGE=URI", help=REUSE_HELP)]
 TimeLimit = Annotated[float | None, typer.Option("--time-limit", min=0.01, help=LIMIT_HELP)]
+
+
+@app.command()
+def demo(
+    scans: Annotated[int, typer.Option(help="synthetic scans to draw")] = 36,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of everything random")] = 0,
+    val_stride: Annotated[int, typer.Option(help="every n-th series validates, the one after it tests")] = 5,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
+    refresh: Refresh = None,
+) -> None:
+    """Synthetic scans -> three trained models -> an evaluated table, in minutes on two cores."""
+    _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh, refresh=refresh or [])
 
 
 @app.command()
@@ -70,11 +77,20 @@ def run(
     precision: PrecisionOption = "fp32",
     time_limit: TimeLimit = None,
     folds: Annotated[str | None, typer.Option(help=FOLDS_HELP)] = None,
+    refresh: Refresh = None,
+    reuse: Reuse = None,
 ) -> None:
     """The whole pipeline on a LUNA16 tree; in this process, unless a Prefect server answers at the configured URL."""
+    from lungml.recipes import RecipeError
     from lungml.recipes.variants import parse_overrides
 
-    whole = partial(_run_pipeline, val_stride=val_stride) if folds is None else partial(_cross_validate, folds)
+    whole: partial[None]
+    if folds is None:
+        whole = partial(_run_pipeline, val_stride=val_stride, refresh=refresh or [], reuse_models=_reused(reuse or []))
+    elif refresh or reuse:
+        raise RecipeError("--folds trains every fold's own models: --refresh and --reuse are not for it; --fresh is")
+    else:
+        whole = partial(_cross_validate, folds)
     whole(
         luna_dir=str(luna_dir.absolute()),
         tables_dir=str(tables.absolute()) if tables else None,
@@ -152,10 +168,22 @@ def up(
     prefect_port: Annotated[int, typer.Option(help="of the Prefect server and UI")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="of the MLflow UI")] = 5000,
 ) -> None:
-    """Start the Prefect server, work pool, worker and MLflow UI, with the flows deployed, until Ctrl-C."""
+    """Start the Prefect server, work pool, worker and MLflow UI, with the flows deployed, until Ctrl-C.
+
+    A server that PREFECT_API_URL names, or MLFLOW_TRACKING_URI, is used instead, where it answers.
+    """
     from flows.up import up as run_services
 
     raise typer.Exit(run_services(start(flows=False), prefect_port=prefect_port, mlflow_port=mlflow_port))
+
+
+@app.command()
+def status() -> None:
+    """Servers, workers, the next and the last runs, models in use and room on the disk; works without a server."""
+    home = start(flows=False)
+    from flows.status import show_status
+
+    show_status(home, out)
 
 
 @app.command()
@@ -214,16 +242,12 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-    except (LunaError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(_in_words(error))}", soft_wrap=True)
+    except Exception as error:
+        words = in_words(error)
+        if words is None:
+            raise
+        err.print(f"[red]error:[/] {escape(words)}", soft_wrap=True)
         sys.exit(1)
-
-
-def _in_words(error: LunaError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        advice = "; free some space and run again: finished work is kept" if error.errno == errno.ENOSPC else ""
-        return f"{error.filename}: {error.strerror}{advice}"
-    return str(error)
 
 
 def check_training(
@@ -248,6 +272,15 @@ def check_training(
 CHECKED = ("recipe", "budget", "overrides", "device", "devices", "precision")
 
 
+def _reused(given: list[str]) -> dict[str, list[str]]:
+    """Stage -> URIs of `STAGE=URI` texts."""
+    reused: dict[str, list[str]] = {}
+    for text in given:
+        stage, _, uri = text.partition("=")
+        reused.setdefault(stage, []).append(uri)
+    return reused
+
+
 def _cross_validate(folds: str, **parameters: Any) -> None:
     home = start()
     from flows.folds import cross_validate
@@ -268,10 +301,14 @@ def _run_pipeline(**parameters: Any) -> None:
     home = start()
     from flows.end_to_end import end_to_end
     from flows.show import show_summary
+    from tasks.reuse import parse_reused
+    from tasks.rounds import parse_stages
     from tasks.truth import read_truths
 
     tell_the_story()
     check_training(**{name: parameters[name] for name in CHECKED if name in parameters})
+    parse_stages(parameters.get("refresh", ()))
+    parse_reused(parameters.get("reuse_models", {}))
     if parameters.get("luna_dir") and not parameters.get("lidc"):  # else a table may still have to be made
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]

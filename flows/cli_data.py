@@ -76,6 +76,7 @@ def prepare(
     more: Annotated[Path | None, typer.Option(help=MORE_HELP)] = None,
     masks: Annotated[str | None, typer.Option(help=MASKS_HELP)] = None,
     recheck: Annotated[bool, typer.Option("--recheck", help="read scans that were set aside once more")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="do again what is finished, as when in doubt")] = False,
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
     from lungml.download import DownloadSettings
@@ -108,6 +109,7 @@ def prepare(
         lidc=str(lidc.absolute()) if lidc else None,
         more=str(more.absolute()) if more else None,
         masks=rule,
+        refresh=refresh,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True

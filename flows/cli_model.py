@@ -90,6 +90,51 @@ def rollback(
     show_move(move(home, because), out)
 
 
+@app.command()
+def lineage(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/luna/N, models:/luna@alias or models:/m-...")],
+    as_json: Annotated[bool, typer.Option("--json", help="everything, for a program")] = False,
+) -> None:
+    """Where a bundle or a model comes from: run, code, parameters, data and parents, back to the beginning."""
+    home = start(flows=False)
+    from flows.show_lineage import show_lineage
+    from tasks.lineage import BundleLineage, lineage_of
+    from tasks.manifest import described_at
+
+    found = lineage_of(home, uri)
+    if as_json:
+        out.print_json(data=found.as_dict(), indent=1)
+        return
+    described = described_at(home, found.uri) if isinstance(found, BundleLineage) else None
+    show_lineage(found, described, out)
+
+
+@app.command()
+def reproduce(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/luna/N or models:/luna@alias")],
+    luna_dir: Annotated[Path | None, typer.Option(help="the scans that made it, when they lie elsewhere now")] = None,
+    tables: Annotated[Path | None, typer.Option(help="their tables, when those do not lie with them")] = None,
+    lidc: Annotated[Path | None, typer.Option(help="LIDC's XML files, where it was made with them")] = None,
+    more: Annotated[Path | None, typer.Option(help="LIDC's DICOM series, where it was made with them")] = None,
+    any_code: Annotated[
+        bool, typer.Option("--any-code", help="go on though this is not the code that made it, and say so")
+    ] = False,
+) -> None:
+    """Train a bundle anew from what is known of it and compare: status 0 only where all weights and scores are equal.
+
+    The new bundle stands beside the old one, without an alias.
+    """
+    start()
+    from flows.reproduce import reproduce as run
+    from flows.show_lineage import show_reproduction
+
+    folders = (None if folder is None else str(folder.absolute()) for folder in (luna_dir, tables, lidc, more))
+    result = run(uri, *folders, any_code=any_code)
+    show_reproduction(result, out)
+    out.print(NOT_CLINICAL)
+    raise typer.Exit(0 if result.equal else 1)
+
+
 def show_move(moved: Moved, console: Console) -> None:
     """Print which bundle is used now, which was before, and how to go back."""
     console.print(f"{moved.uri} is @{moved.alias}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,14 +12,18 @@ from prefect.runtime import flow_run
 from flows.evaluate import Evaluated, evaluate
 from flows.prepare import prepare
 from flows.train import Trained, train
+from flows.watched import watched
 from lungml.devices import Precision
 from lungml.gate import GateSettings
 from lungml.home import Home
 from lungml.masks import MaskRule
 from lungml.recipes.variants import recipe_of
 from tasks.data import make_phantoms
-from tasks.evaluation import SplitScore, publish_summary
+from tasks.evaluation import SplitScore
 from tasks.pipeline import Pipeline
+from tasks.reuse import parse_reused
+from tasks.rounds import Redo, open_round, with_trainings
+from tasks.summaries import publish_summary
 
 LUNA16_STRIDE = 10  # the report's split: 80/10/10
 DEMO_STRIDE = 5  # of some 36 scans a tenth would be too few to tell anything
@@ -39,7 +43,8 @@ class Summary:
         return self.evaluated.scores
 
 
-@flow(name="luna", flow_run_name="end-to-end {recipe}")
+@flow(name="luna", flow_run_name="end-to-end {recipe}, seed {seed}")
+@watched
 def end_to_end(
     luna_dir: str | None = None,
     tables_dir: str | None = None,
@@ -58,6 +63,8 @@ def end_to_end(
     precision: Precision = "fp32",
     time_limit_h: float | None = None,
     gate_settings: GateSettings | None = None,
+    refresh: Sequence[Redo] = (),
+    reuse_models: Mapping[str, list[str]] | None = None,
 ) -> Summary:
     """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
 
@@ -70,18 +77,25 @@ def end_to_end(
         seed: of everything random.
         device: auto, cpu or cuda.
         phantoms: how many synthetic scans to draw where no folder is given.
-        fresh: train again even where a model of equal data, settings and code is finished.
-        lidc: LIDC-IDRI's XML files, as of `prepare`.
-        more: LIDC-IDRI's DICOM series, to train on those outside LUNA16, as of `prepare`.
-        masks: another rule for the masks than the recipe's, as of `prepare`.
+        fresh: train all models again, even where one of equal data, settings and code is finished: `refresh` of the
+            three trainings.
+        lidc: LIDC-IDRI's XML files, a folder or a zip: for ratings and contours that the tables lack.
+        more: LIDC-IDRI's DICOM series, to train on those outside LUNA16 too; their truth comes from `lidc`.
+        masks: draw the nodules by this rule instead of the recipe's: report, bounded or consensus of the readers.
         budget: factor of both samples per epoch and epochs of every model.
         overrides: single settings of the recipe to change, such as {"segmentation.fit.batch_size": 8}.
         devices: GPUs, or processes on a CPU, that share each batch in training.
         precision: of training: fp32, or bf16 where autocast thinks it safe.
         time_limit_h: hours that the training of one model may take; none when not given.
         gate_settings: what the bundle must reach to become the champion, see `lungml.gate.GateSettings`.
+        refresh: stages to do again though they are finished: prepare, segmentation, classification, malignancy,
+            evaluate. A run that was cut short is gone on with by the next one of equal parameters.
+        reuse_models: models to use instead of training, such as {"segmentation": ["models:/m-..."]}.
     """
     home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
+    reused = parse_reused(reuse_models or {})
+    wish = {"recipe": settings, "luna_dir": luna_dir, "phantoms": phantoms, "seed": seed, "reused": reused}
+    again = open_round(home, with_trainings(fresh, refresh), wish)
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
     stride = val_stride or (LUNA16_STRIDE if luna_dir else DEMO_STRIDE)
     prepared = prepare(
@@ -95,7 +109,10 @@ def end_to_end(
         more=more,
         masks=masks,
         overrides=overrides,
+        refresh=again is not None and again.due("prepare", "all of it"),
     )
+    if again:
+        again.done("prepare", "all of it")
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),
@@ -104,10 +121,12 @@ def end_to_end(
         device=device,
         devices=devices,
         precision=precision,
-        fresh=fresh,
+        round=again,
         time_limit_h=time_limit_h,
     )
-    trained = train(prepared.scans, settings, pipeline)
+    trained = train(prepared.scans, settings, pipeline, reused)
     judged = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline, gate_settings)
     publish_summary(judged.scores, (*trained.members, *trained.others), pipeline)
+    if again:
+        again.close()
     return Summary(trained=trained, evaluated=judged, origin=pipeline.origin)

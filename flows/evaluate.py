@@ -12,9 +12,12 @@ from prefect import flow, get_run_logger, unmapped
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.inner import inner_flow
 from flows.progress import gather
-from flows.runners import mapped_runner
+from flows.runners import MappedRunner
+from flows.watched import watched
 from lungml import compare
+from lungml.drift_report import DriftReport
 from lungml.gate import Decision, GateSettings
 from lungml.home import Home
 from lungml.recipes.data import PreparedScan, Split, of_split
@@ -30,14 +33,18 @@ from tasks.comparison import (
     without_folders,
 )
 from tasks.contenders import LooseModels, contenders
-from tasks.data import convert_scan, publish_quarantine
+from tasks.data import convert_scan, publish_quarantine, warn_in_sum
+from tasks.drift import watch_drift
 from tasks.evaluation import SplitScore, log_end_to_end, score_findings
-from tasks.finding import NamedBundle, find_nodules
+from tasks.finding import FoundScan, NamedBundle, find_nodules
 from tasks.gate import gate, to_beat
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.reporting import WrittenReport, report_evaluation
+from tasks.summaries import summarize_evaluation
 from tasks.tracking import TrackingError
 from tasks.truth import ScanTruth, data_name
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +54,23 @@ class Evaluated:
     Attributes:
         scores: on the validation and the test scans.
         reports: of the same.
+        drift: whether scans and answers still are what the champion learned from.
         decision: the gate's; None where the bundle already stands where it could get.
     """
 
     scores: tuple[SplitScore, ...]
     reports: tuple[WrittenReport, ...]
+    drift: DriftReport
     decision: Decision | None
 
 
 # One scan at a time: the segmenter already uses every core.
-@flow(
+@inner_flow(
     name="luna",
-    flow_run_name="evaluate",
+    flow_run_name="evaluate {bundle_uri}",
     task_runner=ThreadPoolTaskRunner(max_workers=1),
-    validate_parameters=False,
 )
+@watched
 def evaluate(
     scans: Sequence[PreparedScan],
     set_aside: Sequence[ScanTruth],
@@ -72,8 +81,12 @@ def evaluate(
 ) -> Evaluated:
     """Score a bundle on validation and test scans, report and log it, and let it stand before the gate."""
     bundle, standing = NamedBundle.of(pipeline.home, bundle_uri), standing_bundle(bundle_uri, pipeline)
-    val, test = (score_split(split, scans, set_aside, bundle, pipeline) for split in ("val", "test"))
-    champion = score_split("test", scans, set_aside, standing, pipeline) if standing else None
+    found = {split: find_split(split, scans, bundle, pipeline) for split in HELD_OUT}
+    val, test = (score_split(split, scans, found[split], set_aside, bundle, pipeline) for split in HELD_OUT)
+    champion = None
+    if standing:
+        its_own = find_split("test", scans, standing, pipeline)
+        champion = score_split("test", scans, its_own, set_aside, standing, pipeline)
     stores = {scan.series_uid: scan.store for scan in scans}
     beside = [against(test, standing, champion)] if standing and champion else []
     reports = tuple(
@@ -90,7 +103,8 @@ def evaluate(
         )
         for score, compared in ((val, []), (test, beside))
     )
-    log_end_to_end((val, test), bundle_uri, models, pipeline, reports)
+    drift = watch_drift(scans, [*found["val"], *found["test"]], bundle, standing, pipeline)
+    run_id = log_end_to_end((val, test), bundle_uri, models, pipeline, reports, drift=drift)
     decision = None
     if to_beat(pipeline.home, pipeline.origin) != bundle_uri:
         decision = gate(
@@ -104,7 +118,16 @@ def evaluate(
             pipeline=pipeline,
             settings=gate_settings,
         )
-    return Evaluated(scores=(val, test), reports=reports, decision=decision)
+    summarize_evaluation(
+        (val, test),
+        bundle_uri,
+        run_id,
+        pipeline,
+        champion=champion,
+        champion_uri=standing.name if standing else None,
+        decision=decision,
+    )
+    return Evaluated(scores=(val, test), reports=reports, drift=drift, decision=decision)
 
 
 def standing_bundle(bundle_uri: str, pipeline: Pipeline) -> NamedBundle | None:
@@ -131,6 +154,14 @@ def against(score: SplitScore, other: NamedBundle, its_score: SplitScore) -> Com
     )
 
 
+def find_split(
+    split: Split, scans: Sequence[PreparedScan], bundle: NamedBundle, pipeline: Pipeline
+) -> Sequence[FoundScan]:
+    """What a bundle finds on one split's scans."""
+    finding = find_nodules.map(of_split(scans, split), bundle=unmapped(bundle), pipeline=unmapped(pipeline))
+    return gather(finding, f"finding nodules, {split}, {bundle.name}")
+
+
 def score_split(
     split: Split,
     scans: Sequence[PreparedScan],
@@ -141,22 +172,31 @@ def score_split(
     """Find the nodules of one split's scans and score them."""
     chosen = of_split(scans, split)
     finding = find_nodules.map(chosen, bundle=unmapped(bundle), pipeline=unmapped(pipeline))
-    found = gather(finding, f"finding nodules, {split}")
+    found = gather(finding, f"finding nodules, {split}, {bundle.name}")
     missing = [truth for truth in set_aside if truth.split == split]
     return score_findings(split, chosen, found, missing, bundle, pipeline)
 
 
-@flow(name="luna", flow_run_name="convert", task_runner=mapped_runner(), validate_parameters=False)
+@inner_flow(name="luna", flow_run_name="convert", task_runner=MappedRunner())
+@watched
 def convert(truths: Sequence[ScanTruth]) -> tuple[EvaluatedScan, ...]:
     """The stores of some scans, whatever of them is not done yet: no masks, no crops, no scan that cannot be read."""
     home = Home.from_env()
     converted = gather(convert_scan.map(truths, home=unmapped(home)), "converting")
     publish_quarantine(truths, home)
+    warn_in_sum(converted)
     return tuple(EvaluatedScan.of(stored) for stored in converted if stored)
 
 
+def _judged() -> str:
+    """evaluate models:/luna/1, models:/luna/2 on test"""
+    given = flow_run.parameters
+    return f"evaluate {', '.join(given['bundles']) or 'loose models'} on {given['split']}"
+
+
 # One scan at a time: the segmenter already uses every core.
-@flow(name="luna", flow_run_name="evaluate on {split}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+@flow(name="luna", flow_run_name=_judged, task_runner=ThreadPoolTaskRunner(max_workers=1))
+@watched
 def evaluate_bundles(
     bundles: list[str],
     luna_dir: str,

@@ -11,9 +11,11 @@ from prefect import flow, unmapped
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.inner import inner_flow
 from flows.prepare import Prepared, prepare
 from flows.progress import gather
 from flows.train import train
+from flows.watched import watched
 from lungml.devices import Precision
 from lungml.folds import SUBSETS, Folds
 from lungml.home import Home
@@ -26,6 +28,7 @@ from tasks.finding import NamedBundle, find_nodules
 from tasks.folds import FoldEvidence, check_fresh, find_folds, log_folds, report_folds, score_folds
 from tasks.pipeline import Pipeline
 from tasks.reporting import WrittenReport
+from tasks.rounds import TRAININGS, open_round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,8 @@ class CrossValidation:
         return tuple(fold.fold for fold in self.evidence)
 
 
-@flow(name="luna", flow_run_name="cross-validate {recipe}")
+@flow(name="luna", flow_run_name="cross-validate {recipe}, seed {seed}")
+@watched
 def cross_validate(
     luna_dir: str | None = None,
     tables_dir: str | None = None,
@@ -111,6 +115,8 @@ def cross_validate(
         )
         for fold in chosen
     }
+    wish = {"recipe": settings, "luna_dir": folder, "seed": seed, "folds": folds, "only": chosen}
+    again = open_round(home, TRAININGS if fresh else (), wish)
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),
@@ -119,7 +125,7 @@ def cross_validate(
         device=device,
         devices=devices,
         precision=precision,
-        fresh=fresh,
+        round=again,
         time_limit_h=time_limit_h,
     )
     evidence = []
@@ -129,18 +135,20 @@ def cross_validate(
     score = score_folds(evidence, pipeline)
     report = report_folds(score, evidence, parts, pipeline)
     run_id = log_folds(score, evidence, parts, recipe, pipeline, report)
+    if again:
+        again.close()
     return CrossValidation(
         folds=parts, evidence=tuple(evidence), score=score, report=report, run_id=run_id, origin=pipeline.origin
     )
 
 
 # One scan at a time: the segmenter already uses every core.
-@flow(
+@inner_flow(
     name="luna",
-    flow_run_name="fold {fold}",
+    flow_run_name="find nodules of fold {fold}",
     task_runner=ThreadPoolTaskRunner(max_workers=1),
-    validate_parameters=False,
 )
+@watched
 def fold_evidence(fold: int, prepared: Prepared, bundle_uri: str, pipeline: Pipeline) -> FoldEvidence:
     """Prove that a fold's bundle is new to the scans that the fold tests, and find their nodules with it."""
     bundle = NamedBundle.of(pipeline.home, bundle_uri)

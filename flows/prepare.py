@@ -11,7 +11,8 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger, unmapped
 
 from flows.progress import gather
-from flows.runners import mapped_runner
+from flows.runners import MappedRunner
+from flows.watched import watched
 from lungml.data_folders import DataFolders, remember_folders
 from lungml.download import DownloadSettings
 from lungml.files import sweep
@@ -21,8 +22,10 @@ from lungml.luna_archives import LIDC_XML, parse_subsets
 from lungml.masks import MaskRule
 from lungml.recipes.data import PreparedScan, Split
 from lungml.recipes.variants import recipe_of
-from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine, with_reasons
+from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine, warn_in_sum, with_reasons
 from tasks.download import download as fetch_luna
+from tasks.rounds import open_round
+from tasks.summaries import summarize_prepare
 from tasks.truth import ScanTruth, data_origin, rate_nodules, read_tables
 
 
@@ -41,7 +44,8 @@ class Prepared:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna", flow_run_name="prepare", task_runner=mapped_runner())
+@flow(name="luna", flow_run_name="prepare {recipe}", task_runner=MappedRunner())
+@watched
 def prepare(
     luna_dir: str,
     tables_dir: str | None = None,
@@ -57,6 +61,7 @@ def prepare(
     masks: MaskRule | None = None,
     overrides: Mapping[str, Any] | None = None,
     sides: Mapping[str, Split] | None = None,
+    refresh: bool = False,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -75,8 +80,9 @@ def prepare(
         more: LIDC-IDRI's DICOM series; those outside LUNA16 join the training scans.
         masks: draw the nodules by this rule instead of the recipe's: report, bounded or consensus (of the readers'
             contours; bounded where there is none).
-        overrides: single settings of the recipe to change, as of `end_to_end`.
+        overrides: single settings of the recipe to change, such as {"segmentation.fit.batch_size": 8}.
         sides: train, val or test of every scan, instead of the split that the home keeps: for one fold of several.
+        refresh: convert, mask and cut every scan again though it is done; after a run that was cut short, what is left.
     """
     home, settings = Home.from_env(), recipe_of(recipe, overrides=overrides)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
@@ -100,10 +106,15 @@ def prepare(
         sides=sides,
     )
     remember_folders(home, DataFolders(luna_dir=Path(luna_dir), tables_dir=tables))
-    converted = gather(convert_scan.map(truths, home=unmapped(home), recheck=recheck), "converting")
-    publish_quarantine(truths, home)
     rule = masks or settings.segmentation.mask_rule
-    masked = gather(build_mask.map([scan for scan in converted if scan], rule=unmapped(rule)), "drawing masks")
+    again = open_round(home, ["prepare"] if refresh else [], {"luna_dir": luna_dir, "recipe": settings, "rule": rule})
+    converting = convert_scan.map(truths, home=unmapped(home), recheck=recheck, again=unmapped(again))
+    kept: Counter[str] = Counter()
+    converted = gather(converting, "converting", kept)
+    publish_quarantine(truths, home)
+    warn_in_sum(converted)
+    masking = build_mask.map([scan for scan in converted if scan], rule=unmapped(rule), again=unmapped(again))
+    masked = gather(masking, "drawing masks", kept)
     cut = cache_crops.map(
         masked,
         home=unmapped(home),
@@ -112,10 +123,14 @@ def prepare(
         negatives=unmapped(settings.negatives),
         negative_slabs_per_scan=unmapped(settings.negative_slabs_per_scan),
         seed=unmapped(seed),
+        again=unmapped(again),
     )
-    scans = gather(cut, "cutting crops")
+    scans = gather(cut, "cutting crops", kept)
+    if again:
+        again.close()
     set_aside = with_reasons([truth for truth, scan in zip(truths, converted) if scan is None], home)
     get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
+    summarize_prepare(scans, set_aside, kept, data_origin(truths))
     return Prepared(
         scans=tuple(scans),
         set_aside=set_aside,

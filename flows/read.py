@@ -6,8 +6,12 @@ import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+
+from lungml.candidates import Grouping
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.errors import FindingError
+from lungml.errors import FindingError, LunaError
 from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle, with_grouping
@@ -77,3 +81,69 @@ def read_scans(
         if on_scan:
             on_scan(scan.series_uid, findings, str(file))
     return failed
+
+
+class ReadingError(LunaError):
+    """Scans could not be read; the message is one line."""
+
+
+@flow(name="luna", flow_run_name="read {bundle}")
+def read_in_background(
+    scans: list[str],
+    out: str,
+    bundle: str = "models:/luna@champion",
+    grouping: Grouping | None = None,
+    device: str = "auto",
+) -> None:
+    """Find the nodules of scans as `read_scans` does, where nobody waits for it.
+
+    The run's page shows no path, and a scan that could not be read by its place in the list: a patient's name may be
+    in its path. The run's log and the findings name it.
+
+    Args:
+        scans: a path each: .mhd, .mha, .nii, .nii.gz, a DICOM folder or zip.
+        out: folder of the results, a folder for each scan in it.
+        bundle: models:/luna/N or models:/luna@alias.
+        grouping: report, union or best; the bundle's own when not given.
+        device: auto, cpu or cuda.
+
+    Raises:
+        ReadingError: at the end, when a scan could not be read; the others' findings are written.
+    """
+    log = get_run_logger()
+    rows: list[dict[str, str | int]] = []
+
+    def on_scan(series_uid: str, findings: tuple[Finding, ...] | None, where: str) -> None:
+        place = len(rows) + 1
+        if findings is None:
+            log.error("scan %d of %d was not read: %s", place, len(scans), where)
+            rows.append({"scan": place, "series": "", "candidates": "not read", "nodules": "", "malignant": ""})
+            return
+        nodules = sum(finding.stage != "filtered" for finding in findings)
+        malignant = sum(finding.stage == "malignant" for finding in findings)
+        log.info("%s: %d candidates, %d nodules, %d malignant", series_uid, len(findings), nodules, malignant)
+        rows.append(
+            {
+                "scan": place,
+                "series": series_uid,
+                "candidates": len(findings),
+                "nodules": nodules,
+                "malignant": malignant,
+            }
+        )
+
+    failed = read_scans(
+        [Path(scan) for scan in scans],
+        bundle,
+        Path(out),
+        home=Home.from_env(),
+        grouping=grouping,
+        device=device,
+        on_scan=on_scan,
+        on_warning=log.warning,
+    )
+    create_table_artifact(rows, key="read", description=f"Read with {bundle}. A model's opinion, not for clinical use.")
+    if failed:
+        raise ReadingError(
+            f"{failed} of {len(scans)} scans were not read; the run's log says why, the others' findings are written"
+        )

@@ -10,8 +10,10 @@ import httpx
 
 from lungml.errors import LunaError
 from lungml.home import Home
+from lungml.secrets import mask_logs
 
 SERVER_TIMEOUT_S = 2.0
+LIBRARY = ("lungml", "tasks", "flows")  # whose own words belong on a run's page
 
 
 def configure_process(home: Home, *, flows: bool = True) -> None:
@@ -35,6 +37,8 @@ def configure_process(home: Home, *, flows: bool = True) -> None:
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(asctime)s  %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(message)s",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LIBRARY),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # they also speak where no flow runs
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -43,6 +47,7 @@ def configure_process(home: Home, *, flows: bool = True) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    mask_logs()
     # Without the folder, Prefect's server fails only after three minutes, and with a page of text.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     if flows:
@@ -85,11 +90,27 @@ def server_answers(url: str) -> bool:
     return answer.is_success or answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
+def hear_the_library() -> None:
+    """Send what lungml, the tasks and the flows log, from INFO on, to the page of the run that they are part of.
+
+    Prefect gives its handlers to the loggers that PREFECT_LOGGING_EXTRA_LOGGERS names, but no level; and a worker that
+    somebody else started, or a notebook, may lack that variable. Levels that a person has set stay.
+    """
+    to_pages = logging.getLogger("prefect.extra").handlers
+    for name in LIBRARY:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        for handler in to_pages:
+            logger.addHandler(handler)  # one that is there already is not added twice
+
+
 class Story(logging.Filter):
     """Lets through what a person wants to follow: the tasks' own words, warnings, and errors without tracebacks.
 
-    Prefect's lines about states stay in its UI, and so do those of single scans. An error that a person can mend is
-    one line; of any other the traceback is printed by Python itself.
+    Prefect's lines about states stay in its UI, and so do those of single scans, and warnings of single scans that are
+    `summed`: the flow says how many there are of a kind. Of the addresses of a run and its subflows the first is
+    printed. An error that a person can mend is one line; of any other the traceback is printed by Python itself.
     """
 
     # One line per scan is for the UI: on a terminal the flow says how many are done.
@@ -97,9 +118,18 @@ class Story(logging.Filter):
     # How Prefect's own lines about a run begin.
     NOISE = ("Finished in state", "Beginning ", "Starting temporary server", "Stopping temporary server", "Created ")
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._addressed = False
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Drop Prefect's lines about states; take tracebacks off errors."""
         message = record.getMessage()
+        if message.startswith("View at "):
+            first, self._addressed = not self._addressed, True
+            return first
+        if getattr(record, "summed", False):
+            return False
         if record.levelno < logging.WARNING:
             per_scan = getattr(record, "task_name", None) in self.PER_SCAN
             return not (per_scan or message.startswith(self.NOISE) or "docs.prefect.io" in message)
@@ -114,6 +144,7 @@ def tell_the_story() -> None:
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # Dask tells of every connection
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))]
+    story = Story()
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         if isinstance(handler, PrefectConsoleHandler):
-            handler.addFilter(Story())
+            handler.addFilter(story)

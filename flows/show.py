@@ -19,7 +19,7 @@ from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
 from tasks.folds import in_words
 from tasks.pipeline import TrainedModel
-from tasks.tracking import experiment_page, tracking_uri
+from tasks.tracking import experiment_page, shown_uri
 
 METRICS = ("precision", "recall", "f1", "auc", "diameter_auc")
 MLFLOW_UI = "http://127.0.0.1:5000/"
@@ -79,7 +79,7 @@ def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console
 
 def _where_next(home: Home, stage: str, console: Console) -> None:
     console.print(f"artifacts  {home.root}", soft_wrap=True)
-    console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {tracking_uri(home)}", soft_wrap=True)
+    console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {shown_uri(home)}", soft_wrap=True)
     console.print(f"           and open {MLFLOW_UI}{experiment_page(home, stage)}", soft_wrap=True)
     console.print("Not for clinical use.")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from prefect import flow, unmapped
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.inner import inner_flow
 from flows.prepare import prepare
 from flows.progress import gather
+from flows.watched import watched
 from lungml.devices import Precision
 from lungml.home import Home
 from lungml.recipes import Recipe, RecipeError
@@ -22,6 +24,9 @@ from tasks.assembly import calibrate, choose_malignancy, draft_bundle, register_
 from tasks.child import children_ended
 from tasks.finding import NamedBundle, find_nodules
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.reuse import parse_reused, reuse_models
+from tasks.rounds import open_round
+from tasks.summaries import summarize_model
 from tasks.training import (
     Way,
     check_data,
@@ -52,35 +57,68 @@ class Trained:
         return (self.segmentation, *self.nodules, *self.malignancies)
 
 
-@flow(name="luna", flow_run_name="train", task_runner=ONE_AT_A_TIME, validate_parameters=False)
-def train(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> Trained:
-    """Segmentation -> its own candidates -> nodule classifier -> malignancy, two ways -> calibrated bundle."""
+@inner_flow(
+    name="luna",
+    flow_run_name="train {recipe.name}, seed {pipeline.seed}",
+    task_runner=ONE_AT_A_TIME,
+)
+@watched
+def train(
+    scans: Sequence[PreparedScan],
+    recipe: Recipe,
+    pipeline: Pipeline,
+    reused: Mapping[str, Sequence[str]] | None = None,
+) -> Trained:
+    """Segmentation -> its own candidates -> nodule classifier -> malignancy, two ways -> calibrated bundle.
+
+    A stage whose models are given is not trained: they take its place.
+    """
     with children_ended():
         check_data(scans)
-        segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
-        scans = mine(scans, recipe, pipeline, segmentation.uri)
-        nodules = [
-            train_classification.submit(scans, recipe, pipeline, segmentation.uri, member).result()
-            for member in range(recipe.ensemble)
-        ]
-        ways = [
-            [
-                train_malignancy.submit(scans, recipe, way, pipeline, nodule.uri, member).result()
-                for member, nodule in enumerate(nodules)
+        given = {
+            stage: reuse_models(pipeline.home, cast(Stage, stage), uris, scans)
+            for stage, uris in parse_reused(reused or {}).items()
+        }
+        if "segmentation" in given:
+            (segmentation,) = given["segmentation"]
+        else:
+            segmentation = train_segmentation.submit(scans, recipe, pipeline).result()
+        summarize_model([segmentation], pipeline)
+        nodules = given.get("classification")
+        if nodules is None:
+            scans = mine(scans, recipe, pipeline, segmentation.uri)
+            nodules = [
+                train_classification.submit(scans, recipe, pipeline, segmentation.uri, member).result()
+                for member in range(recipe.ensemble)
             ]
-            for way in WAYS
-        ]
-        malignancies = choose_malignancy(ways, recipe.keeps)
+        summarize_model(nodules, pipeline)
+        ways = [given["malignancy"]] if "malignancy" in given else train_ways(scans, recipe, pipeline, nodules)
+        malignancies = ways[0] if "malignancy" in given else choose_malignancy(ways, recipe.keeps)
         kept = [model.uri for model in malignancies]
+        others = tuple(model for way in ways for model in way if model.uri not in kept)
+        summarize_model(malignancies, pipeline, others)
         draft = draft_bundle(segmentation, nodules, malignancies, recipe, pipeline)
         bundle = calibrated(draft, scans, pipeline) if recipe.calibrated else draft
         return Trained(
             segmentation=segmentation,
             nodules=tuple(nodules),
             malignancies=tuple(malignancies),
-            others=tuple(model for way in ways for model in way if model.uri not in kept),
+            others=others,
             bundle_uri=register_bundle(bundle, pipeline),
         )
+
+
+def train_ways(
+    scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, nodules: Sequence[TrainedModel]
+) -> list[list[TrainedModel]]:
+    """The malignancy classifiers of every way, one for each nodule classifier."""
+    return [
+        [
+            train_malignancy.submit(scans, recipe, way, pipeline, nodule.uri, member).result()
+            for member, nodule in enumerate(nodules)
+        ]
+        for way in WAYS
+    ]
 
 
 def calibrated(draft: NamedBundle, scans: Sequence[PreparedScan], pipeline: Pipeline) -> NamedBundle:
@@ -115,7 +153,8 @@ class Models:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna", flow_run_name="train {stage} {recipe}", task_runner=ONE_AT_A_TIME)
+@flow(name="luna", flow_run_name="train {stage} {recipe}, seed {seed}", task_runner=ONE_AT_A_TIME)
+@watched
 def train_stage(
     stage: Stage,
     luna_dir: str,
@@ -137,11 +176,21 @@ def train_stage(
 
     Args:
         stage: which of the three.
-        luna_dir, tables_dir, recipe, budget, overrides, val_stride, seed, device, devices, precision, fresh,
-            time_limit_h: as of `end_to_end`.
+        luna_dir: holds `**/<series_uid>.mhd`.
+        tables_dir: holds the csv tables, when they do not lie in `luna_dir`.
+        recipe: "best" is the one to use, "report" reproduces the report, "demo" is "best" cut to minutes.
+        budget: factor of both samples per epoch and epochs.
+        overrides: single settings of the recipe to change, such as {"segmentation.fit.batch_size": 8}.
+        val_stride: every n-th series validates, the one after it tests.
+        seed: of everything random.
         segmentation: URI of the U-Net whose candidates the nodule classifier also learns from.
         nodule: URI of the nodule classifier that malignancy is fine-tuned from; without it only the way from scratch
             is trained.
+        device: auto, cpu or cuda.
+        devices: GPUs, or processes on a CPU, that share each batch.
+        precision: fp32, or bf16 where autocast thinks it safe.
+        fresh: train again even where a model of equal data, settings and code is finished.
+        time_limit_h: hours that the training may take; none when not given.
 
     Raises:
         RecipeError: when a model that the recipe needs is not given.
@@ -153,6 +202,8 @@ def train_stage(
             "or do without: --set classification.mined=False"
         )
     home = Home.from_env()
+    wish = {"recipe": settings, "luna_dir": luna_dir, "seed": seed, "segmentation": segmentation, "nodule": nodule}
+    again = open_round(home, [stage] if fresh else [], wish)
     for uri, of in ((segmentation, "segmentation"), (nodule, "classification")):
         if uri and not uri.startswith("models:/m-"):  # an alias moves on, and the training would not notice
             raise RecipeError(f"{uri}: is no model's own URI; give models:/m-..., as its run shows it")
@@ -167,11 +218,14 @@ def train_stage(
         device=device,
         devices=devices,
         precision=precision,
-        fresh=fresh,
+        round=again,
         time_limit_h=time_limit_h,
     )
     with children_ended():
         models = _train_stage(stage, prepared.scans, settings, pipeline, segmentation, nodule)
+    summarize_model(models, pipeline)
+    if again:
+        again.close()
     return Models(models=models, origin=prepared.origin)
 
 

@@ -1,71 +1,39 @@
 """How does the grown-up set-up start and stop: Prefect server, work pool, deployments, worker and MLflow UI?
 
-Everything `luna up` starts is a child of it, in a session of its own, with its output under `logs/`. When one ends,
-all are stopped; when `luna up` is stopped, none stays.
+Everything `luna up` starts is a child of it, in a session of its own, with its output under `logs/`. One that dies is
+started again, and the runs that its death cost are taken up again; when `luna up` is stopped, none of them stays.
 
-A terminal in the project's folder finds the server by itself: while it runs, `luna up` keeps a `prefect.toml` there
-with the server's address, which the `prefect` and `luna` commands read. It is taken away again at the end, since a
-configured server that is not there would only keep others waiting. A `prefect.toml` of somebody else is left as it
-is, and then the address goes into the environment, as the printed command shows.
+Servers that others run are used instead of our own, see `flows.servers`: then only what they lack is started here.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import shlex
-import signal
+import secrets
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import httpx
-import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from flows.prefect_api import CPU_QUEUE, GPU_QUEUE, POOL, PrefectApi
+from flows.servers import Servers, announced, find_servers, only_one, without_credentials
+from flows.services import POLL_S, START_TIMEOUT_S, Services, StopAskedError, UpError, end_orphans
 from flows.settings import server_answers
-from lungml.errors import LunaError
 from lungml.files import write_text_atomic
 from lungml.home import Home
+from tasks.gpu_locks import gpus_here
 
-POOL = "luna"
 DEPLOYMENT = "luna/end-to-end"
-START_TIMEOUT_S = 180.0  # a busy two-core machine takes most of a minute
-STOP_TIMEOUT_S = 15.0  # what is still there then is killed
-POLL_S = 0.5
-ADDRESS_MARK = "# Written by `luna up`, which takes it away when it stops.\n"
-
-
-class UpError(LunaError):
-    """The services cannot start or one of them ended; the message is one line."""
-
-
-class _Stop(BaseException):
-    """Somebody asked `luna up` to end."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running child.
-
-    Attributes:
-        name: as a person knows it.
-        process: leader of its own session.
-        log: its stdout and stderr.
-    """
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
+Answer = TypeVar("Answer")
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 def up(
@@ -88,198 +56,135 @@ def up(
         console: where the addresses are printed.
 
     Raises:
-        UpError: when a port is taken, `luna up` runs already, or a service does not start or ends.
+        UpError: when a port is taken, `luna up` runs already, or a service does not start or dies again and again.
     """
-    say = console or Console(highlight=False)
+    out = console or Console(highlight=False)
+
+    def say(line: str) -> None:
+        out.print(escape(line), soft_wrap=True)
+
     project = _project() if project is None else project
-    prefect_url, mlflow_url = f"http://{host}:{prefect_port}", f"http://{host}:{mlflow_port}"
-    api = f"{prefect_url}/api"
-    env = {
+    with only_one(home) as announce:
+        end_orphans(home)
+        servers = find_servers(host, prefect_port, mlflow_port, project)
+        announce(servers)
+        if servers.own_prefect:
+            _check_port(host, prefect_port, "--prefect-port")
+        if servers.own_mlflow:
+            _check_port(host, mlflow_port, "--mlflow-port")
+        worker = Worker(home)
+        with Services(home, project, _environment(home, project, servers), say) as services:
+            try:
+                say("starting (seconds; up to a minute on a busy machine)")
+                _start_servers(services, servers, host)
+                _prepare(services, servers.prefect)
+                for line in worker.take_up(servers.prefect):  # what a killed `luna up` left behind
+                    say(line)
+                services.start("worker", worker.command, lambda: server_answers(servers.prefect.url))
+                services.wait("worker", lambda: servers.prefect.is_online(worker.name))
+                if servers.own_mlflow:
+                    services.wait("MLflow UI", lambda: _is_healthy(f"{servers.mlflow_ui}/health"))
+                with announced(project, servers) as found:
+                    _show(out, home, servers, project if found else None)
+                    services.watch(lambda: _tend(services, servers.prefect, worker, say))
+            except StopAskedError:
+                say("stopping")
+            finally:
+                services.stop("worker")
+                for line in worker.take_up(servers.prefect, ending=True):
+                    say(line)
+    return 0
+
+
+class Worker:
+    """The worker that starts our runs: a new name in each life, so that a run tells which life began it."""
+
+    def __init__(self, home: Home) -> None:
+        self._ours = f"luna-{_own_id(home)}-"
+        self.name = ""
+
+    def command(self) -> list[str]:
+        """How it is started this time; runs that ask for a GPU are only taken where there is one."""
+        self.name = self._ours + secrets.token_hex(3)
+        queues = [CPU_QUEUE, *[GPU_QUEUE] * bool(gpus_here())]
+        options = [option for queue in queues for option in ("--work-queue", queue)]
+        return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", self.name, *options]
+
+    def take_up(self, api: PrefectApi, *, alive: bool = False, ending: bool = False) -> list[str]:
+        """Take up the runs that its former lives lost, see `flows.revive`; says what became of each.
+
+        Args:
+            api: of the server; where it does not answer, nothing is done until the next time.
+            alive: this life's runs are not lost.
+            ending: `luna up` is being ended.
+        """
+        from flows.revive import take_up_lost  # Prefect's import takes seconds
+
+        try:
+            return take_up_lost(api, self._ours, [self.name] if alive else [], ending=ending)
+        except httpx.HTTPError:
+            return []
+
+
+def _environment(home: Home, project: Path, servers: Servers) -> dict[str, str]:
+    return {
         **os.environ,
-        "PREFECT_API_URL": api,
+        "PREFECT_API_URL": servers.prefect.url,
+        "PREFECT_UI_URL": servers.prefect_ui,
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 s by default: a run would seem to hang at first
+        # What a run holds of a limit is lost with a server that keeps it in memory, and the run is ended.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+        "PREFECT_CLIENT_MAX_RETRIES": "7",  # about four minutes: runs outlast a server that is started again
+        # Not on a command line, which everybody on the machine can read: it may hold a database's password.
+        "MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "LUNA_MLFLOW_URL": servers.mlflow_ui,  # for links in artifacts
         "LUNA_HOME": str(home.root),
         "PWD": str(project),  # prefect.yaml keeps it as the folder that runs start in
         "PYTHONUNBUFFERED": "1",
     }
-    with _only_one(home, {"Prefect": prefect_url, "MLflow": mlflow_url}), Services(home, project, env) as services:
-        _check_port(host, prefect_port, "--prefect-port")
-        _check_port(host, mlflow_port, "--mlflow-port")
+
+
+def _start_servers(services: Services, servers: Servers, host: str) -> None:
+    if servers.own_prefect:
+        port = str(urlsplit(servers.prefect_ui).port)
+        services.start("Prefect server", ["prefect", "server", "start", "--host", host, "--port", port])
+    if servers.own_mlflow:
+        services.start("MLflow UI", _mlflow_ui(host, servers.mlflow_ui))
+    if servers.own_prefect:
+        services.wait("Prefect server", lambda: server_answers(servers.prefect.url))
+
+
+def _prepare(services: Services, api: PrefectApi) -> None:
+    """Pool, queues, the limit of GPUs and the deployments."""
+    queue = {"name": GPU_QUEUE, "description": "Runs that need a GPU."}
+    if not _asked(services, lambda: _pool_exists(api)):  # one that exists keeps the settings somebody gave it
+        services.run("work-pool", ["prefect", "work-pool", "create", POOL, "--type", "process"])
+    _asked(services, lambda: api.create(f"work_pools/{POOL}/queues", queue))
+    _asked(services, lambda: _settle_gpus(api))
+    services.run("deploy", ["prefect", "--no-prompt", "deploy", "--all"])
+
+
+def _asked(services: Services, ask: Callable[[], Answer]) -> Answer:
+    """What a server answers that may be too busy at first: it says 503, or nothing, while it sets itself up."""
+    end = time.monotonic() + START_TIMEOUT_S
+    while True:
         try:
-            say.print("starting (seconds; up to a minute on a busy machine)")
-            services.start("Prefect server", "prefect", "server", "start", "--host", host, "--port", str(prefect_port))
-            services.start("MLflow UI", "mlflow", *_mlflow_ui(home, host, mlflow_port))
-            services.wait("Prefect server", lambda: server_answers(api))
-            end_runs(api)  # what a killed `luna up` left behind
-            if not _pool_exists(api):  # one that exists keeps the settings somebody gave it
-                services.run("work-pool", "prefect", "work-pool", "create", POOL, "--type", "process")
-            services.run("deploy", "prefect", "deploy", "--all")
-            worker = f"luna-{os.getpid()}"
-            services.start(
-                "worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker
-            )
-            services.wait("worker", lambda: _worker_is_online(api, worker))
-            services.wait("MLflow UI", lambda: _is_healthy(f"{mlflow_url}/health"))
-            with _announced(project, api) as found:
-                _show(say, home, prefect_url, mlflow_url, project if found else None)
-                services.watch()
-        except _Stop:
-            say.print("stopping")
-        finally:
-            services.stop("worker")
-            end_runs(api)
-    return 0
+            return ask()
+        except httpx.HTTPError as error:
+            refused = isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error
+            if refused or time.monotonic() > end:
+                raise UpError(f"the Prefect server does not do as asked: {str(error).splitlines()[0]}") from error
+        services.check()
+        time.sleep(POLL_S)
 
 
-def end_runs(api: str) -> None:
-    """Mark the work pool's runs that lost their worker as Crashed, which `prefect flow-run retry` can take up.
-
-    Left as Running they would hold their deployment's concurrency slot, and later runs would wait for ever.
-    """
-    unfinished = {
-        "work_pools": {"name": {"any_": [POOL]}},
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
-    }
-    crashed = {"type": "CRASHED", "message": "`luna up` ended"}
-    try:
-        runs = httpx.post(f"{api}/flow_runs/filter", json=unfinished, timeout=10.0).raise_for_status().json()
-        for run in runs:
-            httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json={"state": crashed, "force": True}, timeout=10.0)
-    except httpx.HTTPError:
-        return  # no server any more; the next start does it
-
-
-class Services:
-    """The children, under one roof: on leaving the block none of them, nor of their own children, is left.
-
-    Inside the block Ctrl-C, SIGTERM and SIGHUP raise nothing at once; they are answered between two steps, so that no
-    child can be started and forgotten.
-    """
-
-    def __init__(self, home: Home, project: Path, env: Mapping[str, str]) -> None:
-        self._home, self._project, self._env = home, project, dict(env)
-        self._services: list[Service] = []
-        self._stopping = False
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._book = home.logs / "services.json"  # (pid, start time) of each
-
-    def __enter__(self) -> Services:
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self._stopping = True
-
-        self._home.logs.mkdir(parents=True, exist_ok=True)
-        self._end_orphans()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._handlers[number] = signal.signal(number, on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            stop(self._services)
-            self._book.unlink(missing_ok=True)
-        finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-
-    def start(self, name: str, module: str, *arguments: str) -> None:
-        """Run `python -m module arguments` in the background."""
-        self._services.append(self._spawn(name, module, arguments))
-        pids = [service.process.pid for service in self._services if service.process.poll() is None]
-        write_text_atomic(self._book, json.dumps([[pid, psutil.Process(pid).create_time()] for pid in pids]))
-
-    def stop(self, name: str) -> None:
-        """End one service ahead of the others, if it was started."""
-        stop([service for service in self._services if service.name == name])
-
-    def run(self, name: str, module: str, *arguments: str) -> None:
-        """Run `python -m module arguments` to its end."""
-        service = self._spawn(name, module, arguments)
-        try:
-            while (status := service.process.poll()) is None:
-                self.check()
-                time.sleep(POLL_S / 5)
-        finally:
-            stop([service])
-        if status != 0:
-            command = shlex.join([module, *arguments])
-            raise UpError(f"`{command}` failed{_last_words(service.log)}; its output: {service.log}")
-
-    def wait(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until a service is ready."""
-        end = time.monotonic() + START_TIMEOUT_S
-        while not ready():
-            self.check()
-            if time.monotonic() > end:
-                log = next(service.log for service in self._services if service.name == name)
-                raise UpError(f"the {name} did not start within {START_TIMEOUT_S:.0f} s; its output: {log}")
-            time.sleep(POLL_S)
-        self.check()
-
-    def watch(self) -> NoReturn:
-        """Wait until somebody ends `luna up`, or a service ends of itself."""
-        while True:
-            self.check()
-            time.sleep(POLL_S)
-
-    def check(self) -> None:
-        """Go on only while nobody has asked for the end and every service lives."""
-        if self._stopping:
-            raise _Stop
-        for service in self._services:
-            status = service.process.poll()
-            if status is not None:
-                words = _last_words(service.log) if status > 0 else ""
-                raise UpError(f"the {service.name} ended (exit status {status}){words}; its output: {service.log}")
-
-    def _end_orphans(self) -> None:
-        """End what a killed `luna up` could not end itself."""
-        left = []
-        for pid, started in json.loads(self._book.read_text()) if self._book.exists() else []:
-            family = _family(pid)
-            if any(process.pid == pid and process.create_time() != started for process in family):
-                continue  # another program has the number now
-            left += family
-        _end(left)
-
-    def _spawn(self, name: str, module: str, arguments: Sequence[str]) -> Service:
-        log = self._home.logs / f"{name.lower().replace(' ', '-')}.log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=self._project,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches `luna up` alone, which then stops them in order
-            )
-        return Service(name, process, log)
-
-
-def stop(services: Sequence[Service]) -> None:
-    """End services and all their descendants: politely, the last first, and by force what is left after a while."""
-    families = [process for service in services for process in _family(service.process.pid)]
-    for service in reversed(services):
-        if service.process.poll() is None:
-            service.process.terminate()
-            try:
-                service.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                service.process.kill()
-    _, left = psutil.wait_procs(families, timeout=1.0)
-    _end(left)
-    for service in services:
-        service.process.wait()
-
-
-def _end(processes: Sequence[psutil.Process]) -> None:
-    for act in (psutil.Process.terminate, psutil.Process.kill):
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                act(process)
-        _, processes = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
+def _tend(services: Services, api: PrefectApi, worker: Worker, say: Callable[[str], None]) -> None:
+    for line in worker.take_up(api, alive=services["worker"].alive):
+        say(line)
+    with suppress(httpx.HTTPError):  # the server is being started again: next time
+        _settle_gpus(api)
 
 
 def _project() -> Path:
@@ -290,16 +195,18 @@ def _project() -> Path:
     return folder
 
 
-def _mlflow_ui(home: Home, host: str, port: int) -> list[str]:
-    # This import takes seconds, which only this command needs to pay.
-    from tasks.tracking import tracking_uri
-
-    address = ["--host", host, "--port", str(port), "--workers", "1"]
-    return ["ui", "--backend-store-uri", tracking_uri(home), *address]
+def _mlflow_ui(host: str, url: str) -> list[str]:
+    return ["mlflow", "ui", "--host", host, "--port", str(urlsplit(url).port), "--workers", "1"]
 
 
-def _pool_exists(api: str) -> bool:
-    return httpx.get(f"{api}/work_pools/{POOL}", timeout=60.0).status_code != httpx.codes.NOT_FOUND
+def _pool_exists(api: PrefectApi) -> bool:
+    try:
+        api.get(f"work_pools/{POOL}")
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def _is_healthy(url: str) -> bool:
@@ -307,21 +214,6 @@ def _is_healthy(url: str) -> bool:
         return httpx.get(url, timeout=2.0).is_success
     except httpx.HTTPError:
         return False
-
-
-def _worker_is_online(api: str, name: str) -> bool:
-    try:
-        answer = httpx.post(f"{api}/work_pools/{POOL}/workers/filter", json={}, timeout=5.0)
-        return answer.is_success and any(
-            (worker["name"], worker["status"]) == (name, "ONLINE") for worker in answer.json()
-        )
-    except httpx.HTTPError:
-        return False
-
-
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f": {lines[-1][:200]}" if lines else ""
 
 
 def _check_port(host: str, port: int, option: str) -> None:
@@ -335,65 +227,44 @@ def _check_port(host: str, port: int, option: str) -> None:
             ) from error
 
 
-@contextmanager
-def _only_one(home: Home, urls: Mapping[str, str]) -> Iterator[None]:
-    """Hold the home's lock, so that one `luna up` at a time runs on it; a killed one lets go."""
-    home.root.mkdir(parents=True, exist_ok=True)
-    path = home.root / "up.lock"
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            raise UpError(f"`luna up` runs already on {home.root}: {handle.read().strip()}") from error
-        handle.truncate(0)
-        handle.write(", ".join(f"{name} {url}" for name, url in urls.items()) + f" (process {os.getpid()})")
-        handle.flush()
-        yield
-        handle.truncate(0)
-
-
-@contextmanager
-def _announced(project: Path, api: str) -> Iterator[bool]:
-    """Keep the server's address in the project's prefect.toml; False where another one is in the way."""
-    path = project / "prefect.toml"
-    if path.exists() and not path.read_text().startswith(ADDRESS_MARK):
-        yield False
-        return
-    try:
-        write_text_atomic(path, f"{ADDRESS_MARK}[api]\nurl = {json.dumps(api)}\n")
-    except OSError:  # a folder that cannot be written to
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _show(say: Console, home: Home, prefect_url: str, mlflow_url: str, project: Path | None) -> None:
+def _show(say: Console, home: Home, servers: Servers, project: Path | None) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("Prefect", prefect_url)
-    table.add_row("MLflow", f"{mlflow_url}/#/experiments?workflowType=machine_learning")
-    table.add_row("logs", str(home.logs))
+    theirs = " (somebody else's; used as it is)"
+    table.add_row("Prefect", escape(servers.prefect_ui + theirs * (not servers.own_prefect)))
+    pages = f"{servers.mlflow_ui}/#/experiments?workflowType=machine_learning"
+    table.add_row("MLflow", escape(pages + theirs * (not servers.own_mlflow)))
+    queues = (
+        f"{CPU_QUEUE} and {GPU_QUEUE}" if gpus_here() else f"{CPU_QUEUE} (no GPU here: {GPU_QUEUE} is left to others)"
+    )
+    table.add_row("queues", queues)
+    table.add_row("logs", escape(str(home.logs)))
     say.print(table, soft_wrap=True)
     command = f"prefect deployment run {DEPLOYMENT} --watch"
+    api = without_credentials(servers.prefect.url)
     if project is None:
-        say.print(f"run the pipeline:  PREFECT_API_URL={prefect_url}/api {command}", soft_wrap=True)
+        say.print(f"run the pipeline:  PREFECT_API_URL={api} {command}", soft_wrap=True)
     else:
-        say.print(f"run the pipeline, in {project}:  {command}", soft_wrap=True)
-        say.print(f"from elsewhere:  PREFECT_API_URL={prefect_url}/api {command}", soft_wrap=True)
+        say.print(escape(f"run the pipeline, in {project}:  {command}"), soft_wrap=True)
+        say.print(f"from elsewhere:  PREFECT_API_URL={api} {command}", soft_wrap=True)
     say.print("Ctrl-C stops everything")
 
 
-def _family(leader: int) -> list[psutil.Process]:
-    """A session's leader with its descendants, and those whose parent is gone but who still are of its session."""
-    family = set()
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(leader)
-        family = {process, *process.children(recursive=True)}
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == leader:
-                family.add(process)
-    return list(family)
+def _own_id(home: Home) -> str:
+    """What tells the workers of this home from those of others, on whatever machine."""
+    path = home.root / "worker-id"
+    if not path.exists():
+        write_text_atomic(path, secrets.token_hex(4))
+    return path.read_text().strip()
+
+
+def _settle_gpus(api: PrefectApi) -> None:
+    """Let the server know this machine's GPUs, and give back what dead holders left; nothing where there is none."""
+    if not gpus_here():
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.gpus import ensure_limit, reconcile  # PyTorch's import takes seconds
+
+    with temporary_settings({PREFECT_API_URL: api.url}):
+        ensure_limit()
+        reconcile()

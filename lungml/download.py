@@ -83,6 +83,8 @@ class DownloadSettings:
             url = getattr(self, name)
             if url is not None and not _is_address(url):
                 raise DownloadError(repr(url), f"{name} is no http(s) address", "correct the setting")
+            if url is not None and "@" in urlsplit(url).netloc:  # settings are shown as a flow's parameters
+                raise DownloadError(name, "holds a user or a password", "name a server that asks for none")
         if not self.records or not all(re.fullmatch(r"\d+", record) for record in self.records):
             raise DownloadError(repr(self.records), "records are not numbers", "correct the setting")
         for name in ("attempts", "parallel", "connect_seconds", "read_seconds"):
@@ -600,7 +602,7 @@ def _is_address(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
 
 
 def _resumable(part: Path, remote: RemoteFile) -> Part | None:

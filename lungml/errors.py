@@ -20,9 +20,11 @@ class LunaError(ValueError):
       MaskError       a nodule without a place or a size, or a contour that does not fit its scan
       StoreError      a store is missing, half-written, damaged or of another format
       RemoteError     an object store cannot be reached or used
-      WorkersError    LUNA_WORKERS says nothing that we know
+      WorkersError    LUNA_WORKERS says nothing that we know, or no Dask scheduler answers there
       UpError         a service cannot be started
       RecipeError     no such recipe
+      ProfileError    a kept profile that cannot be read
+      RecordError     a text that is not the record that was asked for
       GroupingError   no such grouping
       InferenceError  no such way of segmenting and judging
       FindingError    a network answers with what is no probability
@@ -33,6 +35,7 @@ class LunaError(ValueError):
       GateError       the gate's settings cannot be
       EvaluationError a bundle cannot be judged on these scans
       WeightsError    a published weights file is not what it was given as
+      ReproductionError  a bundle cannot be made again
       TrackingError   a model or bundle is not there or not what it was asked for as
     """
 

@@ -27,6 +27,9 @@ class Home:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
         if self.root.exists() and not self.root.is_dir():
             raise FileError(self.root, "not a folder", "name another place for artifacts with LUNA_HOME")
+        # The URL travels with every scan: through the parameters of flows, and errors. Azure's has a plain @.
+        if self.scans_url and re.search(r"://[^/]*:[^/]*@", self.scans_url):
+            raise RemoteError("LUNA_SCANS holds a password; leave it to the environment, see docs/data.md")
         if self.scans_url and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]\S*", self.scans_url):
             raise RemoteError(
                 f"LUNA_SCANS is {self.scans_url!r}, not an object store's URL; give one such as s3://bucket/luna"
@@ -60,6 +63,11 @@ class Home:
         return self.root / "checkpoints"
 
     @property
+    def rounds(self) -> Path:
+        """What is being done anew, see `tasks.rounds`."""
+        return self.root / "rounds"
+
+    @property
     def reports(self) -> Path:
         """Findings, tables and figures."""
         return self.root / "reports"
@@ -78,6 +86,11 @@ class Home:
     def mlruns(self) -> Path:
         """MLflow's artifacts."""
         return self.root / "mlruns"
+
+    @property
+    def spool(self) -> Path:
+        """What runs could not tell MLflow yet, see `tasks.spool`."""
+        return self.root / "spool"
 
     @property
     def prefect_results(self) -> Path:

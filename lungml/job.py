@@ -12,12 +12,12 @@ import json
 import logging
 import math
 import os
-import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +28,12 @@ from safetensors.torch import load_file, save
 
 from lungml.checkpoint import Checkpoints
 from lungml.devices import Hardware
-from lungml.errors import LunaError
+from lungml.errors import LunaError, TrainingError, one_line
 from lungml.figures import THRESHOLD, crop_figures, judged, slice_figures
 from lungml.files import whole_file, write_text_atomic
 from lungml.fit import CHECKPOINT_STEPS, Problem, fit
 from lungml.plots import write_figures
+from lungml.pulse import pulse
 from lungml.recipes.classification import (
     ClassificationRecipe,
     CropProblem,
@@ -42,9 +43,10 @@ from lungml.recipes.classification import (
 from lungml.recipes.data import PreparedScan, Stage
 from lungml.recipes.malignancy import MalignancyRecipe, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem, SegmentationRecipe
+from lungml.records import RecordError, record_from_text, record_to_text
 from lungml.thresholds import threshold_at_sensitivity
 
-JOB, WEIGHTS, RESULT, PARENT = "job.pickle", "best.safetensors", "result.json", "parent.safetensors"
+JOB, WEIGHTS, RESULT, PARENT = "job.json", "best.safetensors", "result.json", "parent.safetensors"
 FIGURES = "figures"
 
 
@@ -107,8 +109,7 @@ def write_job(folder: Path, job: TrainingJob, parent: Mapping[str, torch.Tensor]
     """Put a job, and the weights it starts from, where `run_job` looks for them."""
     if parent is not None:
         _write_weights(folder / PARENT, parent)
-    with whole_file(folder / JOB) as handle:
-        handle.write(pickle.dumps(job))
+    write_text_atomic(folder / JOB, record_to_text(job))
 
 
 def run_job(folder: Path, tell: Tell) -> None:
@@ -122,7 +123,7 @@ def run_job(folder: Path, tell: Tell) -> None:
         LunaError: what a person can mend.
         OSError: when something cannot be written.
     """
-    job: TrainingJob = pickle.loads((folder / JOB).read_bytes())  # our own, written by `write_job`
+    job = _read_job(folder / JOB)
     fabric = job.hardware.launch()
     torch.manual_seed(job.seed)  # of dropout; the process is ours alone
     problem = make_problem(job, folder, fabric.device)
@@ -193,6 +194,13 @@ def read_result(folder: Path) -> tuple[JobResult, dict[str, torch.Tensor]] | Non
         return None
 
 
+def _read_job(path: Path) -> TrainingJob:
+    try:
+        return record_from_text(TrainingJob, path.read_text(encoding="utf-8"))
+    except (RecordError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: {one_line(str(error))}; run the training again, which writes it anew") from error
+
+
 def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     with whole_file(path) as handle:
         handle.write(save({name: value.contiguous() for name, value in weights.items()}))
@@ -205,7 +213,8 @@ def main(folder: Path) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[talk], force=True)
     logging.getLogger("lightning").setLevel(logging.WARNING)
     try:
-        run_job(folder, talk.tell)
+        with pulse(partial(talk.tell, "alive")):
+            run_job(folder, talk.tell)
     except LunaError as error:
         talk.tell("error", kind=type(error).__name__, text=str(error))
         return 1
@@ -220,12 +229,14 @@ class _Talk(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines = os.fdopen(os.dup(1), "w", buffering=1)
+        self._lines, self._guard = os.fdopen(os.dup(1), "w", buffering=1), threading.Lock()
         self._speaks = os.environ.get("LOCAL_RANK", "0") == "0"
 
     def tell(self, event: str, **fields: Any) -> None:
         if self._speaks or event == "error":
-            self._lines.write(json.dumps({"event": event, **fields}, default=str) + "\n")
+            line = json.dumps({"event": event, **fields}, default=str) + "\n"
+            with self._guard:  # several threads speak
+                self._lines.write(line)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith("lungml") or record.levelno >= logging.WARNING:

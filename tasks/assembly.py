@@ -22,7 +22,7 @@ from tasks.finding import FoundScan, NamedBundle, Readable
 from tasks.pipeline import Pipeline, TrainedModel
 
 
-@task(name="choose_malignancy", cache_policy=NO_CACHE)
+@task(name="choose_malignancy", task_run_name="choose malignancy", cache_policy=NO_CACHE)
 def choose_malignancy(ways: Sequence[Sequence[TrainedModel]], keeps: Keeps = "better") -> Sequence[TrainedModel]:
     """The way whose members have the higher mean validation AUC; the first wins a tie, and no AUC never wins.
 
@@ -67,7 +67,7 @@ def draft_bundle(
     return NamedBundle(name="the draft", fields=fields)
 
 
-@task(name="calibrate", cache_policy=NO_CACHE)
+@task(name="calibrate", task_run_name="calibrate {draft.name}", cache_policy=NO_CACHE)
 def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[FoundScan]) -> NamedBundle:
     """The draft with curves that make its probabilities those of the validation scans, and its thresholds moved along.
 
@@ -110,7 +110,7 @@ def calibrate(draft: NamedBundle, scans: Sequence[Readable], found: Sequence[Fou
     return NamedBundle(name="the calibrated draft", fields=fields)
 
 
-@task(name="register_bundle", cache_policy=NO_CACHE)
+@task(name="register_bundle", task_run_name="register {bundle.name}", cache_policy=NO_CACHE)
 def register_bundle(bundle: NamedBundle, pipeline: Pipeline) -> str:
     """Make a bundle a version of `luna`, without an alias; returns its URI."""
     return registry.register_bundle(pipeline.home, bundle.fields)

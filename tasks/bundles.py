@@ -47,7 +47,7 @@ def build_bundle(home: Home, fields: Mapping[str, Any], device: str = "auto") ->
     return _build_bundle(home, json.dumps(deciding, sort_keys=True), device)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # two at once, each on the CPU and on a GPU
 def _build_bundle(home: Home, bundle_json: str, device: str) -> Bundle:
     return _assemble(json.loads(bundle_json), lambda uri, stage: load_member(home, uri, stage), device)
 

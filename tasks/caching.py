@@ -26,7 +26,7 @@ TRAINING_MODULES = (
     *GROUPING_MODULES,
     "augment.py", "averaging.py", "candidate_recall.py", "crop_cache.py", "crops.py", "devices.py", "figures.py",
     "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py", "metrics.py", "models",
-    "ratings.py", "recipes", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
+    "ratings.py", "recipes", "records.py", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (

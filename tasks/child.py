@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -19,6 +20,8 @@ from lungml.checkpoint import CheckpointError
 from lungml.errors import LunaError, TrainingError
 from lungml.files import try_lock
 
+STALL_S = 1800.0  # a training that gets anywhere says so every few seconds, see `lungml.pulse`
+START_S = 300.0  # a child is given this long, at the least, for its first word: it reads a lot of code
 GRACE_S = 10.0  # between asking a child to end and making it
 POLL_S = 0.5
 TALK_LINES = 20  # of what a child said before it died, kept for the error
@@ -35,8 +38,28 @@ class TrainingStopped(BaseException):
     """Somebody ended the training; nothing is wrong with it."""
 
 
+def stall_limit_s() -> float:
+    """For how long a training may be silent: $LUNA_STALL_S in seconds, else half an hour.
+
+    Raises:
+        TrainingError: it is no positive number.
+    """
+    said = os.environ.get("LUNA_STALL_S") or str(STALL_S)
+    try:
+        limit = float(said)
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise TrainingError(f"LUNA_STALL_S is {said!r}; give the seconds that a training may be silent, such as 1800")
+    return limit
+
+
 def run_child(
-    folder: Path, on_event: Callable[[Mapping[str, Any]], None], *, time_limit_s: float | None = None
+    folder: Path,
+    on_event: Callable[[Mapping[str, Any]], None],
+    *,
+    time_limit_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the training job that lies in a folder to its end.
 
@@ -44,13 +67,16 @@ def run_child(
         folder: see `lungml.job`.
         on_event: called with each event, in this thread.
         time_limit_s: the child is ended after it; its checkpoint stays.
+        environment: what of the child's environment differs from ours.
 
     Raises:
         LunaError: what the child could not do and a person can mend.
         OSError: what the child could not write.
-        ChildDied: it was killed, or crashed.
+        ChildDied: it was killed, or crashed, or hung and was ended, see `stall_limit_s`.
         TrainingStopped: `end_children` was called.
     """
+    stall_s = stall_limit_s()
+    patience_s = max(stall_s, START_S)
     child = subprocess.Popen(
         [sys.executable, "-m", "lungml.job", str(folder)],
         stdin=subprocess.PIPE,
@@ -58,6 +84,7 @@ def run_child(
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",  # of a library's talk; our own lines are ASCII
+        env={**os.environ, **(environment or {})},
         start_new_session=True,  # Ctrl-C is for us to pass on; and its own children are ended with it
     )
     _running.add(child)
@@ -65,7 +92,7 @@ def run_child(
         end_children()
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
-    started = time.monotonic()
+    started = heard = time.monotonic()
     failure: Mapping[str, Any] | None = None
     talk: list[str] = []
     try:
@@ -76,6 +103,8 @@ def run_child(
                 if child.poll() is not None:  # dead, though another of its processes may still hold the pipe
                     break
                 line = ""
+                if time.monotonic() - heard > patience_s:
+                    raise ChildDied(_stalled(folder, patience_s)) from None
             if line is None:
                 break
             event = _event(line)
@@ -85,6 +114,9 @@ def run_child(
                 failure = failure or event  # the first says what happened, the others that it did
             else:
                 on_event(event)
+            if line:
+                # After we have listened, which may take long where MLflow is slow.
+                heard, patience_s = time.monotonic(), stall_s
             if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                 raise TrainingError(
                     f"{folder}: the training took more than {time_limit_s / 3600:g} h and was ended; "
@@ -131,11 +163,38 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     raise TrainingStopped(f"{path}: stopped while another run trained the same")
 
 
+def check_stopping(doing: str) -> None:
+    """Go on only while nobody has ended the flow.
+
+    Raises:
+        TrainingStopped: somebody has, `doing` this.
+    """
+    if _stopping.is_set():
+        raise TrainingStopped(f"stopped {doing}")
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but not on when the flow is ended.
+
+    Raises:
+        TrainingStopped: it is.
+    """
+    if _stopping.wait(seconds):
+        raise TrainingStopped("stopped while it waited")
+
+
 def end_children() -> None:
     """End every training that this process runs; their callers get `TrainingStopped`."""
     for child in list(_running):
         _running.discard(child)
         _end(child)
+
+
+def _stalled(folder: Path, stall_s: float) -> str:
+    return (
+        f"{folder}: the training got nowhere for {stall_s / 60:g} min and was ended; another try goes on from its last "
+        "checkpoint (LUNA_STALL_S allows more)"
+    )
 
 
 def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

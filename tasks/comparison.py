@@ -245,7 +245,7 @@ def _series(tree: Tree) -> str:
     return digest([truth.series_uid for truth in tree.truths])
 
 
-@task(name="log_evaluation", cache_policy=NO_CACHE)
+@task(name="log_evaluation", task_run_name="log evaluation", cache_policy=NO_CACHE)
 def log_evaluation(
     evaluation: Evaluation, folder: Path, pipeline: Pipeline, reports: Sequence[WrittenReport] = ()
 ) -> Path:

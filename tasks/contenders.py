@@ -61,7 +61,7 @@ def default_bundle(home: Home) -> tuple[str, str]:
         if uri:
             return uri, alias
     raise TrackingError(
-        f"no bundle is @{' or @'.join(DEFAULT_ALIASES)} in {tracking.tracking_uri(home)}; name one, such as "
+        f"no bundle is @{' or @'.join(DEFAULT_ALIASES)} in {tracking.shown_uri(home)}; name one, such as "
         f"models:/{registry.BUNDLE_NAME}/1, or train or import one"
     )
 

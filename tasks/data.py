@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
 from tasks.caching import CONTOUR_MODULES, CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
+from tasks.rounds import Round
 from tasks.truth import ScanTruth
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
@@ -43,14 +45,22 @@ DRAWN_NEGATIVES_PER_SCAN = 100  # where a data set has no candidates table
 
 @dataclass(frozen=True, kw_only=True)
 class StoredScan:
-    """A converted scan and the fingerprint of the files it came from."""
+    """A converted scan.
+
+    Attributes:
+        truth: what is known of it.
+        store: where its voxels lie.
+        fingerprint: of the files it came from.
+        warnings: of the reader, one line each; none of a scan that was converted before.
+    """
 
     truth: ScanTruth
     store: Location
     fingerprint: str
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
-@task(name="make_phantoms", cache_policy=NO_CACHE)
+@task(name="make_phantoms", task_run_name="draw {scans} scans, seed {seed}", cache_policy=NO_CACHE)
 def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
     """Draw the demo's synthetic scans; a finished folder of the same settings is kept."""
     settings = digest([PHANTOM_VERSION, asdict(DEMO_PHANTOMS)])[:8]
@@ -69,11 +79,13 @@ def make_phantoms(home: Home, *, scans: int, seed: int) -> State | Path:
 
 
 @task(name="convert_scan", task_run_name="convert {truth.series_uid}", retries=2, cache_policy=NO_CACHE)
-def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> State | StoredScan | None:
+def convert_scan(
+    truth: ScanTruth, home: Home, *, recheck: bool = False, again: Round | None = None
+) -> State | StoredScan | None:
     """Check one scan and write it as a Zarr store; None, with its reason in the quarantine, when it cannot be read.
 
     A scan set aside before is not read again while its files and the code that reads them are the same, unless
-    `recheck` says so.
+    `recheck` says so. What is converted already is converted `again` where a round wants it.
     """
     log = get_run_logger()
     path = home.scans / f"{truth.series_uid}.zarr"
@@ -82,7 +94,7 @@ def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> Stat
         fingerprint = scan_fingerprint(truth.path)
         key = store.scan_key(fingerprint)
         stored = StoredScan(truth=truth, store=path, fingerprint=fingerprint)
-        if is_current(path, key):
+        if _stays(path, key, again, f"convert {truth.series_uid}"):
             release(home.quarantine_csv, truth.series_uid)
             return kept(stored)
         verdict = digest([fingerprint, code_digest(READING_MODULES)])
@@ -93,7 +105,8 @@ def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> Stat
         with source_described(truth.path) as source:  # a checksum of every byte, while the voxels are read and packed
             scan = read_scan(truth.path)
             for warning in scan.warnings:
-                log.warning("%s: %s", truth.series_uid, warning)
+                log.warning("%s: %s", truth.series_uid, warning, extra={"summed": True})  # see `warn_in_sum`
+            stored = replace(stored, warnings=scan.warnings)
             store.write_scan(path, scan.hu, scan.grid, key=key, source=source)
         if scan_fingerprint(truth.path) != fingerprint:
             raise OSError(errno.ESTALE, "changed while it was read; run again once it is whole", str(truth.path))
@@ -102,11 +115,27 @@ def convert_scan(truth: ScanTruth, home: Home, *, recheck: bool = False) -> Stat
         log.warning("set aside: %s", error)
         return None
     release(home.quarantine_csv, truth.series_uid)
+    if again:
+        again.done("prepare", f"convert {truth.series_uid}")
     log.info("%s: %d slices", truth.series_uid, len(scan.hu))
     return stored
 
 
-@task(name="publish_quarantine", cache_policy=NO_CACHE)
+def warn_in_sum(converted: Sequence[StoredScan | None]) -> None:
+    """Say once for each kind what was warned of while scans were read, and of how many: each has its line elsewhere.
+
+    Two warnings are of a kind when they differ in numbers only.
+    """
+    kinds: dict[str, list[str]] = {}
+    for scan in filter(None, converted):
+        for warning in scan.warnings:
+            told = kinds.setdefault(re.sub(r"\d+(\.\d+)*", "N", warning), [])
+            told.append(f"{scan.truth.series_uid}: {warning}")
+    for lines in kinds.values():
+        get_run_logger().warning("%d of %d scans, such as %s", len(lines), len(converted), lines[0])
+
+
+@task(name="publish_quarantine", task_run_name="publish quarantine", cache_policy=NO_CACHE)
 def publish_quarantine(truths: Sequence[ScanTruth], home: Home) -> int:
     """Show which scans of the data set are set aside, and why, as a table in Prefect's UI; returns how many."""
     own = {truth.series_uid for truth in truths}
@@ -129,14 +158,18 @@ def with_reasons(truths: Sequence[ScanTruth], home: Home) -> tuple[ScanTruth, ..
 
 def _reason(row: Mapping[str, str]) -> str:
     """Why a scan is set aside, without its folder: a name there may say more of a patient than anybody should read."""
-    return row["reason"].replace(f"{Path(row['path']).parent}/", "")
+    path = Path(row["path"])
+    reason = row["reason"].replace(f"{path.parent}/", "")
+    if path.suffix or row["series_uid"] in path.name:
+        return reason
+    return reason.replace(path.name, row["series_uid"])  # a series that is a folder itself
 
 
 @task(name="build_mask", task_run_name="mask {scan.truth.series_uid}", retries=2, cache_policy=NO_CACHE)
-def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
+def build_mask(scan: StoredScan, rule: MaskRule, again: Round | None = None) -> State | StoredScan:
     """Write one scan's annotation mask into its store."""
-    key = mask_key(scan, rule)
-    if is_current(scan.store / MASK_NAMES[rule], key):
+    key, what = mask_key(scan, rule), f"mask {scan.truth.series_uid}"
+    if _stays(scan.store / MASK_NAMES[rule], key, again, what):
         return kept(scan)
     hu, grid = store.read_volume(scan.store, key=store.scan_key(scan.fingerprint)), store.read_grid(scan.store)
     contours = {}
@@ -158,6 +191,8 @@ def build_mask(scan: StoredScan, rule: MaskRule) -> State | StoredScan:
             len(found.left_out),
         )
     store.write_mask(scan.store, MASK_NAMES[rule], grid.shape_irc, list(found.boxes.values()), key=key)
+    if again:
+        again.done("prepare", what)
     return scan
 
 
@@ -171,6 +206,7 @@ def cache_crops(
     negatives: NegativePlan,
     negative_slabs_per_scan: int,
     seed: int,
+    again: Round | None = None,
 ) -> State | PreparedScan:
     """Cut one scan's crops and slabs into the crop cache.
 
@@ -211,7 +247,7 @@ def cache_crops(
         unrated=truth.unrated,
         textures=truth.textures,
     )
-    if is_current(folder, key):
+    if _stays(folder, key, again, f"crops {truth.series_uid}"):
         return kept(prepared)
     hu, grid = store.read_volume(scan.store, key=store.scan_key(scan.fingerprint)), store.read_grid(scan.store)
     # The uid is part of the seed: a scan draws the same places whatever other scans there are.
@@ -250,7 +286,19 @@ def cache_crops(
     if slabs:
         mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
     crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
+    if again:
+        again.done("prepare", f"crops {truth.series_uid}")
     return prepared
+
+
+def _stays(group: Location, key: Mapping[str, Any], again: Round | None, what: str) -> bool:
+    """Whether finished work lies there that nobody wants anew; what is wanted anew goes, damaged or not."""
+    if not is_current(group, key):
+        return False
+    if again and again.due("prepare", what):
+        groups.remove(group)
+        return False
+    return True
 
 
 def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:

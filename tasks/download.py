@@ -16,7 +16,7 @@ from tasks.caching import kept
 LOG_SECONDS = 60.0  # a line a minute tells enough of a download of hours
 
 
-@task(name="download", retries=0, cache_policy=NO_CACHE)  # each archive has tries of its own
+@task(name="download", task_run_name="download", retries=0, cache_policy=NO_CACHE)  # each archive has tries of its own
 def download(luna_dir: Path, settings: DownloadSettings, subsets: tuple[int, ...] | None) -> State | Downloaded:
     """Bring the tables and the given subsets, or all ten, into a folder; kept when everything is there."""
     log = get_run_logger()

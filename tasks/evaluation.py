@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from lungml.drift_report import DriftReport
 from lungml.evidence import Evidence
 from lungml.froc import FPS_PER_SCAN, FrocResult
-from lungml.score import COLUMNS, Table
+from lungml.recipes.data import PreparedScan
+from lungml.score import Table
 from lungml.scorecard import Scorecard, score_scans
 from lungml.worst_cases import Case, choose_worst
 from tasks import tracking
+from tasks.drift import log_drift
 from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.recorded import log_recorded
 from tasks.reporting import Chosen, WrittenReport
+from tasks.truth import ScanTruth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,7 @@ class SplitScore:
         }
 
 
-@task(name="score_findings", task_run_name="score {split}", cache_policy=NO_CACHE)
+@task(name="score_findings", task_run_name="score {split} {bundle.name}", cache_policy=NO_CACHE)
 def score_findings(
     split: Chosen,
     scans: Sequence[Readable],
@@ -107,15 +112,24 @@ def score_of(split: Chosen, card: Scorecard, evidence: Sequence[Evidence]) -> Sp
     return SplitScore(split=split, card=card, cases=tuple(cases))
 
 
-@task(name="log_end_to_end", cache_policy=NO_CACHE)
+@task(name="log_end_to_end", task_run_name="log {bundle_uri}", cache_policy=NO_CACHE)
 def log_end_to_end(
     scores: Sequence[SplitScore],
     bundle_uri: str,
     models: Sequence[TrainedModel],
     pipeline: Pipeline,
     reports: Sequence[WrittenReport] = (),
+    *,
+    scans: Sequence[PreparedScan] = (),
+    set_aside: Sequence[ScanTruth] = (),
+    parameters: Mapping[str, Any] | None = None,
+    drift: DriftReport | None = None,
 ) -> str:
-    """One row in `luna-end-to-end`: the bundle, its members and what they reach together; returns the run's id."""
+    """One row in `luna-end-to-end`: the bundle, its members and what they reach together; returns the run's id.
+
+    Where `parameters` are given, see `tasks.recorded.told_parameters`, what it takes to make the bundle again is kept
+    as well: they, and the data, which are `scans` and those `set_aside`.
+    """
     with tracking.open_run(
         pipeline.home,
         "end-to-end",
@@ -129,12 +143,16 @@ def log_end_to_end(
         },
         tags={"luna.origin": pipeline.origin},
     ) as run:
+        if parameters is not None:
+            log_recorded(run, pipeline, scans, set_aside, parameters)
         for score in scores:
             log_score(run, score, score.split)
         for report in reports:
             run.log_files(report.folder, report.split)
         if reports:
             run.log_tag(tracking.RUN_NOTE, reports[-1].markdown)
+        if drift:
+            log_drift(run, drift)
         return run.run_id
 
 
@@ -143,25 +161,3 @@ def log_score(run: tracking.Run, score: SplitScore, under: str) -> None:
     run.log_metrics({f"{under}/{name}": value for name, value in score.metrics.items()})
     run.log_text(json.dumps(score.card.as_dict(), indent=1, allow_nan=False), f"{under}/scorecard.json")
     run.log_text(score.table.to_text(), f"{under}/table.txt")
-
-
-@task(name="publish_summary", cache_policy=NO_CACHE)
-def publish_summary(scores: Sequence[SplitScore], models: Sequence[TrainedModel], pipeline: Pipeline) -> None:
-    """The run's result as a Prefect artifact."""
-    lines = [
-        f"# luna: {'synthetic scans' if pipeline.origin == 'phantom' else 'real scans'}, not for clinical use",
-        "",
-    ]
-    lines += ["| model | best epoch | validation | test | URI |", "| --- | --- | --- | --- | --- |"]
-    for model in models:
-        val, test = (_short(metrics) for metrics in (model.val, model.test))
-        lines.append(f"| {model.name} | {model.best_epoch} | {val} | {test} | `{model.uri}` |")
-    for score in scores:
-        lines += ["", f"## {score.split}", "", f"| | {' | '.join(COLUMNS)} |", f"| --- {'| ---: ' * 4}|"]
-        lines += [f"| {' | '.join(row)} |" for row in score.table.rows()]
-        lines += ["", f"CPM {score.froc.cpm:.3f}"]
-    create_markdown_artifact("\n".join(lines), key="luna-summary", description="Models and end-to-end tables")
-
-
-def _short(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())

@@ -29,6 +29,7 @@ from lungml.scorecard import Evidence
 from tasks import registry
 from tasks.bundles import build_bundle
 from tasks.caching import INFERENCE_MODULES, JUDGING_MODULES, code_digest, digest, kept
+from tasks.gpus import cuda_name, gpu_slots
 from tasks.pipeline import Pipeline, may_pass
 
 Held = TypeVar("Held", Answers, Annotated)
@@ -129,7 +130,7 @@ class FoundScan:
 
 @task(
     name="find_nodules",
-    task_run_name="find {scan.series_uid}",
+    task_run_name="find {scan.series_uid} {bundle.name}",
     retries=2,
     retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
@@ -139,11 +140,13 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
     home = pipeline.home
     # The voxels' own key: how crops for training are cut from them changes no finding.
     voxels = read_attributes(scan.store)["key"]
-    models = bundle.build(home, pipeline.device)
+    kind = resolve_device(pipeline.device).type
+    # Settings and thresholds are all that is needed where no GPU is held.
+    models = bundle.build(home, pipeline.device if kind == "cpu" else "cpu")
     content = bundle.content
     asking = {name: content[name] for name in ASKING if name in content}
     asking["from"] = asked_from(models.calibration, models.nodule_threshold)
-    key = digest([voxels, asking, resolve_device(pipeline.device).type, code_digest(INFERENCE_MODULES)])
+    key = digest([voxels, asking, kind, code_digest(INFERENCE_MODULES)])
     truth = [(nodule.center_xyz, nodule.diameter_mm) for nodule in scan.nodules]
     folder = home.reports / "answers" / digest(asking) / scan.series_uid
     found = FoundScan(
@@ -155,21 +158,27 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
         findings=home.reports / "findings" / digest(content) / scan.series_uid / "findings.csv",
     )
     answers, annotated = read_answers(found.answers, key), read_annotated(found.annotated, found.truth_key)
+    again = pipeline.round
+    if again and again.due("evaluate", found.truth_key):
+        answers = annotated = None
     finished = answers is not None and annotated is not None
     grid = store.read_grid(scan.store)
     if answers is None or annotated is None:
         hu = store.read_volume(scan.store)
-        if answers is None:
-            answers = ask(hu, grid, models)
-            write_answers(found.answers, answers, key)
-        centers = xyz_to_irc(np.array([nodule.center_xyz for nodule in scan.nodules]).reshape(-1, 3), grid)
-        said = classify(
-            hu, centers, models.malignancy, grid=grid, flips="malignancy" in models.flips, inference=models.inference
-        )
+        with gpu_slots(pipeline.device) as gpus:
+            asked = bundle.build(home, cuda_name(gpus, pipeline.device))
+            if answers is None:
+                answers = ask(hu, grid, asked)
+                write_answers(found.answers, answers, key)
+            centers = xyz_to_irc(np.array([nodule.center_xyz for nodule in scan.nodules]).reshape(-1, 3), grid)
+            flips = "malignancy" in asked.flips
+            said = classify(hu, centers, asked.malignancy, grid=grid, flips=flips, inference=asked.inference)
         segmented = meet_masks(answers.marked, hu, scan.nodules, grid, models.grouping.threshold)
         write_annotated(
             found.annotated, Annotated(prob_malignant=said.mean(axis=0), segmented=segmented), found.truth_key
         )
+    if again:
+        again.done("evaluate", found.truth_key)
     findings = judge(answers, grid, models)
     text = findings_text(scan.series_uid, findings)
     if finished and found.findings.exists() and found.findings.read_text() == text:

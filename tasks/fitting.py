@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ from lungml.files import write_text_atomic
 from lungml.fit import identity_of
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
-from lungml.luna import SPLITS
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
-from lungml.recipes.data import PreparedScan, Stage, of_split
+from lungml.recipes.data import PreparedScan, Stage
 from tasks import tracking
 from tasks.bundles import stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
 from tasks.child import one_at_a_time, run_child
+from tasks.gpu_locks import Gpu, child_environment
+from tasks.gpus import gpu_slots
 from tasks.members import build_model
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.recorded import digests_of, sizes_of
 
 FINISHED, RUN = "finished.json", "mlflow-run.json"
 
@@ -73,18 +75,12 @@ class Training:
     @cached_property
     def sizes(self) -> dict[str, dict[str, int]]:
         """Scans, nodules and malignant nodules of each split."""
-        sizes: dict[str, dict[str, int]] = {}
-        for split in SPLITS:
-            chosen = of_split(self.scans, split)
-            nodules = [nodule for scan in chosen for nodule in scan.nodules]
-            malignant = sum(nodule.malignant for nodule in nodules)
-            sizes[split] = {"scans": len(chosen), "nodules": len(nodules), "malignant": malignant}
-        return sizes
+        return sizes_of(self.scans)
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """Of the data of each split."""
-        return {split: digest([scan.digest for scan in of_split(self.scans, split)]) for split in SPLITS}
+        return digests_of(self.scans)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -105,8 +101,8 @@ def train_model(training: Training) -> State | TrainedModel:
     An unfinished training of an equal key goes on from its last checkpoint, in the MLflow run that it began.
     """
     log, pipeline, identity = get_run_logger(), training.pipeline, training.identity
-    home, fresh = pipeline.home, pipeline.pipeline_id if pipeline.fresh else None
-    key = digest([identity, code_digest(TRAINING_MODULES), fresh])
+    home = pipeline.home
+    key = digest([identity, code_digest(TRAINING_MODULES), pipeline.round_of(training.stage)])
     folder = home.checkpoints / training.stage / key
     with one_at_a_time(folder):  # a second run at once waits, and finds it finished
         finished = _read_finished(folder)
@@ -163,12 +159,23 @@ def _log_data(run: tracking.Run, training: Training) -> None:
 def _learn(training: Training, folder: Path, run: tracking.Run) -> tuple[JobResult, dict[str, torch.Tensor]]:
     """Run the training, or what is left of it, in its own process; its epochs go to the run."""
     pipeline = training.pipeline
+    with gpu_slots(pipeline.device, pipeline.devices) as gpus:
+        _run(training, folder, run, gpus)
+    done = read_result(folder)
+    if done is None:
+        raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
+    return done
+
+
+def _run(training: Training, folder: Path, run: tracking.Run, gpus: Sequence[Gpu]) -> None:
+    pipeline = training.pipeline
     job = TrainingJob(
         stage=training.stage,
         settings=training.settings,
         scans=tuple(training.scans),
         seed=pipeline.seed,
-        hardware=pipeline.hardware,
+        # It sees those GPUs alone, and counts them from 0.
+        hardware=replace(pipeline.hardware, device="cuda") if gpus else pipeline.hardware,
         identity=training.identity,
         commit=tracking.git_commit(),
         origin=pipeline.origin,
@@ -179,11 +186,7 @@ def _learn(training: Training, folder: Path, run: tracking.Run) -> tuple[JobResu
     write_job(folder, job, training.parent_weights() if training.parent_weights else None)
     events = _Events(training.name, training.settings.fit.select_by, run, get_run_logger())
     limit = pipeline.time_limit_h
-    run_child(folder, events, time_limit_s=limit and 3600 * limit)
-    done = read_result(folder)
-    if done is None:
-        raise FileNotFoundError(f"{folder / RESULT}: the training left no result; run again")
-    return done
+    run_child(folder, events, time_limit_s=limit and 3600 * limit, environment=child_environment(gpus))
 
 
 def _log_model(
@@ -261,7 +264,9 @@ class _Events:
     def __init__(self, name: str, select_by: str, run: tracking.Run, log: Any) -> None:
         self._name, self._select_by, self._run, self._log = name, select_by, run, log
         self._logged, self._said = run.logged_epochs(), False
-        self._artifact: Any = create_progress_artifact(0.0, description=f"{name}: starting")
+        self._artifact: Any = None
+        self._drawn = False
+        self._show(0.0, "starting")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
@@ -275,6 +280,7 @@ class _Events:
     def _epoch(self, report: Mapping[str, Any]) -> None:
         epoch, epochs = report["epoch"], report["epochs"]
         if epoch in self._logged:  # before this process began, by the one that was killed
+            self._show(100.0 * epoch / epochs, f"epoch {epoch} of {epochs}")
             return
         self._logged.add(epoch)
         metrics = {
@@ -294,7 +300,7 @@ class _Events:
         if report["seconds_left"] >= 1:
             shown.append(f"{in_words(report['seconds_left'])} left")
         self._log.info("%s %d/%d: %s", self._name, epoch, epochs, ", ".join(shown))
-        self._show(100.0 * epoch / epochs, ", ".join(shown))
+        self._show(100.0 * epoch / epochs, ", ".join([f"epoch {epoch} of {epochs}", *shown]))
 
     def _step(self, report: Mapping[str, Any]) -> None:
         done = report["epoch"] - 1 + report["step"] / report["steps"]
@@ -306,8 +312,13 @@ class _Events:
         )
 
     def _show(self, percent: float, text: str) -> None:
+        said = f"{self._name}: {text}"
         try:
-            update_progress_artifact(self._artifact, progress=percent, description=f"{self._name}: {text}")
+            if self._drawn:
+                update_progress_artifact(self._artifact, progress=percent, description=said)
+            else:
+                self._artifact = create_progress_artifact(percent, description=said)
+                self._drawn = True
         except Exception as error:  # a bar that stands still costs no training
             if not self._said:
                 self._log.warning("%s: no progress is shown: %s", self._name, one_line(str(error)))

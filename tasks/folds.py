@@ -75,7 +75,7 @@ class FoldEvidence:
         return nodule, malignant
 
 
-@task(name="find_folds", cache_policy=NO_CACHE)
+@task(name="find_folds", task_run_name="find {count} folds", cache_policy=NO_CACHE)
 def find_folds(luna_dir: Path, tables_dir: Path | None, count: int, chosen: Sequence[int]) -> Folds:
     """Put the scans on disk into folds, see that each chosen one has scans on all three sides, and say what they are.
 
@@ -91,7 +91,7 @@ def find_folds(luna_dir: Path, tables_dir: Path | None, count: int, chosen: Sequ
     return folds
 
 
-@task(name="check_fresh", task_run_name="check_fresh {bundle.name}", cache_policy=NO_CACHE)
+@task(name="check_fresh", task_run_name="check {bundle.name} is fresh", cache_policy=NO_CACHE)
 def check_fresh(bundle: NamedBundle, scans: Sequence[PreparedScan], set_aside: Sequence[ScanTruth], home: Home) -> None:
     """Refuse a fold's bundle unless the runs of all its models prove that the fold's test scans were new to them.
 
@@ -182,7 +182,7 @@ def fold_table(fold: FoldEvidence) -> Table:
     )
 
 
-@task(name="score_folds", cache_policy=NO_CACHE)
+@task(name="score_folds", task_run_name="score folds", cache_policy=NO_CACHE)
 def score_folds(folds: Sequence[FoldEvidence], pipeline: Pipeline) -> SplitScore:
     """Score the test scans of all folds as one list, as the challenge does: all models' probabilities side by side.
 
@@ -213,7 +213,7 @@ def report_folds(
     )
 
 
-@task(name="log_folds", cache_policy=NO_CACHE)
+@task(name="log_folds", task_run_name="log folds of {recipe_name}", cache_policy=NO_CACHE)
 def log_folds(
     score: SplitScore,
     evidence: Sequence[FoldEvidence],

@@ -13,6 +13,7 @@ from lungml.errors import LunaError
 from lungml.fit import CHECKPOINT_STEPS
 from lungml.home import Home
 from lungml.recipes.data import Stage
+from tasks.rounds import Redo, Round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Pipeline:
         device: auto, cpu or cuda.
         devices: how many of them share each batch.
         precision: fp32 or bf16.
-        fresh: train again even where an equal model is finished.
+        round: what shall be done anew though it is finished; None repeats nothing.
         time_limit_h: hours that one training may take; None sets no limit.
         checkpoint_steps: steps between two checkpoints of a training.
     """
@@ -39,9 +40,13 @@ class Pipeline:
     device: str = "auto"
     devices: int = 1
     precision: Precision = "fp32"
-    fresh: bool = False
+    round: Round | None = None
     time_limit_h: float | None = None
     checkpoint_steps: int = CHECKPOINT_STEPS
+
+    def round_of(self, stage: Redo) -> str | None:
+        """The round in which this stage is done anew, as part of its key; None where finished work will do."""
+        return self.round.id if self.round and stage in self.round.stages else None
 
     @property
     def hardware(self) -> Hardware:

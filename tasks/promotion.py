@@ -98,7 +98,7 @@ def resolve(home: Home, uri: str) -> str:
         TrackingError: there is no such bundle.
     """
     client = tracking.client_of(home)
-    found = re.fullmatch(rf"models:/{BUNDLE_NAME}(?:/(\d+)|@([\w-]+))", uri)
+    found = re.fullmatch(rf"models:/{BUNDLE_NAME}(?:/([0-9]{{1,9}})|@([\w-]+))", uri)
     if not found:
         raise TrackingError(
             one_line(f"{uri}: is no bundle; give models:/{BUNDLE_NAME}/N or models:/{BUNDLE_NAME}@ALIAS")
@@ -111,7 +111,7 @@ def resolve(home: Home, uri: str) -> str:
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        raise TrackingError(f"{uri}: no such bundle in {client.tracking_uri}; see `luna model list`") from error
+        raise TrackingError(f"{uri}: no such bundle in {tracking.shown_uri(home)}; see `luna model list`") from error
 
 
 def promote(

@@ -70,7 +70,7 @@ def used_by(
     used = []
     for member in registry.BUNDLE_MEMBERS:
         for uri in registry.member_uris(fields, member):
-            models = lineage(home, uri)
+            models = ancestry(home, uri)
             told |= {model: tracking.model_scans(home, model) for model in models if model not in told}
             shown = [(uid, side) for model in models for uid, side in (told[model] or unsaid or {}).items()]
             used.append(
@@ -101,7 +101,7 @@ def learned_origin(home: Home, uri: str) -> Origin | None:
     Its run's tag or any series that the run names says so. None where nothing says, as of weights from elsewhere.
     """
     origin: Origin | None = None
-    for model in lineage(home, uri):
+    for model in ancestry(home, uri):
         said, scans = registry.origin_of(home, model), tracking.model_scans(home, model)
         if said == "phantom" or any(map(is_phantom_uid, scans)):
             return "phantom"
@@ -109,7 +109,7 @@ def learned_origin(home: Home, uri: str) -> Origin | None:
     return origin
 
 
-def lineage(home: Home, uri: str) -> tuple[str, ...]:
+def ancestry(home: Home, uri: str) -> tuple[str, ...]:
     """A model, those that it started from or whose candidates it learned from, theirs, and so on; itself first."""
     client, found = tracking.client_of(home), [uri]
     for model in found:

@@ -20,7 +20,9 @@ from lungml.candidates import GroupingSettings
 from lungml.groups import key_digest
 from lungml.home import Home
 from lungml.inference import InferenceSettings
+from lungml.secrets import without_secrets
 from tasks import tracking
+from tasks.connection import patiently, plain
 from tasks.members import load_member
 from tasks.packing import BUNDLE_FILE, MEMBER_FILES, check_packed, member_file, save_packed, sha256
 from tasks.tracking import TrackingError
@@ -286,16 +288,21 @@ def register_version(client: MlflowClient, name: str, uri: str) -> str:
     try:
         client.get_logged_model(model_id)
     except MlflowException as error:
-        raise TrackingError(f"{uri}: no such model in {client.tracking_uri}") from error
+        raise TrackingError(f"{uri}: no such model in {without_secrets(client.tracking_uri)}") from error
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.source == uri:  # the SQL registry keeps the URI, not the model's id
-            return str(version.version)
-    return str(client.create_model_version(name, uri, model_id=model_id).version)
+    ask = plain(client)
+
+    def find_or_make() -> str:  # together: where only the answer was lost, the version is there
+        for version in ask.search_model_versions(f"name = '{name}'"):
+            if version.source == uri:  # the SQL registry keeps the URI, not the model's id
+                return str(version.version)
+        return str(ask.create_model_version(name, uri, model_id=model_id).version)
+
+    return patiently(client.tracking_uri, find_or_make)
 
 
 def _versions_with(client: MlflowClient, content: str) -> list[str]:

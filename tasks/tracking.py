@@ -1,149 +1,54 @@
 """What do runs and models leave in MLflow? Bundles are those of `tasks.registry`.
 
 Runs are opened by experiment id through a client, never through MLflow's process-global current run or experiment, so
-that two stages at once never write into each other's. Models travel as `models:/...` URIs; they are kept as an exported
-program (pt2) beside safetensors weights and a JSON architecture, and are rebuilt from the latter two: no pickle.
+that two stages at once never write into each other's. How MLflow is waited for is in `tasks.connection`, what a run
+takes in `tasks.run_log`, models in `tasks.logged_models`: all of it is reached through this module.
 """
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-import math
-import os
 import subprocess
-import tempfile
-import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from lungml.errors import LunaError
-from lungml.files import locked
-from lungml.home import Home
-
-# Telemetry starts while MLflow is imported, so this cannot wait; a worker or a notebook does not come through the
-# `luna` command and must get the same answers.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for every file of a model
-
-import mlflow
-import mlflow.pytorch
 from mlflow import MlflowClient
-from mlflow.entities import Dataset as MlflowDataset
-from mlflow.entities import (
-    DatasetInput,
-    InputTag,
-    LifecycleStage,
-    LoggedModelInput,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    RunStatus,
-    RunTag,
-)
+from mlflow.entities import LifecycleStage, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE
 
+from lungml.files import locked
+from lungml.home import Home
+from lungml.secrets import without_secrets
 from tasks import machine
+from tasks.connection import client_of as client_of
+from tasks.connection import patiently, plain
+from tasks.connection import shown_uri as shown_uri
+from tasks.connection import tracking_uri as tracking_uri
+from tasks.logged_models import SCANS as SCANS
+from tasks.logged_models import download_model as download_model
+from tasks.logged_models import load_model as load_model
+from tasks.logged_models import log_model as log_model
+from tasks.logged_models import model_exists as model_exists
+from tasks.logged_models import model_scans as model_scans
+from tasks.outbox import Outbox
+from tasks.reachable import TrackingDown as TrackingDown
+from tasks.reachable import TrackingError as TrackingError
+from tasks.reachable import first_line
+from tasks.run_log import MAX_TAG_CHARACTERS as MAX_TAG_CHARACTERS
+from tasks.run_log import Run as Run
+from tasks.spool import send_spooled as send_spooled
 
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("segmentation", "classification", "malignancy", "end-to-end")
-SCANS = "scans.json"  # of a training's run: series_uid -> split
 RUN_NOTE = MLFLOW_RUN_NOTE  # Markdown that a run's page shows as its description
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer ones
-MAX_TAG_CHARACTERS = 8000  # MLflow refuses longer ones
-DIGEST_CHARACTERS = 12  # of a data set's digest, as MLflow's pages show it; all of it is kept as the source
-CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for what data are for
-
-
-class TrackingError(LunaError):
-    """A model or bundle is not there or not what it was asked for as; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """An open MLflow run."""
-
-    client: MlflowClient
-    home: Home
-    stage: str
-    experiment_id: str
-    run_id: str
-
-    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Log one epoch's metrics in one request; what is not a number is left out, as MLflow cannot chart it."""
-        now = int(time.time() * 1000)
-        logged = [Metric(name, float(v), now, epoch) for name, v in metrics.items() if not math.isnan(v)]
-        self.client.log_batch(self.run_id, metrics=logged)
-
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log the run's final metrics."""
-        self.log_epoch(metrics, 0)
-
-    def log_text(self, text: str, name: str) -> None:
-        """Keep a text as a file of the run."""
-        self.client.log_text(self.run_id, text, name)
-
-    def log_files(self, folder: Path, under: str = "") -> None:
-        """Keep all files of a folder as files of the run, below `under`."""
-        self.client.log_artifacts(self.run_id, str(folder), under or None)
-
-    def log_figures(self, folder: Path) -> None:
-        """Keep a folder of figures, where the run's page shows them as pictures."""
-        self.log_files(folder, "figures")
-
-    def log_tag(self, name: str, value: str) -> None:
-        """Set a tag; unlike a parameter it may be set again."""
-        self.client.set_tag(self.run_id, name, value[:MAX_TAG_CHARACTERS])
-
-    def logged_epochs(self, metric: str = "train/loss") -> set[int]:
-        """The epochs that a metric was logged for, by whichever process: a resumed training logs each only once."""
-        return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
-
-    def log_datasets(
-        self,
-        name: str,
-        digests: Mapping[str, str],
-        *,
-        sizes: Mapping[str, Mapping[str, int]] | None = None,
-        parents: Mapping[str, str] | None = None,
-    ) -> None:
-        """Record what the run learned from and was judged on, and the models it started from.
-
-        Args:
-            name: of the data; each split is a data set `<name>-<split>` of its own.
-            digests: split (train, val, test) -> digest of its data.
-            sizes: split -> what is counted (scans, nodules) -> how many.
-            parents: stage -> `models:/m-...` URI.
-        """
-        data = [
-            _dataset(f"{name}-{split}", digest, CONTEXTS[split], (sizes or {}).get(split, {}))
-            for split, digest in digests.items()
-        ]
-        models = [LoggedModelInput(uri.removeprefix("models:/")) for uri in (parents or {}).values()]
-        self.client.log_inputs(self.run_id, data, models=models)
-        for stage, uri in (parents or {}).items():
-            self.log_tag(f"luna.parent.{stage}", uri)
-
-
-def tracking_uri(home: Home) -> str:
-    """Where runs go: MLFLOW_TRACKING_URI when set, else SQLite under the home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
+OPENED_TAG = "luna.opened"  # tells a run that was made, though the answer was lost, from one that was not
 
 
 def experiment_page(home: Home, stage: str) -> str:
@@ -178,8 +83,13 @@ def open_run(
         run_id: of the run that a killed training left; it goes on in that one. When it was deleted or belongs to
             another stage, a new run is opened, and said.
         sample_every_s: seconds between samples of the machine; None takes none.
+
+    Raises:
+        TrackingDown: MLflow stayed away. Once the run is open, what it logs waits instead, see `tasks.spool`.
+        TrackingError: MLflow's database, or the stage's experiment, cannot be used.
     """
     client = client_of(home)
+    send_spooled(home, client)
     experiment_id = experiment_id_of(home, stage)
     all_tags = {"luna.pipeline": pipeline_id, "luna.stage": stage, **(tags or {})}
     commit = git_commit()
@@ -187,11 +97,11 @@ def open_run(
         all_tags["luna.commit"] = commit
         all_tags[MLFLOW_GIT_COMMIT] = commit.removesuffix("-dirty")  # the column Version
     all_tags |= {f"env.{key}": value for key, value in machine.environment().items()}
-    all_params = {key: str(value)[:MAX_PARAM_CHARACTERS] for key, value in (params or {}).items()}
+    all_params = {key: without_secrets(str(value))[:MAX_PARAM_CHARACTERS] for key, value in (params or {}).items()}
     reopened = run_id is not None and _reopen(client, run_id, experiment_id)
     if run_id is None or not reopened:
-        run_id = client.create_run(experiment_id, run_name=name).info.run_id
-    run = Run(client, home, stage, experiment_id, run_id)
+        run_id = _create_run(client, home, experiment_id, without_secrets(name))
+    run = Run(client, home, stage, experiment_id, run_id, Outbox(client, home, run_id))
     try:
         _log_settings(run, all_params, all_tags, again=reopened)
         run.log_text(machine.requirements(), "environment/requirements.txt")
@@ -199,9 +109,26 @@ def open_run(
             yield run
     except BaseException as error:
         killed = not isinstance(error, Exception)  # Ctrl-C, exit, or Prefect's cancelling signal
-        client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED if killed else RunStatus.FAILED))
+        try:
+            run.end(RunStatus.to_string(RunStatus.KILLED if killed else RunStatus.FAILED))
+        except (MlflowException, OSError) as problem:  # what happened first is what is told
+            log.warning("the MLflow run %s stays open: %s", run_id, first_line(problem))
         raise
-    client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
+    run.end(RunStatus.to_string(RunStatus.FINISHED))
+
+
+def _create_run(client: MlflowClient, home: Home, experiment_id: str, name: str) -> str:
+    """Make a run, and not a second one where MLflow made it but its answer was lost."""
+    mark, ask = uuid.uuid4().hex, plain(client)
+
+    def create() -> str:
+        made = ask.search_runs([experiment_id], f"tags.`{OPENED_TAG}` = '{mark}'") if tries else ()
+        tries.append(mark)
+        run = made[0] if made else ask.create_run(experiment_id, run_name=name, tags={OPENED_TAG: mark})
+        return str(run.info.run_id)
+
+    tries: list[str] = []
+    return patiently(tracking_uri(home), create)
 
 
 def _reopen(client: MlflowClient, run_id: str, experiment_id: str) -> bool:
@@ -236,11 +163,7 @@ def _log_settings(run: Run, params: Mapping[str, str], tags: Mapping[str, str], 
         new_tags = {key: value for key, value in new_tags.items() if held.tags.get(key) != value}
         if changed:
             log.warning("the MLflow run %s goes on with another %s", run.run_id, ", ".join(changed))
-    run.client.log_batch(
-        run.run_id,
-        params=[Param(key, value) for key, value in new_params.items()],
-        tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in new_tags.items()],
-    )
+    run.log_settings(new_params, new_tags)
 
 
 def _sampled(run: Run, every_s: float | None) -> AbstractContextManager[Any]:
@@ -255,153 +178,12 @@ def _sampled(run: Run, every_s: float | None) -> AbstractContextManager[Any]:
     return machine.Sampler(log_sample, disk=run.home.root, first=max(before, default=-1) + 1, every_s=every_s)
 
 
-def _dataset(name: str, digest: str, context: str, sizes: Mapping[str, int]) -> DatasetInput:
-    source = json.dumps({"digest": digest})
-    profile = json.dumps(dict(sizes)) if sizes else None
-    data = MlflowDataset(
-        name=name, digest=digest[:DIGEST_CHARACTERS], source_type="luna", source=source, profile=profile
-    )
-    return DatasetInput(data, [InputTag("mlflow.data.context", context)])
-
-
-def log_model(
-    run: Run,
-    model: torch.nn.Module,
-    *,
-    arch: Mapping[str, Any],
-    example: np.ndarray,
-    name: str,
-    card: str | None = None,
-) -> str:
-    """Keep a model as pt2 + safetensors + architecture; returns its `models:/m-...` URI.
-
-    Args:
-        run: the run that made it.
-        model: left as it is; a copy on the CPU in eval mode is exported.
-        arch: JSON; `stage` and what rebuilds the module.
-        example: float32 input of batch 2 or more; every axis but the second may differ later.
-        name: shown in the UI.
-        card: Markdown that says what the model is and is not for; kept as README.md beside the model and with the
-            run, whose page shows it as its description.
-    """
-    still = copy.deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    logged = run.client.create_logged_model(
-        run.experiment_id,
-        name=name,
-        source_run_id=run.run_id,
-        model_type=str(arch["stage"]),
-        params={key: str(value) for key, value in arch["config"].items()},
-    )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            beside = Path(folder) / "extra"
-            beside.mkdir()
-            weights = {key: value.contiguous() for key, value in still.state_dict().items()}
-            save_file(weights, beside / "weights.safetensors")
-            (beside / "arch.json").write_text(json.dumps(dict(arch)))
-            if card is not None:
-                (beside / "README.md").write_text(card, encoding="utf-8")
-            mlflow.pytorch.save_model(
-                still,
-                str(Path(folder) / "model"),
-                mlflow_model=Model(run_id=run.run_id, model_id=logged.model_id),
-                signature=_signature(still, example),
-                input_example=example,
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "numpy"],
-                extra_files=[str(path) for path in sorted(beside.iterdir())],
-                serialization_format="pt2",
-            )
-            run.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-        if card is not None:
-            run.log_text(card, "README.md")
-            run.log_tag(MLFLOW_RUN_NOTE, card)
-        run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    except BaseException:
-        run.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
-        raise
-    run.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    return f"models:/{logged.model_id}"
-
-
-def load_model(
-    home: Home, uri: str, *, expect_stage: str | None = None
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """A model's architecture and weights, on the CPU; the caller rebuilds the module.
+def experiment_id_of(home: Home, stage: str) -> str:
+    """The id of a stage's experiment, which is made when there is none.
 
     Raises:
-        TrackingError: when there is no such model, or it belongs to another stage.
+        TrackingError: an unknown stage, or the experiment was deleted.
     """
-    folder = download_model(home, uri)
-    arch_file, weights_file = (next(folder.rglob(n), None) for n in ("arch.json", "weights.safetensors"))
-    if arch_file is None or weights_file is None:
-        raise TrackingError(f"{uri}: holds no luna model (arch.json, weights.safetensors)")
-    try:
-        arch, weights = json.loads(arch_file.read_text()), load_file(weights_file)
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise TrackingError(f"{uri}: its files are damaged ({first}); train or import it again") from error
-    if expect_stage is not None and arch["stage"] != expect_stage:
-        raise TrackingError(f"{uri}: is a {arch['stage']} model, a {expect_stage} model was asked for")
-    return arch, weights
-
-
-def model_scans(home: Home, uri: str) -> dict[str, str]:
-    """The split of every series that a model was trained, chosen or tested on; empty where its run does not say."""
-    client = client_of(home)
-    try:
-        run_id = client.get_logged_model(uri.removeprefix("models:/")).source_run_id
-        text = mlflow.artifacts.load_text(f"runs:/{run_id}/{SCANS}")
-        scans: dict[str, str] = json.loads(text)
-    except (MlflowException, OSError, ValueError):
-        return {}
-    return scans
-
-
-def model_exists(home: Home, uri: str) -> bool:
-    """Whether a model's files are still there."""
-    try:
-        load_model(home, uri)
-    except TrackingError:
-        return False
-    return True
-
-
-def _signature(model: torch.nn.Module, example: np.ndarray) -> ModelSignature:
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(example)).numpy()
-    free = (-1, example.shape[1], *([-1] * (example.ndim - 2) if logits.ndim == example.ndim else example.shape[2:]))
-    answer = (-1, logits.shape[1], *([-1] * (logits.ndim - 2)))
-    return ModelSignature(
-        Schema([TensorSpec(np.dtype("float32"), free)]), Schema([TensorSpec(np.dtype("float32"), answer)])
-    )
-
-
-def download_model(home: Home, uri: str) -> Path:
-    """A model's folder; where artifacts are local files it is the folder itself, not a copy."""
-    if not uri.startswith("models:/"):
-        raise TrackingError(f"{uri}: is no model; give models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-...")
-    client = client_of(home)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri))
-    except (MlflowException, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise TrackingError(f"{uri}: no such model in {client.tracking_uri} ({first})") from error
-
-
-def client_of(home: Home) -> MlflowClient:
-    uri = tracking_uri(home)
-    home.root.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with locked(home.mlflow_db):  # two processes must not create the tables at once
-        given = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(uri)  # models:/ URIs are resolved through the process-wide setting
-        if given is None:  # it also writes the environment, where the next home would take it for the user's wish
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        return MlflowClient(tracking_uri=uri)
-
-
-def experiment_id_of(home: Home, stage: str) -> str:
     if stage not in EXPERIMENTS:
         raise TrackingError(f"unknown stage {stage!r}; choose one of {', '.join(EXPERIMENTS)}")
     client, name = client_of(home), f"luna-{stage}"
@@ -420,7 +202,7 @@ def experiment_id_of(home: Home, stage: str) -> str:
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         raise TrackingError(
             f"the MLflow experiment {name} was deleted; bring it back with: "
-            f"MLFLOW_TRACKING_URI={client.tracking_uri} mlflow experiments restore -x {experiment.experiment_id}"
+            f"MLFLOW_TRACKING_URI={shown_uri(home)} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
 

@@ -26,6 +26,7 @@ from tasks import tracking
 from tasks.bundles import load_unet
 from tasks.caching import INFERENCE_MODULES, code_digest, digest, kept
 from tasks.fitting import Training, train_model
+from tasks.gpus import cuda_name, gpu_slots
 from tasks.pipeline import Pipeline, TrainedModel, may_pass
 
 Way = Literal["finetuned", "scratch"]
@@ -41,13 +42,13 @@ ONCE_MORE: Any = {
 }
 
 
-@task(name="check_data", cache_policy=NO_CACHE)
+@task(name="check_data", task_run_name="check splits", cache_policy=NO_CACHE)
 def check_data(scans: Sequence[PreparedScan]) -> None:
     """Stop the run where anything stands on two sides of the split."""
     check_splits(scans)
 
 
-@task(name="train_segmentation", **ONCE_MORE)
+@task(name="train_segmentation", task_run_name="train segmentation", **ONCE_MORE)
 def train_segmentation(scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline) -> State | TrainedModel:
     """Train the U-Net and log its best epoch."""
     return train_model(
@@ -88,8 +89,11 @@ def mine_candidates(
     if groups.is_current(folder, key):
         return kept(mined)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
-    model = load_unet(pipeline.home, segmentation_uri, resolve_device(pipeline.device))
-    centers = group_candidates(segment(hu, model, floor=grouping.floor), hu, grid, grouping).centers_irc
+    with gpu_slots(pipeline.device) as gpus:
+        device = resolve_device(cuda_name(gpus, pipeline.device))
+        model = load_unet(pipeline.home, segmentation_uri, device)
+        marked = segment(hu, model, floor=grouping.floor)
+    centers = group_candidates(marked, hu, grid, grouping).centers_irc
     sites = []
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
         near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
@@ -118,7 +122,15 @@ def mine_candidates(
     return mined
 
 
-@task(name="train_classification", **ONCE_MORE)
+def _classification(parameters: dict[str, Any]) -> str:
+    return f"train classification {parameters['member'] + 1}"
+
+
+def _malignancy(parameters: dict[str, Any]) -> str:
+    return f"train malignancy {parameters['way']} {parameters['member'] + 1}"
+
+
+@task(name="train_classification", task_run_name=_classification, **ONCE_MORE)  # type: ignore[arg-type]
 def train_classification(
     scans: Sequence[PreparedScan], recipe: Recipe, pipeline: Pipeline, segmentation_uri: str, member: int = 0
 ) -> State | TrainedModel:
@@ -138,7 +150,7 @@ def train_classification(
     )
 
 
-@task(name="train_malignancy", task_run_name="train_malignancy {way}", **ONCE_MORE)
+@task(name="train_malignancy", task_run_name=_malignancy, **ONCE_MORE)  # type: ignore[arg-type]
 def train_malignancy(
     scans: Sequence[PreparedScan],
     recipe: Recipe,

@@ -64,7 +64,7 @@ class ScanTruth:
     reason: str = ""
 
 
-@task(name="rate_nodules", cache_policy=NO_CACHE)
+@task(name="rate_nodules", task_run_name="rate nodules", cache_policy=NO_CACHE)
 def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> State | Path:
     """Make annotations_with_malignancy.csv and textures.csv from LIDC's XML, where they are not there or of less.
 
@@ -117,7 +117,7 @@ def rate_nodules(luna_dir: Path, tables_dir: Path | None, lidc: Path | None) -> 
     return rated_csv
 
 
-@task(name="read_tables", cache_policy=NO_CACHE)
+@task(name="read_tables", task_run_name="read tables", cache_policy=NO_CACHE)
 def read_tables(
     luna_dir: Path,
     tables_dir: Path | None,

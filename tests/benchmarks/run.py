@@ -24,7 +24,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import crop_path, data_path, growth, networks, scoring, training
+    from tests.benchmarks import crop_path, data_path, growth, networks, orchestration, scoring, training
 
     return {
         "read": data_path.read,
@@ -41,6 +41,7 @@ def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
         "scan": networks.whole_scan,
         "linear": growth.linear,
         "froc": scoring.froc_row,
+        "prefect": orchestration.orchestration,
     }
 
 
@@ -122,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", default="", help="names separated by commas; all without it: " + ", ".join(ROW_NAMES))
     parser.add_argument("--repeats", type=int, default=3, help="timed pairs a row (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and rows here as well")
-    parser.add_argument("--full", action="store_true", help="the whole scan at 512 x 512 x 130")
+    parser.add_argument(
+        "--full", action="store_true", help="the whole scan at 512 x 512 x 130, and LUNA16's 888 scans through Prefect"
+    )
     options = parser.parse_args(arguments)
     names = [name.strip() for name in options.rows.split(",") if name.strip()] or list(ROW_NAMES)
     unknown = sorted(set(names) - set(ROW_NAMES))
@@ -154,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 ROW_NAMES = (
     "read", "convert", "mask", "crop", "batch", "augment", "train-classifier", "train-unet", "grouping", "unet",
-    "classify", "scan", "linear", "froc",
+    "classify", "scan", "linear", "froc", "prefect",
 )  # fmt: skip
 
 

@@ -76,9 +76,15 @@ def first(home: Home, luna_dir: Path, damaged: str) -> Summary:
 
 
 def states() -> dict[str, Counter[str]]:
-    """How many runs of each task ended in which state, in the newest pipeline run."""
-    api = get_current_settings().api.url
-    runs = httpx.post(f"{api}/task_runs/filter", json={"sort": "EXPECTED_START_TIME_DESC"}).raise_for_status().json()
+    """How many runs of each task ended in which state, in all pipeline runs so far."""
+    url = f"{get_current_settings().api.url}/task_runs/filter"
+    runs: list[dict[str, Any]] = []
+    while True:  # the server tells of 200 at a time
+        asked = {"sort": "EXPECTED_START_TIME_DESC", "offset": len(runs)}
+        page = httpx.post(url, json=asked, timeout=60.0).raise_for_status().json()
+        runs += page
+        if not page:
+            break
     counts: dict[str, Counter[str]] = {}
     for run in runs:
         task = run["task_key"].rsplit("-", 1)[0].rsplit(".", 1)[-1]
@@ -196,3 +202,27 @@ def test_the_terminal_shows_it_all(first: Summary, home: Home, capsys: pytest.Ca
     assert "…" not in told
     for words in ("malignancy-scratch", "predicted malignant", "CPM", "Not for clinical use", str(home.root)):
         assert words in told
+
+
+def test_a_stage_is_done_anew_and_another_is_given(first: Summary, home: Home, luna_dir: Path) -> None:
+    before = states()
+    unet = first.trained.segmentation
+    again = end_to_end(
+        str(luna_dir),
+        val_stride=STRIDE,
+        refresh=["prepare", "malignancy"],
+        reuse_models={"segmentation": [unet.uri]},
+    )
+    after = states()
+    assert again.trained.segmentation.uri == unet.uri
+    assert again.trained.segmentation.val["recall"] == unet.val["recall"]
+    assert [model.uri for model in again.trained.nodules] == [model.uri for model in first.trained.nodules]
+    # Trained anew from the same data with the same seed: other models of the same worth.
+    uris = {model.uri for model in (*again.trained.malignancies, *again.trained.others)}
+    assert uris.isdisjoint(model.uri for model in (*first.trained.malignancies, *first.trained.others))
+    assert cards(again) == cards(first)
+    done = {task: after[task]["Completed"] - before[task]["Completed"] for task in after}
+    assert (done["build_mask"], done["cache_crops"]) == (8, 8)
+    assert (done["train_segmentation"], done["train_classification"], done["train_malignancy"]) == (0, 0, 2)
+    assert (done["reuse_models"], done["mine_candidates"]) == (1, 0)
+    assert not list(home.rounds.glob("*/round.json"))  # it came to its end

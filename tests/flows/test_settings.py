@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,5 +137,34 @@ def test_what_a_person_has_set_stays(tmp_path: Path) -> None:
 )
 def test_the_story_is_the_tasks_own_words(level: int, message: str, error: Exception | None, told: bool) -> None:
     exc_info = (type(error), error, None) if error else None
+    assert bool(Story().filter(record_of(level, message, exc_info))) == told
+
+
+def record_of(level: int, message: str, exc_info: Any = None, **extra: Any) -> logging.LogRecord:
     record = logging.LogRecord("prefect.task_runs", level, "", 0, message, (), exc_info)
-    assert bool(Story().filter(record)) == told
+    record.__dict__.update(extra)
+    return record
+
+
+def test_what_the_flow_sums_up_is_not_told_for_every_scan() -> None:
+    story = Story()
+    assert not story.filter(record_of(logging.WARNING, "1.2: not a whole chest", task_name="convert_scan", summed=True))
+    assert story.filter(record_of(logging.WARNING, "set aside: 1.2.mhd", task_name="convert_scan"))
+    assert not story.filter(record_of(logging.INFO, "1.2: 40 slices", task_name="convert_scan"))
+
+
+def test_of_the_addresses_of_a_run_and_its_subflows_the_first_is_told() -> None:
+    story = Story()
+    told = [
+        story.filter(record_of(logging.INFO, f"View at http://127.0.0.1:4200/runs/{number}")) for number in range(3)
+    ]
+    assert told == [True, False, False]
+
+
+def test_the_library_speaks_on_the_pages_of_runs_and_nowhere_in_vain(tmp_path: Path) -> None:
+    show = SHOW + "print(*sorted(now.logging.extra_loggers), now.logging.to_api.when_missing_flow)"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", show, str(tmp_path / "artifacts")]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "flows lungml tasks ignore"

@@ -1,15 +1,17 @@
-"""`luna up`: what stands in its way is one line, and what it starts it also ends."""
+"""`luna up`: what stands in its way is one line, what dies comes back, and what it starts it also ends."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,50 @@ import psutil
 import pytest
 import yaml
 
+from flows import servers as servers_module
+from flows import services as children
 from flows import up as module
-from flows.up import ADDRESS_MARK, Service, Services, UpError, up
+from flows.prefect_api import PrefectApi
+from flows.servers import (
+    ADDRESS_MARK,
+    Running,
+    Servers,
+    announced,
+    find_servers,
+    only_one,
+    running,
+    without_credentials,
+)
+from flows.services import MARK, Services, StopAskedError, UpError, end_orphans
+from flows.up import up
 from lungml.home import Home
 
 PROJECT = Path(__file__).parents[2]
 SLEEP = "import time; time.sleep(600)"
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}']); {SLEEP}"
+FAR = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}'], start_new_session=True); {SLEEP}"
+OURS = Servers(PrefectApi("http://127.0.0.1:1/api"), "http://127.0.0.1:1", "http://127.0.0.1:2", True, True)
+# The first try finds no room on the disk, the second is killed, the third comes to its end.
 FLOW = """
+import errno, os, signal
+from datetime import timedelta
+from pathlib import Path
 from prefect import flow
+from flows import revive
 
-@flow(name="luna")
-def end_to_end(n: int = 2, recipe: str = "demo") -> int:
+revive.LATER = timedelta(seconds=2)
+
+@flow(name="luna", on_failure=[revive.run_again_later])
+def end_to_end(n: int = 2, recipe: str = "demo", trouble: bool = False) -> int:
+    if trouble:
+        tries = Path(os.environ["LUNA_HOME"]) / "tries"
+        tries.touch()
+        with tries.open("a") as told:
+            told.write("x")
+        if tries.stat().st_size == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "crops")
+        if tries.stat().st_size == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
     return n
 """
 RUN_UP = """
@@ -38,14 +72,18 @@ from pathlib import Path
 from lungml.home import Home
 from flows.settings import configure_process
 home = Home(Path(sys.argv[1]) / "artifacts")
-configure_process(home)
+configure_process(home, flows=False)
 from flows.up import up
 sys.exit(up(home, prefect_port=int(sys.argv[2]), mlflow_port=int(sys.argv[3]), project=Path(sys.argv[1])))
 """
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     return Home(tmp_path / "artifacts")
 
 
@@ -67,12 +105,17 @@ def eventually(true: Callable[[], bool], seconds: float = 10.0) -> bool:
 class Scripts(Services):
     """Services that run `python -c` scripts."""
 
-    def _spawn(self, name: str, module: str, arguments: Any) -> Service:
-        log = self._home.logs / f"{name}.log"
-        with log.open("wb") as sink:
-            command = [sys.executable, "-c", module, *arguments]
-            process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
-        return Service(name, process, log)
+    def _spawn(self, command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
+        mark = secrets.token_hex(8)
+        with log.open("ab") as sink:
+            python = [sys.executable, "-c", *command]
+            env = {**os.environ, **self._env, MARK: mark}
+            process = subprocess.Popen(python, stdout=sink, stderr=sink, env=env, start_new_session=True)
+        return process, mark
+
+
+def nothing() -> None:
+    """Tend to nothing."""
 
 
 def test_a_taken_port_names_itself_and_its_option(home: Home, tmp_path: Path) -> None:
@@ -87,10 +130,19 @@ def test_a_taken_port_names_itself_and_its_option(home: Home, tmp_path: Path) ->
 
 
 def test_a_second_one_names_the_first(home: Home, tmp_path: Path) -> None:
-    running = module._only_one(home, {"Prefect": "http://127.0.0.1:4200"})
-    with running, pytest.raises(UpError, match=rf"runs already .*127.0.0.1:4200 \(process {os.getpid()}\)$"):
-        up(home, project=tmp_path)
-    with module._only_one(home, {}):  # free again
+    servers = Servers(PrefectApi("http://127.0.0.1:4200/api"), "http://127.0.0.1:4200", "http://m:5000", True, True)
+    with only_one(home) as announce:
+        with pytest.raises(UpError, match=r"runs already .*: it is just starting$"):
+            up(home, project=tmp_path)
+        announce(servers)
+        with pytest.raises(
+            UpError,
+            match=rf"runs already .*: Prefect http://127.0.0.1:4200, MLflow http://m:5000 \(process {os.getpid()}\)$",
+        ):
+            up(home, project=tmp_path)
+        assert running(home) == Running("http://127.0.0.1:4200/api", "http://m:5000", os.getpid())
+    assert running(home) is None
+    with only_one(home):  # free again
         pass
 
 
@@ -101,115 +153,227 @@ def test_no_child_nor_its_children_outlive_the_block(home: Home) -> None:
         return set(psutil.Process().children(recursive=True)) - others
 
     with Scripts(home, home.root, {}) as services:
-        services.start("one", SLEEP)
-        services.start("two", PARENT)
+        services.start("one", [SLEEP])
+        services.start("two", [PARENT])
         assert eventually(lambda: len(started()) >= 3)
         children = started()
     assert not [child for child in children if child.is_running()]
 
 
-def test_a_grandchild_whose_parent_was_killed_is_ended(home: Home) -> None:
+@pytest.mark.parametrize("script", [PARENT, FAR], ids=["its own session", "another session"])
+def test_what_a_dead_service_started_is_ended(script: str, home: Home) -> None:
     with Scripts(home, home.root, {}) as services:
-        services.start("two", PARENT)
-        leader = psutil.Process(services._services[0].process.pid)
+        services.start("two", [script])
+        leader = psutil.Process(services["two"].process.pid)
         assert eventually(lambda: bool(leader.children()))
         grandchild = leader.children()[0]
+        assert eventually(lambda: grandchild.environ().get(MARK) == services["two"].mark)
         leader.kill()
-        with pytest.raises(UpError, match=r"^the two ended \(exit status -9\); its output: .*two.log$"):
-            services.watch()
-    assert not grandchild.is_running()
+        services["two"].process.wait()
+        with pytest.raises(UpError, match=r"^the two ended \(SIGKILL\); its output: .*two.log$"):
+            services.check()
+        services._keep_alive(services["two"])
+        assert not grandchild.is_running()
+
+
+def test_a_service_that_dies_is_started_again_with_what_its_command_says_then(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "POLL_S", 0.05)
+    lives: list[int] = []
+    said: list[str] = []
+
+    def command() -> list[str]:
+        lives.append(len(lives))
+        return [SLEEP if lives[-1] else "import sys; sys.exit('no room')"]
+
+    def tend() -> None:
+        if len(lives) == 2 and services["one"].alive:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Scripts(home, home.root, {}, said.append) as services:
+        services.start("one", command)
+        with pytest.raises(StopAskedError):
+            services.watch(tend, every_s=0.1)
+    (line,) = said
+    assert line.startswith("the one ended (exit status 1): no room: started again in 1 s; its output: ")
+
+
+def test_one_that_dies_again_and_again_is_given_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "POLL_S", 0.01)
+    monkeypatch.setattr(children, "MAX_PAUSE_S", 0.01)
+    said: list[str] = []
+    with Scripts(home, home.root, {}, said.append) as services:
+        services.start("one", ["import sys; sys.exit('no room')"])
+        words = r"^the one ended \(exit status 1\): no room, for the 5th time within 10 min; its output: .*one.log$"
+        with pytest.raises(UpError, match=words):
+            services.watch(nothing)
+    assert len(said) == 4
 
 
 def test_what_a_killed_one_left_is_ended_by_the_next(home: Home) -> None:
     with Scripts(home, home.root, {}) as killed:
-        killed.start("one", PARENT)
-        left = psutil.Process(killed._services[0].process.pid)
+        killed.start("one", [FAR])
+        left = psutil.Process(killed["one"].process.pid)
         assert eventually(lambda: bool(left.children()))
         family = [left, *left.children()]
-        with Scripts(home, home.root, {}):
-            pass
+        assert eventually(lambda: family[1].environ().get(MARK) == killed["one"].mark)
+        end_orphans(home)
         assert not psutil.wait_procs(family, timeout=5)[1]
 
 
 def test_another_program_with_an_old_number_is_left_alone(home: Home) -> None:
     with subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True) as other:
         home.logs.mkdir(parents=True)
-        (home.logs / "services.json").write_text(json.dumps([[other.pid, 1.0]]))
-        with Scripts(home, home.root, {}):
-            pass
+        (home.logs / "services.json").write_text(json.dumps([[other.pid, 1.0, "of-another"]]))
+        end_orphans(home)
         assert other.poll() is None
         other.kill()
 
 
-def test_a_service_that_fails_says_its_last_words(home: Home) -> None:
+def test_one_whose_server_is_away_waits_for_it(home: Home) -> None:
+    there: list[int] = []
+    with Scripts(home, home.root, {}, lambda line: None) as services:
+        services.start("one", [SLEEP], lambda: bool(there))
+        services["one"].process.kill()
+        services["one"].process.wait()
+        services._keep_alive(services["one"])  # told of
+        services["one"].due = 0.0
+        services._keep_alive(services["one"])
+        assert not services["one"].alive
+        there.append(1)
+        services._keep_alive(services["one"])
+        assert services["one"].alive
+
+
+def test_a_service_that_fails_while_all_start_says_its_last_words(home: Home) -> None:
     fail = "import sys; sys.exit('no room')"
     with Scripts(home, home.root, {}) as services:
         with pytest.raises(UpError, match=r"failed: no room; its output: .*deploy.log$"):
-            services.run("deploy", fail)
-        services.start("one", fail)
+            services.run("deploy", [fail])
+        services.start("one", [fail])
         with pytest.raises(UpError, match=r"^the one ended \(exit status 1\): no room; its output: .*one.log$"):
-            services.watch()
+            services.wait("one", lambda: False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_watch_and_the_handlers_come_back(number: int, home: Home) -> None:
     before = signal.getsignal(number)
     with Scripts(home, home.root, {}) as services:
-        services.start("one", SLEEP)
+        services.start("one", [SLEEP])
         os.kill(os.getpid(), number)
-        with pytest.raises(module._Stop):
-            services.watch()
-    assert services._services[0].process.poll() is not None
+        with pytest.raises(StopAskedError):
+            services.watch(nothing)
+    assert services["one"].process.poll() is not None
     assert signal.getsignal(number) == before
 
 
 def test_the_address_is_announced_while_it_holds(tmp_path: Path) -> None:
-    announced = tmp_path / "prefect.toml"
+    told = tmp_path / "prefect.toml"
     for stale in (None, ADDRESS_MARK + "[api]\n"):
         if stale:
-            announced.write_text(stale)
-        with module._announced(tmp_path, "http://127.0.0.1:1/api") as found:
+            told.write_text(stale)
+        with announced(tmp_path, OURS) as found:
             assert found
-            assert announced.read_text().endswith('[api]\nurl = "http://127.0.0.1:1/api"\n')
-        assert not announced.exists()
+            assert told.read_text().endswith('[api]\nurl = "http://127.0.0.1:1/api"\n')
+        assert not told.exists()
 
 
 def test_somebody_elses_address_stays(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text("[api]\n")
-    with module._announced(tmp_path, "http://127.0.0.1:1/api") as found:
+    with announced(tmp_path, OURS) as found:
         assert not found
     assert (tmp_path / "prefect.toml").read_text() == "[api]\n"
 
 
-def test_what_is_deployed_can_be_called() -> None:
-    from flows.end_to_end import end_to_end
-    from flows.prepare import prepare
+def test_servers_of_others_are_used_where_they_answer(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://jane:secret@prefect.example:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://jane:secret@mlflow.example/")
+    monkeypatch.setattr(
+        servers_module, "server_answers", lambda url: url == "http://jane:secret@prefect.example:4200/api"
+    )
+    servers = find_servers("127.0.0.1", 4201, 5001, tmp_path)
+    assert (servers.own_prefect, servers.own_mlflow) == (False, False)
+    assert servers.prefect.url == "http://jane:secret@prefect.example:4200/api"
+    assert (servers.prefect_ui, servers.mlflow_ui) == ("http://prefect.example:4200", "https://mlflow.example")
+    monkeypatch.setattr(servers_module, "server_answers", lambda url: False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////somewhere/mlflow.db")
+    servers = find_servers("127.0.0.1", 4201, 5001, tmp_path)
+    assert (servers.own_prefect, servers.own_mlflow) == (True, True)
+    assert (servers.prefect.url, servers.mlflow_ui) == ("http://127.0.0.1:4201/api", "http://127.0.0.1:5001")
 
-    deployed, preparing = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-    assert (preparing["name"], preparing["entrypoint"]) == ("prepare", "flows.prepare.prepare")
-    prepare.validate_parameters({"luna_dir": "/data/LUNA16", "recipe": "report", "download": {}})
-    assert f"{end_to_end.name}/{deployed['name']}" == module.DEPLOYMENT
-    assert deployed["entrypoint"] == "flows.end_to_end.end_to_end"
-    assert deployed["work_pool"]["name"] == module.POOL
-    assert deployed["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-    (weekly,) = deployed["schedules"]
-    for parameters in (deployed["parameters"], weekly["parameters"]):
-        end_to_end.validate_parameters(parameters)
+
+def test_our_own_address_is_no_server_of_somebody_elses(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers_module, "server_answers", lambda url: True)
+    # One that a `luna up` announced belongs to another home: runs of two homes would mix.
+    (tmp_path / "prefect.toml").write_text(servers_module._announcement("http://127.0.0.1:4300/api"))
+    assert find_servers("127.0.0.1", 4201, 5001, tmp_path).own_prefect
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
+    assert not find_servers("127.0.0.1", 4201, 5001, tmp_path).own_prefect
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4201/api")
+    assert find_servers("127.0.0.1", 4201, 5001, tmp_path).own_prefect
+
+
+def test_a_url_is_shown_without_credentials() -> None:
+    assert without_credentials("https://jane:secret@host:80/api?key=secret") == "https://host:80/api"
+
+
+def test_a_worker_takes_runs_for_a_gpu_only_where_there_is_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = module.Worker(home)
+    monkeypatch.setattr(module, "gpus_here", lambda: 0)
+    without = worker.command()
+    monkeypatch.setattr(module, "gpus_here", lambda: 2)
+    with_gpus = worker.command()
+    assert without[-2:] == ["--work-queue", "default"]
+    assert with_gpus[-4:] == ["--work-queue", "default", "--work-queue", "gpu"]
+    names = [command[command.index("--name") + 1] for command in (without, with_gpus)]
+    assert names[0] != names[1]  # a run of the former life can be told from one of this
+    ours = module.Worker(home)._ours  # of the next `luna up` on this home
+    assert all(name.startswith(ours) for name in names)
+    assert module.Worker(Home(home.root / "other"))._ours != ours
 
 
 @pytest.mark.slow
-def test_a_deployment_runs_to_its_end_and_nothing_stays(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_runs_come_to_their_end_through_trouble_and_nothing_stays(tmp_path: Path) -> None:
     (tmp_path / "scratch_luna.py").write_text(FLOW)
     deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
-    del deployed["deployments"][1:]
-    deployed["deployments"][0]["entrypoint"] = "scratch_luna.end_to_end"
-    deployed["deployments"][0]["schedules"][0]["parameters"] = {"n": 5}
+    del deployed["deployments"][1:], deployed["definitions"]
+    end_to_end = deployed["deployments"][0]
+    end_to_end |= {"entrypoint": "scratch_luna.end_to_end", "parameters": {}}
+    end_to_end["schedules"][0] |= {"cron": "* * * * *", "parameters": {"n": 5}}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployed))
     prefect_port, mlflow_port = free_port(), free_port()
     api, ui = f"http://127.0.0.1:{prefect_port}/api", f"http://127.0.0.1:{mlflow_port}"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", RUN_UP, str(tmp_path), str(prefect_port), str(mlflow_port)]
+
+    def ask(path: str, body: dict[str, Any]) -> Any:
+        return httpx.post(f"{api}/{path}", json=body, timeout=30.0).raise_for_status().json()
+
+    def state_of(run: dict[str, Any]) -> str:
+        (found,) = ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        return str(found["state"]["name"])
+
+    def child(words: str) -> psutil.Process:
+        family = psutil.Process(running.pid).children()
+        return next(one for one in family if words in " ".join(one.cmdline()))
+
+    def lives_again(words: str, before: int) -> bool:
+        family = psutil.Process(running.pid).children()
+        return any(words in " ".join(one.cmdline()) and one.pid != before for one in family)
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{api}/health").is_success
+        except httpx.HTTPError:
+            return False
+
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
@@ -229,11 +393,39 @@ def test_a_deployment_runs_to_its_end_and_nothing_stays(tmp_path: Path) -> None:
             assert watched.returncode == 0, watched.stdout
             assert "Completed" in watched.stdout
 
-            def scheduled() -> list[dict[str, Any]]:
-                return [r for r in httpx.post(f"{api}/flow_runs/filter", json={}).json() if r["auto_scheduled"]]
+            # A run that wants a GPU waits for a worker that has one, also while others are run.
+            (deployment,) = ask("deployments/filter", {})
+            start = f"deployments/{deployment['id']}/create_flow_run"
+            for_a_gpu = ask(start, {"work_queue_name": "gpu"})
 
-            assert eventually(lambda: bool(scheduled()), 60)
+            # What fails of a full disk is tried again later, and what is killed soon.
+            troubled = ask(start, {"parameters": {"trouble": True}})
+            assert eventually(lambda: state_of(troubled) == "Completed", 200)
+            states = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": troubled["id"]}).json()
+            messages = [state["message"] or "" for state in states]
+            assert [m[:23] for m in messages if m.startswith("Taken up")] == [
+                "Taken up again (1 of 3)",
+                "Taken up again (2 of 3)",
+            ]
+
+            # Neither the worker's death nor the server's ends anything.
+            for words in ("worker start", "server start"):
+                dead = child(words)
+                dead.kill()
+                assert eventually(partial(lives_again, words, dead.pid), 60)
+                assert eventually(answers, 120)
+            after = ask(start, {"parameters": {"n": 3}})
+            assert eventually(lambda: state_of(after) == "Completed", 120)
+
+            # The schedule fires, once a minute here.
+            fired = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+
+            def scheduled() -> list[dict[str, Any]]:
+                return [run for run in ask("flow_runs/filter", fired) if run["auto_scheduled"]]
+
+            assert eventually(lambda: bool(scheduled()), 120)
             assert scheduled()[0]["parameters"] == {"n": 5}
+            assert state_of(for_a_gpu) in ("Scheduled", "Late")
         finally:
             running.send_signal(signal.SIGINT)
             status = running.wait(60)

@@ -548,6 +548,7 @@ class TestSettings:
             {"zenodo_url": "ftp://zenodo.org"},
             {"zenodo_url": "zenodo.org"},
             {"lidc_xml_url": "/tmp/x"},
+            {"zenodo_url": "https://zenodo.org/\r\nHost: other"},
             {"records": ()},
             {"records": ("../1",)},
             {"attempts": 0},
@@ -560,6 +561,11 @@ class TestSettings:
     def test_what_cannot_be(self, change: dict[str, Any]) -> None:
         with pytest.raises(DownloadError, match="correct the setting"):
             DownloadSettings(**change)
+
+    def test_a_password_in_an_address_is_refused_and_not_repeated(self) -> None:
+        with pytest.raises(DownloadError, match="lidc_xml_url: holds a user or a password") as caught:
+            DownloadSettings(lidc_xml_url="https://somebody:hunter2@example.org/xml.zip")
+        assert "hunter2" not in str(caught.value)
 
 
 class TestMeter:

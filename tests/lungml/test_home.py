@@ -75,3 +75,10 @@ def test_a_file_is_no_home(tmp_path: Path) -> None:
 def test_what_is_no_url_of_an_object_store_is_said_at_once(url: str, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=r"LUNA_SCANS is .*; give one such as s3://bucket/luna"):
         Home(tmp_path, url)
+
+
+def test_a_password_in_the_url_of_an_object_store_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match="LUNA_SCANS holds a password") as caught:
+        Home(tmp_path, "s3://somebody:hunter2@bucket/luna")
+    assert "hunter2" not in str(caught.value)
+    assert Home(tmp_path, "abfss://container@account.dfs.core.windows.net/luna").scans_url  # Azure's way to name both

@@ -90,6 +90,58 @@ def test_the_time_limit_ends_it(play: Play, tmp_path: Path) -> None:
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+def test_a_child_that_is_stopped_dead_is_ended_and_may_be_tried_again(
+    play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP: it lives and neither works nor hears SIGTERM, as one that waits for a disk for ever."""
+    play(
+        "open(folder + '/pid', 'w').write(str(os.getpid()))\n"
+        "print(json.dumps({'event': 'epoch'}), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    monkeypatch.setenv("LUNA_STALL_S", "1.5")
+    started, events = time.monotonic(), []
+    with pytest.raises(ChildDied, match=r"got nowhere for .* min and was ended; another try goes on from its last"):
+        run_child(tmp_path, events.append)
+    assert 1.5 <= time.monotonic() - started < 15
+    assert events == [{"event": "epoch"}]
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_word_now_and_then_is_enough(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play("for _ in range(8): time.sleep(0.4); print(json.dumps({'event': 'alive'}), flush=True)")
+    monkeypatch.setenv("LUNA_STALL_S", "2.5")
+    events: list[Any] = []
+    run_child(tmp_path, events.append)
+    assert len(events) == 8
+
+
+def test_a_listener_that_takes_its_time_is_no_stall(
+    play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play("print(json.dumps({'event': 'epoch'}), flush=True); time.sleep(2.5)")
+    monkeypatch.setenv("LUNA_STALL_S", "2")
+    run_child(tmp_path, lambda event: time.sleep(2.2))
+
+
+@pytest.mark.parametrize("said", ["soon", "0", "-5", "nan"])
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("LUNA_STALL_S", said)
+    with pytest.raises(TrainingError, match=f"LUNA_STALL_S is '{said}'; give the seconds"):
+        run_child(tmp_path, lambda event: None)
+
+
+def test_what_is_given_joins_the_childs_environment(
+    play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNA_OURS", "kept")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    play("print(json.dumps({'event': 'epoch', 'it': [os.environ[n] for n in ('LUNA_OURS', 'CUDA_VISIBLE_DEVICES')]}))")
+    events: list[Any] = []
+    run_child(tmp_path, events.append, environment={"CUDA_VISIBLE_DEVICES": "GPU-b"})
+    assert events[0]["it"] == ["kept", "GPU-b"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_an_error_while_listening_ends_it(play: Play, tmp_path: Path) -> None:
     play(
         "open(folder + '/pid', 'w').write(str(os.getpid()))\n"

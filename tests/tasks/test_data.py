@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from lungml.home import Home
 from lungml.luna import Annotation, SplitError, TableError
 from lungml.masks import annotation_mask
 from lungml.phantom import UID_ROOT
-from lungml.quarantine import read_quarantine
+from lungml.quarantine import read_quarantine, set_aside
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import data
@@ -26,8 +27,10 @@ from tasks.data import (
     convert_scan,
     make_phantoms,
     publish_quarantine,
+    warn_in_sum,
     with_reasons,
 )
+from tasks.rounds import open_round
 from tasks.truth import ScanTruth, data_origin, read_truths
 from tests.tasks.outcomes import done, kept
 
@@ -547,3 +550,62 @@ def test_drawn_scans_are_kept(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     assert (drawn[0]["scans"], drawn[0]["seed"]) == (3, 7)
     assert kept(make_phantoms.fn(home, scans=3, seed=7)) == folder
     assert done(make_phantoms.fn(home, scans=4, seed=7)) != folder
+
+
+# Done anew
+
+
+def test_what_shall_be_done_anew_is_done_once_though_it_looks_whole(truth: ScanTruth, home: Home) -> None:
+    settings: dict[str, Any] = {
+        "recipe_name": "tiny",
+        "rule": "bounded",
+        "negatives": NegativePlan(kind="fixed", per_scan=4),
+        "negative_slabs_per_scan": 2,
+        "seed": 0,
+    }
+    stored = done(convert_scan.fn(truth, home))
+    prepared = done(cache_crops.fn(done(build_mask.fn(stored, "bounded")), home, **settings))
+    chunks = [
+        next(path for path in sorted(place.rglob("*")) if path.is_file() and path.name != "zarr.json")
+        for place in (stored.store / "volume", prepared.crops)
+    ]
+    whole = [chunk.read_bytes() for chunk in chunks]
+    for chunk, data_of in zip(chunks, whole, strict=True):
+        chunk.write_bytes(data_of[:-1] + bytes([data_of[-1] ^ 1]))  # of equal length: nobody sees it
+    assert kept(convert_scan.fn(truth, home)) == stored
+    again = open_round(home, ["prepare"], {})
+    assert done(convert_scan.fn(truth, home, again=again)) == stored
+    assert done(build_mask.fn(stored, "bounded", again=again)) == stored
+    assert done(cache_crops.fn(stored, home, again=again, **settings)) == prepared
+    assert [chunk.read_bytes() for chunk in chunks] == whole
+    # A second run in the same round repeats none of it.
+    assert kept(convert_scan.fn(truth, home, again=again)) == stored
+    assert kept(build_mask.fn(stored, "bounded", again=again)) == stored
+    assert kept(cache_crops.fn(stored, home, again=again, **settings)) == prepared
+
+
+def test_warnings_of_one_kind_are_summed_up(
+    tmp_path: Path, toy: Toy, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
+    first = StoredScan(truth=toy(tmp_path, "1.2"), store=tmp_path, fingerprint="", warnings=("only 36 x 48 mm: small",))
+    second = replace(first, truth=toy(tmp_path, "1.3"), warnings=("only 100.5 x 7 mm: small", "no lungs seen"))
+    monkeypatch.setattr(data, "get_run_logger", lambda: log)
+    warn_in_sum([first, None, second, replace(first, warnings=())])
+    assert said == [
+        "2 of 4 scans, such as 1.2: only 36 x 48 mm: small",
+        "1 of 4 scans, such as 1.3: no lungs seen",
+    ]
+
+
+def test_a_series_that_is_a_folder_is_named_by_its_uid(
+    tmp_path: Path, toy: Toy, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(data, "create_table_artifact", lambda **fields: shown.append(fields))
+    truth = toy(tmp_path, "1.2")
+    folder = tmp_path / "Doe, John"
+    set_aside(home.quarantine_csv, "1.2", folder, f"{folder}: no slices; copy it again")
+    publish_quarantine.fn([truth], home)
+    assert shown[0]["table"][0]["reason"] == "1.2: no slices; copy it again"

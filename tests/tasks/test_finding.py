@@ -32,6 +32,7 @@ from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.finding import FoundScan, NamedBundle, find_nodules, gather_evidence
 from tasks.pipeline import Pipeline
 from tasks.promotion import promote
+from tasks.rounds import open_round
 from tasks.truth import ScanTruth
 from tests.tasks.outcomes import done, kept
 
@@ -288,3 +289,16 @@ def test_evidence_joins_truth_and_findings(
 def finding_of(state: Any) -> FoundScan:
     """What a task left, whether it was kept or done."""
     return state if isinstance(state, FoundScan) else state.result()
+
+
+def test_a_round_asks_anew_once(home: Home, scan: PreparedScan, bundle: NamedBundle, asked: list[str]) -> None:
+    pipeline = pipeline_in(home)
+    find_nodules.fn(scan, bundle, pipeline)
+    found = kept(find_nodules.fn(scan, bundle, pipeline))
+    asked.clear()
+    again = replace(pipeline, round=open_round(home, ["evaluate"], {}))
+    assert done(find_nodules.fn(scan, bundle, again)) == found
+    assert asked == ["segment"]
+    assert kept(find_nodules.fn(scan, bundle, again)) == found
+    other = replace(pipeline, round=open_round(home, ["segmentation"], {}))
+    assert kept(find_nodules.fn(scan, bundle, other)) == found

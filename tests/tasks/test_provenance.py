@@ -10,7 +10,7 @@ import pytest
 
 from lungml.home import Home
 from lungml.phantom import UID_ROOT
-from tasks.provenance import learned_origin, lineage, used_by
+from tasks.provenance import ancestry, learned_origin, used_by
 from tests.tasks.toy_bundles import toy_fields, toy_model
 
 DRAWN = f"{UID_ROOT}.1.1{'0' * 24}0001"
@@ -45,10 +45,10 @@ def test_what_a_model_started_from_counts_too(home: Home) -> None:
     drawn = toy_model(home, "classification", origin="phantom")
     middle = toy_model(home, "classification", parent=drawn)
     last = toy_model(home, "malignancy", parent=middle)
-    assert lineage(home, last) == (last, middle, drawn)
+    assert ancestry(home, last) == (last, middle, drawn)
     assert learned_origin(home, last) == "phantom"
     orphan = toy_model(home, "malignancy", parent="models:/m-gone")
-    assert lineage(home, orphan) == (orphan, "models:/m-gone")
+    assert ancestry(home, orphan) == (orphan, "models:/m-gone")
     assert learned_origin(home, orphan) == "real"
 
 

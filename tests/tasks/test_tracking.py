@@ -22,7 +22,7 @@ from torch import nn
 from lungml.home import Home
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet, UNetConfig
-from tasks import registry, tracking
+from tasks import logged_models, registry, tracking
 from tasks.promotion import promote
 from tasks.tracking import Run, TrackingError
 
@@ -425,7 +425,7 @@ def test_a_model_that_cannot_be_kept_is_marked_failed(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracking, "save_file", full)
+    monkeypatch.setattr(logged_models, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         log(home)
     experiment = client.get_experiment_by_name("luna-segmentation")

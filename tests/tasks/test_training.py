@@ -39,6 +39,7 @@ from tasks import pipeline as pipelines
 from tasks.assembly import draft_bundle, register_bundle
 from tasks.data import build_mask, cache_crops, convert_scan
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.rounds import open_round
 from tasks.tracking import TrackingError
 from tasks.training import (
     mine_candidates,
@@ -272,7 +273,7 @@ def test_a_change_trains_again(
     elif change == "precision":
         pipeline = replace(pipeline, precision="bf16")
     elif change == "fresh":
-        pipeline = replace(pipeline, fresh=True)
+        pipeline = replace(pipeline, round=open_round(pipeline.home, ["segmentation"], {}))
     else:
         monkeypatch.setattr(tracking, "model_exists", lambda home, uri: False)
     with pytest.raises(Opened):
@@ -290,12 +291,20 @@ def test_another_parent_trains_again_where_it_matters(trained: Trained, scans: l
 
 
 def test_fresh_trains_once_more_and_a_retry_of_it_does_not(trained: Trained, scans: list[PreparedScan]) -> None:
-    pipeline = replace(trained.pipeline, fresh=True, pipeline_id="p3")
-    home = pipeline.home
+    home = trained.pipeline.home
+    again = open_round(home, ["segmentation"], {"run": "p3"})
+    assert again is not None
+    pipeline = replace(trained.pipeline, round=again, pipeline_id="p3")
     fresh = done(train_segmentation.fn(scans, tiny(), pipeline))
     assert fresh.uri != trained.segmentation.uri
     assert equal(weights(home, fresh), trained.unet_weights)  # seeded: the same once more
-    assert kept(train_segmentation.fn(scans, tiny(), pipeline)).uri == fresh.uri
+    # Cut short, the pipeline is gone on with by the next one of the same wish; finished, it is not.
+    next_run = replace(pipeline, round=open_round(home, ["segmentation"], {"run": "p3"}), pipeline_id="p4")
+    assert kept(train_segmentation.fn(scans, tiny(), next_run)).uri == fresh.uri
+    again.close()
+    later = open_round(home, ["segmentation"], {"run": "p3"})
+    assert later is not None
+    assert later.id != again.id
     assert kept(train_segmentation.fn(scans, tiny(), trained.pipeline)).uri == trained.segmentation.uri
 
 

@@ -1,0 +1,278 @@
+"""The pages of a run's stages: what they count, what they set side by side, and what they never say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lungml.home import Home
+from lungml.recipes.data import PreparedScan
+from lungml.score import Table
+from tasks import model_page as model_module
+from tasks import summaries, tracking
+from tasks.links import MLFLOW_URL, UNLINKED
+from tasks.model_page import model_page
+from tasks.pipeline import Pipeline, TrainedModel
+from tasks.summaries import summarize_prepare
+from tasks.summary_pages import evaluation_page, prepare_page, summary_page
+from tasks.tracking import TrackingError
+from tasks.truth import ScanTruth
+
+KIND = "?workflowType=machine_learning"
+
+
+@pytest.fixture
+def pipeline(home: Home, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    monkeypatch.setenv(MLFLOW_URL, "http://ui:1")
+    return Pipeline(home=home, pipeline_id="this-run", origin="phantom", seed=0)
+
+
+def rows(page: str, heading: str = "") -> list[list[str]]:
+    """The cells of the first table below a heading, its head first."""
+    lines = page[page.index(heading) :].splitlines() if heading else page.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("|"))
+    table = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [table[0], *table[2:]]
+
+
+# prepare
+
+
+def prepared(truth: ScanTruth) -> PreparedScan:
+    return PreparedScan(
+        series_uid=truth.series_uid,
+        split=truth.split,
+        store=Path("s"),
+        mask_name="mask",
+        crops=Path("c"),
+        crops_digest="",
+        digest="",
+        nodules=truth.nodules,
+        excluded=(),
+    )
+
+
+@pytest.fixture
+def truths(tmp_path: Path, toy: Callable[..., ScanTruth]) -> list[ScanTruth]:
+    """Each has one malignant and one benign nodule."""
+    return [toy(tmp_path / "Doe, John", f"1.{n}", split) for n, split in enumerate(["train", "train", "val", "test"])]
+
+
+def test_every_scan_and_nodule_is_counted_once(truths: list[ScanTruth]) -> None:
+    aside = [replace(truths[3], reason="1.3.mhd: 1.3.raw is too short: 5 bytes, the header says 6; copy it again")]
+    page = prepare_page([prepared(t) for t in truths[:3]], aside, {"converting": 2, "drawing masks": 0}, "real")
+    assert rows(page)[1:] == [
+        ["training", "2", "0", "4", "2", "0"],
+        ["validation", "1", "0", "2", "1", "0"],
+        ["test", "1", "1", "2", "1", "0"],
+        ["all", "4", "1", "8", "4", "0"],
+    ]
+    assert "- converting: 2 scans kept from before\n- drawing masks: 0 scans kept" in page
+    assert "Real scans. **Not for clinical use.**" in page
+
+
+def test_reasons_that_differ_in_names_and_numbers_are_one(truths: list[ScanTruth]) -> None:
+    aside = [
+        replace(truths[0], reason="1.0.mhd: 1.0.raw is too short: 5 bytes, the header says 6; copy it again"),
+        replace(truths[1], reason="1.1.mhd: 1.1.raw is too short: 17 bytes, the header says 66; copy it again"),
+        replace(truths[2], reason="1.2.mhd: no spacing; mend the header"),
+    ]
+    page = prepare_page([prepared(truths[3])], aside, {}, "phantom")
+    assert rows(page, "## Set aside: 3 of 4 scans")[1:] == [
+        ["its file is too short: … bytes, the header says …; copy it again", "2", "`1.0`"],
+        ["no spacing; mend the header", "1", "`1.2`"],
+    ]
+    assert "Doe" not in page
+
+
+def test_a_page_that_cannot_be_shown_costs_no_run(truths: list[ScanTruth], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("nobody\nthere")
+
+    monkeypatch.setattr(summaries, "get_run_logger", lambda: log)
+    monkeypatch.setattr(summaries, "create_markdown_artifact", refuse)
+    summarize_prepare.fn([prepared(t) for t in truths], [], {}, "real")
+    assert said == [r"no summary luna-prepare: ConnectionError: nobody\nthere"]
+
+
+def test_a_page_has_its_key(truths: list[ScanTruth], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        summaries, "create_markdown_artifact", lambda text, **fields: shown.append({"text": text, **fields})
+    )
+    summarize_prepare.fn([prepared(t) for t in truths], [], {}, "real")
+    (artifact,) = shown
+    assert artifact["key"] == "luna-prepare"
+    assert "Every scan reads well." in artifact["text"]
+
+
+# models
+
+
+def trained(
+    home: Home,
+    name: str,
+    val: Mapping[str, float],
+    *,
+    pipeline_id: str = "this-run",
+    data: str = "d1",
+    stage: str = "malignancy",
+) -> TrainedModel:
+    """A model with a run that says how it did, without files."""
+    with tracking.open_run(home, stage, name=f"{name} seed 0", pipeline_id=pipeline_id, sample_every_s=None) as run:
+        run.log_datasets("scans", {"val": data}, sizes={"val": {"scans": 2, "nodules": 7, "malignant": 3}})
+        run.log_metrics({f"val/best_{metric}": value for metric, value in val.items()})
+        logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.run_id)
+    uri = f"models:/{logged.model_id}"
+    return TrainedModel(stage=stage, name=name, uri=uri, best_epoch=3, val=val, test={})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a bundle of some malignancy models be the one in use."""
+
+    def stand(*models: TrainedModel) -> None:
+        monkeypatch.setattr(model_module, "to_beat", lambda home, origin: "models:/luna/3")
+        fields = {"malignancy": [model.uri for model in models]}
+        monkeypatch.setattr(model_module.registry, "read_bundle", lambda home, uri: fields)
+
+    return stand
+
+
+def test_models_stand_beside_those_in_use(pipeline: Pipeline, standing: Callable[..., None]) -> None:
+    home = pipeline.home
+    standing(
+        trained(home, "old", {"auc": 0.5, "f1": 0.2, "threshold": 0.3}, pipeline_id="another"),
+        trained(home, "old-2", {"auc": 0.7, "threshold": 0.3}, pipeline_id="another"),
+    )
+    new = trained(home, "new", {"auc": 0.9, "f1": 0.5, "threshold": 0.5})
+    kept = trained(home, "new-2", {"auc": 0.6, "f1": math.nan, "threshold": 0.4}, pipeline_id="another")
+    out = trained(home, "scratch", {"auc": 0.1, "f1": 0.1, "threshold": 0.5})
+    page = model_page([new, kept], pipeline, [out])
+    assert rows(page, "## On the validation scans") == [
+        ["model", "auc", "f1", "threshold"],
+        ["new", "0.900", "0.500", "0.500"],
+        ["new-2", "0.600", "none", "0.400"],
+        ["scratch", "0.100", "0.100", "0.500"],
+        ["**mean of those that go on**", "0.750", "none", "0.450"],
+        ["in use: models:/luna/3", "0.600", "", "0.300"],
+        ["**difference**", "+0.150", "", ""],
+    ]
+    assert "Both were judged on the same validation scans." in page
+    assert [row[1:4] for row in rows(page)[1:]] == [
+        ["goes on", "in this run", "3"],
+        ["goes on", "before, and kept", "3"],
+        ["is left out", "in this run", "3"],
+    ]
+    experiment = tracking.experiment_id_of(home, "malignancy")
+    assert f"(http://ui:1/#/experiments/{experiment}/models/{new.uri.removeprefix('models:/')}{KIND})" in page
+    assert f"[new seed 0](http://ui:1/#/experiments/{experiment}/runs/" in page
+    assert rows(page, "## What it learned from")[1] == ["validation", "2", "7", "3"]
+    assert "Synthetic scans. **Not for clinical use.**" in page
+
+
+def test_other_scans_are_no_comparison(pipeline: Pipeline, standing: Callable[..., None]) -> None:
+    standing(trained(pipeline.home, "old", {"auc": 0.5}, data="others"))
+    page = model_page([trained(pipeline.home, "new", {"auc": 0.9})], pipeline)
+    assert "judged on other validation scans" in page
+    assert "mean of those" not in page  # of one there is none
+
+
+def test_without_anything_in_use_the_models_stand_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = trained(pipeline.home, "new", {"auc": 0.9})
+    page = model_page([new], pipeline)
+    assert "There is no @demo yet to compare with." in page
+    assert rows(page, "## On the validation scans") == [["model", "auc"], ["new", "0.900"]]
+
+    def gone(home: Home, uri: str) -> None:
+        raise TrackingError("models:/luna/3: no such model")
+
+    monkeypatch.setattr(model_module, "to_beat", lambda home, origin: "models:/luna/3")
+    monkeypatch.setattr(model_module.registry, "read_bundle", gone)
+    assert "@demo cannot be compared with: models:/luna/3: no such model." in model_page([new], pipeline)
+
+
+def test_a_bundle_of_weights_from_elsewhere_says_nothing_to_compare(
+    pipeline: Pipeline, standing: Callable[..., None]
+) -> None:
+    standing(replace(trained(pipeline.home, "old", {}), uri="models:/m-0123"))
+    assert "has models whose runs do not say how they did" in model_page(
+        [trained(pipeline.home, "new", {"auc": 0.9})], pipeline
+    )
+
+
+def test_without_a_ui_runs_are_named_and_the_page_says_why(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MLFLOW_URL)
+    page = model_page([trained(pipeline.home, "new", {"auc": 0.9})], pipeline)
+    assert "`new seed 0`" in page
+    assert UNLINKED in page
+    assert str(pipeline.home.root) not in page
+
+
+# evaluation
+
+
+def score(split: str, cpm: float, counts: tuple[tuple[int, int, int, int], ...]) -> Any:
+    table = Table(counts=counts, scans=4, scans_without_findings=0, ignored_on_excluded=0)  # type: ignore[arg-type]
+    metrics = {
+        "cpm": cpm,
+        "found": table.found,
+        "malignant_flagged": table.malignant_flagged,
+        "false_positives_per_scan": table.false_positives / 4,
+        "malignancy_auc": 0.8,
+        "diameter_auc": 0.9,
+        "end_to_end_malignancy_auc": math.nan,
+    }
+    froc = SimpleNamespace(cpm=cpm, cpm_band=(cpm - 0.1, cpm + 0.1))
+    return SimpleNamespace(split=split, table=table, froc=froc, metrics=metrics)
+
+
+VAL = score("val", 0.5, ((0, 3, 2, 1), (1, 0, 4, 0), (0, 1, 1, 3)))
+TEST = score("test", 0.6, ((0, 3, 1, 1), (0, 0, 4, 0), (0, 1, 0, 4)))
+OLD = score("test", 0.4, ((0, 3, 6, 2), (1, 0, 3, 0), (2, 1, 0, 2)))
+
+
+def test_a_bundle_stands_beside_the_one_in_use_on_the_test_scans(pipeline: Pipeline) -> None:
+    decision = SimpleNamespace(promoted=False, alias="demo", reasons=("too few scans", "worse"))
+    page = evaluation_page([VAL, TEST], "models:/luna/7", "abc", pipeline, OLD, "models:/luna/3", decision)  # type: ignore[arg-type]
+    assert rows(page) == [
+        ["", "validation (4 scans)", "test (4 scans)", "test, models:/luna/3", "difference"],
+        ["CPM", "0.500 (0.400 to 0.600)", "0.600 (0.500 to 0.700)", "0.400 (0.300 to 0.500)", "+0.200"],
+        ["nodules found", "8 of 10", "8 of 9", "5 of 9", "+3"],
+        ["malignant nodules flagged", "3 of 5", "4 of 5", "2 of 5", "+2"],
+        ["false positives a scan", "0.750", "0.500", "2.000", "-1.500"],
+        ["malignancy AUC", "0.800", "0.800", "0.800", "0.000"],
+        ["AUC of the diameter alone", "0.900", "0.900", "0.900", "0.000"],
+        ["end-to-end malignancy AUC", "none", "none", "none", "none"],
+    ]
+    assert "- gate: it does not become @demo\n    - too few scans\n    - worse" in page
+    assert f"[models:/luna/7](http://ui:1/#/models/luna/versions/7{KIND})" in page
+    assert rows(page, "## Test scans")[3] == ["malignant", "0", "1", "0", "4"]
+
+
+def test_the_first_bundle_has_nothing_beside_it(pipeline: Pipeline) -> None:
+    page = evaluation_page([VAL, TEST], "models:/luna/1", "abc", pipeline)
+    assert rows(page)[0] == ["", "validation (4 scans)", "test (4 scans)"]
+    assert "there is nothing to compare with" in page
+    assert "gate" not in page
+
+
+def test_the_runs_page_names_its_models_and_tables(pipeline: Pipeline) -> None:
+    new = trained(pipeline.home, "new", {"auc": 0.9})
+    page = summary_page([VAL, TEST], [new], pipeline)
+    assert rows(page)[1][:4] == ["new", "3", "auc 0.900", ""]
+    assert "CPM 0.600, 95 % band 0.500 to 0.700" in page
+    assert rows(page, "## Validation scans")[1] == ["non-nodule", "", "3", "2", "1"]
