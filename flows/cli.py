@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -144,10 +145,12 @@ def train(
     }
     home = start()
     from flows.show import show_models
+    from flows.temporary_server import ready_server
     from flows.train import train_stage
 
     tell_the_story()
     check_training(**parameters)
+    ready_server()
     trained = train_stage(
         stage=stage,
         luna_dir=str(luna_dir.absolute()),
@@ -235,13 +238,21 @@ def read(
     raise typer.Exit(1 if failed else 0)
 
 
+STOPPED, TERMINATED = 130, 143  # 128 + SIGINT, + SIGTERM, as shells have it
+
+
 def main() -> None:
     """Run the command; an error that a user can mend is one line and exit status 1."""
+    # As an exit, so that what this process started, such as Prefect's temporary server, is ended with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer makes an exit of Ctrl-C.
+        if isinstance(end, SystemExit) and end.code != STOPPED:
+            raise
         err.print("stopped")
-        sys.exit(130)
+        sys.exit(STOPPED)
     except Exception as error:
         words = in_words(error)
         if words is None:
@@ -285,6 +296,7 @@ def _cross_validate(folds: str, **parameters: Any) -> None:
     home = start()
     from flows.folds import cross_validate
     from flows.show import show_folds
+    from flows.temporary_server import ready_server
     from lungml.folds import parse_folds, read_folds
 
     tell_the_story()
@@ -294,6 +306,7 @@ def _cross_validate(folds: str, **parameters: Any) -> None:
     parts = read_folds(Path(parameters["luna_dir"]), tables, count)
     for fold in chosen:
         parts.split(fold)
+    ready_server()
     show_folds(cross_validate(folds=count, only=list(chosen), **parameters), home, out)
 
 
@@ -301,6 +314,7 @@ def _run_pipeline(**parameters: Any) -> None:
     home = start()
     from flows.end_to_end import end_to_end
     from flows.show import show_summary
+    from flows.temporary_server import ready_server
     from tasks.reuse import parse_reused
     from tasks.rounds import parse_stages
     from tasks.truth import read_truths
@@ -313,4 +327,5 @@ def _run_pipeline(**parameters: Any) -> None:
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]
         read_truths(Path(parameters["luna_dir"]), tables, stride, home, for_training=True)
+    ready_server()
     show_summary(end_to_end(**parameters), home, out)

@@ -95,8 +95,10 @@ def prepare(
     home = start()
     from flows.prepare import prepare as prepare_flow
     from flows.settings import tell_the_story
+    from flows.temporary_server import ready_server
 
     tell_the_story()
+    ready_server()
     prepared = prepare_flow(
         str(luna_dir.absolute()),
         str(tables.absolute()) if tables else None,

@@ -107,6 +107,7 @@ def evaluate(
     home = start()
     from flows.evaluate import evaluate_bundles
     from flows.settings import tell_the_story
+    from flows.temporary_server import ready_server
     from lungml.devices import resolve_device
     from tasks.comparison import check_unseen, read_tree
     from tasks.contenders import contenders
@@ -123,6 +124,7 @@ def evaluate(
         check_unseen(tree, contender, home)
         if contender.name not in named:
             _note(f"{contender.name} is " + ", ".join(f"{name} {' '.join(uris or [])}" for name, uris in loose.items()))
+    ready_server()
     evaluation, file = evaluate_bundles(
         named,
         str(folders.luna_dir),

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from flows.evaluate import Evaluated, evaluate
 from flows.prepare import prepare
+from flows.revive import run_again_later
 from flows.train import Trained, train
 from flows.watched import watched
 from lungml.devices import Precision
@@ -21,6 +22,7 @@ from lungml.recipes.variants import recipe_of
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore
 from tasks.pipeline import Pipeline
+from tasks.recorded import told_parameters
 from tasks.reuse import parse_reused
 from tasks.rounds import Redo, open_round, with_trainings
 from tasks.summaries import publish_summary
@@ -43,7 +45,7 @@ class Summary:
         return self.evaluated.scores
 
 
-@flow(name="luna", flow_run_name="end-to-end {recipe}, seed {seed}")
+@flow(name="luna", flow_run_name="end-to-end {recipe}, seed {seed}", on_failure=[run_again_later])
 @watched
 def end_to_end(
     luna_dir: str | None = None,
@@ -125,7 +127,15 @@ def end_to_end(
         time_limit_h=time_limit_h,
     )
     trained = train(prepared.scans, settings, pipeline, reused)
-    judged = evaluate(prepared.scans, prepared.set_aside, trained.bundle_uri, trained.members, pipeline, gate_settings)
+    judged = evaluate(
+        prepared.scans,
+        prepared.set_aside,
+        trained.bundle_uri,
+        trained.members,
+        pipeline,
+        gate_settings,
+        told_parameters(flow_run.parameters),
+    )
     publish_summary(judged.scores, (*trained.members, *trained.others), pipeline)
     if again:
         again.close()

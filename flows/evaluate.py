@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger, unmapped
 from prefect.runtime import flow_run
@@ -14,6 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.inner import inner_flow
 from flows.progress import gather
+from flows.revive import run_again_later
 from flows.runners import MappedRunner
 from flows.watched import watched
 from lungml import compare
@@ -38,6 +39,7 @@ from tasks.drift import watch_drift
 from tasks.evaluation import SplitScore, log_end_to_end, score_findings
 from tasks.finding import FoundScan, NamedBundle, find_nodules
 from tasks.gate import gate, to_beat
+from tasks.manifest import describe_bundle
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.reporting import WrittenReport, report_evaluation
 from tasks.summaries import summarize_evaluation
@@ -78,6 +80,7 @@ def evaluate(
     models: Sequence[TrainedModel],
     pipeline: Pipeline,
     gate_settings: GateSettings | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Evaluated:
     """Score a bundle on validation and test scans, report and log it, and let it stand before the gate."""
     bundle, standing = NamedBundle.of(pipeline.home, bundle_uri), standing_bundle(bundle_uri, pipeline)
@@ -104,7 +107,18 @@ def evaluate(
         for score, compared in ((val, []), (test, beside))
     )
     drift = watch_drift(scans, [*found["val"], *found["test"]], bundle, standing, pipeline)
-    run_id = log_end_to_end((val, test), bundle_uri, models, pipeline, reports, drift=drift)
+    run_id = log_end_to_end(
+        (val, test),
+        bundle_uri,
+        models,
+        pipeline,
+        reports,
+        drift=drift,
+        scans=scans,
+        set_aside=set_aside,
+        parameters=parameters,
+    )
+    describe_bundle(bundle_uri, run_id, (val, test), pipeline)
     decision = None
     if to_beat(pipeline.home, pipeline.origin) != bundle_uri:
         decision = gate(
@@ -165,16 +179,14 @@ def find_split(
 def score_split(
     split: Split,
     scans: Sequence[PreparedScan],
+    found: Sequence[FoundScan],
     set_aside: Sequence[ScanTruth],
     bundle: NamedBundle,
     pipeline: Pipeline,
 ) -> SplitScore:
-    """Find the nodules of one split's scans and score them."""
-    chosen = of_split(scans, split)
-    finding = find_nodules.map(chosen, bundle=unmapped(bundle), pipeline=unmapped(pipeline))
-    found = gather(finding, f"finding nodules, {split}, {bundle.name}")
+    """Score what was found on one split's scans, see `find_split`."""
     missing = [truth for truth in set_aside if truth.split == split]
-    return score_findings(split, chosen, found, missing, bundle, pipeline)
+    return score_findings(split, of_split(scans, split), found, missing, bundle, pipeline)
 
 
 @inner_flow(name="luna", flow_run_name="convert", task_runner=MappedRunner())
@@ -195,7 +207,12 @@ def _judged() -> str:
 
 
 # One scan at a time: the segmenter already uses every core.
-@flow(name="luna", flow_run_name=_judged, task_runner=ThreadPoolTaskRunner(max_workers=1))
+@flow(
+    name="luna",
+    flow_run_name=_judged,
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    on_failure=[run_again_later],
+)
 @watched
 def evaluate_bundles(
     bundles: list[str],

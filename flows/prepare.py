@@ -11,6 +11,7 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger, unmapped
 
 from flows.progress import gather
+from flows.revive import run_again_later
 from flows.runners import MappedRunner
 from flows.watched import watched
 from lungml.data_folders import DataFolders, remember_folders
@@ -44,7 +45,7 @@ class Prepared:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna", flow_run_name="prepare {recipe}", task_runner=MappedRunner())
+@flow(name="luna", flow_run_name="prepare {recipe}", task_runner=MappedRunner(), on_failure=[run_again_later])
 @watched
 def prepare(
     luna_dir: str,

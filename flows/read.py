@@ -9,6 +9,8 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
+from flows.revive import run_again_later
+from flows.watched import watched
 from lungml.candidates import Grouping
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
 from lungml.errors import FindingError, LunaError
@@ -87,7 +89,8 @@ class ReadingError(LunaError):
     """Scans could not be read; the message is one line."""
 
 
-@flow(name="luna", flow_run_name="read {bundle}")
+@flow(name="luna", flow_run_name="read {bundle}", on_failure=[run_again_later])
+@watched
 def read_in_background(
     scans: list[str],
     out: str,

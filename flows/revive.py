@@ -7,10 +7,12 @@ that a work pool started are: one that a person started is that person's to star
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import psutil
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
@@ -27,7 +29,10 @@ from tasks.connection import is_away
 TRIES = 3  # a run that fails a fourth time has something wrong with it
 LATER = timedelta(minutes=10)  # for disks to be freed and servers to come back
 SOON = timedelta(seconds=10)
-UNCLAIMED = timedelta(minutes=1)  # a worker that lives has put its name on a run long before
+# A worker puts its name on a run moments after it claimed it, and reports a dead process twice, seconds apart: the
+# second report, which would end the next try, must have come.
+SETTLED = timedelta(minutes=1)
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's process and of those that it starts
 LONG_AGO = timedelta(days=1)  # somebody has seen it crash by then, and let it be
 TAKEN_UP, GIVEN_UP = "Taken up again", "Given up"  # how the states' messages begin
 WAITS = "Goes on when `luna up` starts again"
@@ -88,20 +93,32 @@ def take_up_lost(api: PrefectApi, ours: str, alive: Collection[str] = (), *, end
     since = datetime.now(UTC) - LONG_AGO
     ended = {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
     crashed = [run for run in api.runs(ended, work_pools=pools) if not _is_given_up(run)]
-    lost = [run for run in unfinished if _is_lost(run, ours, alive)]
-    lost += [run for run in crashed if _worker(run).startswith(ours)]
-    return [_deal_with(api, run, ending) for run in lost]
+    lost = [run for run in (*unfinished, *crashed) if _is_lost(run, ours, alive)]
+    executing = running_here() if lost else set()
+    return [_deal_with(api, run, ending) for run in lost if run["id"] not in executing]
+
+
+def running_here() -> set[str]:
+    """The ids of the flow runs that a process of this machine is busy with, whatever the server thinks of them."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found.add(process.environ().get(RUN_ID, ""))
+    return found - {""}
 
 
 def _is_lost(run: dict[str, Any], ours: str, alive: Collection[str]) -> bool:
-    worker = _worker(run)
-    if worker in alive or (worker and not worker.startswith(ours)):
+    worker, kind = _worker(run), run["state"]["type"]
+    if worker and not worker.startswith(ours):
         return False
-    if run["state"]["type"] == "RUNNING":
+    settled = datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"]) > SETTLED
+    if kind == "CRASHED":
+        return bool(worker) and (settled or worker not in alive)
+    if worker in alive:
+        return False
+    if kind == "RUNNING":
         return bool(worker)
-    # A worker claims a run first and says its own name afterwards: until then the name is another's, or missing.
-    age = datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])
-    return age > UNCLAIMED or bool(worker and not alive)
+    return settled or bool(worker and not alive)
 
 
 def _deal_with(api: PrefectApi, run: dict[str, Any], ending: bool) -> str:

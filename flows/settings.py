@@ -13,6 +13,12 @@ from lungml.home import Home
 from lungml.secrets import mask_logs
 
 SERVER_TIMEOUT_S = 2.0
+# Prefect's server writes task runs one by one unless told otherwise, and falls behind when many are quick.
+RECORDER = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
 LIBRARY = ("lungml", "tasks", "flows")  # whose own words belong on a run's page
 
 
@@ -45,6 +51,9 @@ def configure_process(home: Home, *, flows: bool = True) -> None:
         # Huge pages: without them page faults cost half of the U-Net's time on a CPU.
         "THP_MEM_ALLOC_ENABLE": "1",
     }
+    defaults |= RECORDER
+    if flows:  # a temporary server that is stopped while it writes shows its traceback; that of `luna up` has a log
+        defaults["PREFECT_SERVER_LOGGING_LEVEL"] = "CRITICAL"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     mask_logs()
@@ -71,12 +80,10 @@ def _choose_server() -> None:
     os.environ.pop("PREFECT_API_URL", None)
     refresh_global_settings_context()
     if get_current_settings().api.url:  # a file names it, and only another address outweighs a file
-        from prefect.server.api.server import SubprocessASGIServer
+        from flows.temporary_server import start_own_server
 
         tell_the_story()
-        server = SubprocessASGIServer()
-        server.start()  # Prefect ends it with this process
-        os.environ["PREFECT_API_URL"] = server.api_url
+        os.environ["PREFECT_API_URL"] = start_own_server()
         refresh_global_settings_context()
 
 

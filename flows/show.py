@@ -18,6 +18,7 @@ from lungml.home import Home
 from lungml.score import COLUMNS
 from tasks.evaluation import SplitScore
 from tasks.folds import in_words
+from tasks.links import Links
 from tasks.pipeline import TrainedModel
 from tasks.tracking import experiment_page, shown_uri
 
@@ -42,6 +43,7 @@ def show_summary(summary: Summary, home: Home, console: Console) -> None:
     console.print(f"bundle     {summary.trained.bundle_uri}")
     decision = summary.evaluated.decision
     console.print(f"gate       {_verdict(decision) if decision else 'it stands already'}", soft_wrap=True)
+    console.print(f"drift      {summary.evaluated.drift.verdict}", soft_wrap=True)
     for report in summary.evaluated.reports:
         console.print(f"report     {report.page}", soft_wrap=True)
     _where_next(home, "end-to-end", console)
@@ -79,8 +81,12 @@ def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console
 
 def _where_next(home: Home, stage: str, console: Console) -> None:
     console.print(f"artifacts  {home.root}", soft_wrap=True)
-    console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {shown_uri(home)}", soft_wrap=True)
-    console.print(f"           and open {MLFLOW_UI}{experiment_page(home, stage)}", soft_wrap=True)
+    base = Links.of(home).base
+    if base:
+        console.print(f"compare    {base}/{experiment_page(home, stage)}", soft_wrap=True)
+    else:
+        console.print(f"compare    {_beside_python('mlflow')} ui --backend-store-uri {shown_uri(home)}", soft_wrap=True)
+        console.print(f"           and open {MLFLOW_UI}{experiment_page(home, stage)}", soft_wrap=True)
     console.print("Not for clinical use.")
 
 

@@ -13,6 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.inner import inner_flow
 from flows.prepare import prepare
 from flows.progress import gather
+from flows.revive import run_again_later
 from flows.watched import watched
 from lungml.devices import Precision
 from lungml.home import Home
@@ -153,7 +154,12 @@ class Models:
     origin: Literal["real", "phantom"]
 
 
-@flow(name="luna", flow_run_name="train {stage} {recipe}, seed {seed}", task_runner=ONE_AT_A_TIME)
+@flow(
+    name="luna",
+    flow_run_name="train {stage} {recipe}, seed {seed}",
+    task_runner=ONE_AT_A_TIME,
+    on_failure=[run_again_later],
+)
 @watched
 def train_stage(
     stage: Stage,

@@ -50,7 +50,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def beside_path(path: Path) -> Path:
     """A hidden name in the same folder that no other process or thread uses, on this machine or another."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{path.name}.{this_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 def sweep(*folders: Path) -> list[Path]:
@@ -68,7 +68,7 @@ def sweep(*folders: Path) -> list[Path]:
     for folder in folders:
         for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
             made = re.fullmatch(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}", path.name)
-            if not made or made[1] != _host() or psutil.pid_exists(int(made[2])):
+            if not made or made[1] != this_machine() or psutil.pid_exists(int(made[2])):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -78,7 +78,7 @@ def sweep(*folders: Path) -> list[Path]:
     return swept
 
 
-def _host() -> str:
+def this_machine() -> str:
     """This machine's name, and its container's, in which process ids mean something: six hexadecimal digits."""
     name = socket.gethostname()
     with suppress(OSError):  # there are such names on Linux only

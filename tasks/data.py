@@ -35,6 +35,7 @@ from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
 from tasks.caching import CONTOUR_MODULES, CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
 from tasks.rounds import Round
+from tasks.overdue import said_when_overdue
 from tasks.truth import ScanTruth
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding
@@ -91,7 +92,8 @@ def convert_scan(
     path = home.scans / f"{truth.series_uid}.zarr"
     verdict = ""
     try:
-        fingerprint = scan_fingerprint(truth.path)
+        with said_when_overdue(log, f"reading {truth.series_uid}"):
+            fingerprint = scan_fingerprint(truth.path)
         key = store.scan_key(fingerprint)
         stored = StoredScan(truth=truth, store=path, fingerprint=fingerprint)
         if _stays(path, key, again, f"convert {truth.series_uid}"):
@@ -102,7 +104,10 @@ def convert_scan(
         if reason:
             log.warning("still set aside (--recheck tries it again): %s", reason)
             return None
-        with source_described(truth.path) as source:  # a checksum of every byte, while the voxels are read and packed
+        with (
+            said_when_overdue(log, f"reading {truth.series_uid}"),
+            source_described(truth.path) as source,  # a checksum of every byte, while the voxels are read and packed
+        ):
             scan = read_scan(truth.path)
             for warning in scan.warnings:
                 log.warning("%s: %s", truth.series_uid, warning, extra={"summed": True})  # see `warn_in_sum`

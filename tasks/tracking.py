@@ -35,6 +35,7 @@ from tasks.logged_models import load_model as load_model
 from tasks.logged_models import log_model as log_model
 from tasks.logged_models import model_exists as model_exists
 from tasks.logged_models import model_scans as model_scans
+from tasks.orphans import OPENED_BY_TAG, end_orphans, this_process
 from tasks.outbox import Outbox
 from tasks.reachable import TrackingDown as TrackingDown
 from tasks.reachable import TrackingError as TrackingError
@@ -91,7 +92,8 @@ def open_run(
     client = client_of(home)
     send_spooled(home, client)
     experiment_id = experiment_id_of(home, stage)
-    all_tags = {"luna.pipeline": pipeline_id, "luna.stage": stage, **(tags or {})}
+    end_orphans(client, experiment_id)
+    all_tags = {"luna.pipeline": pipeline_id, "luna.stage": stage, OPENED_BY_TAG: this_process(), **(tags or {})}
     commit = git_commit()
     if commit:
         all_tags["luna.commit"] = commit
@@ -119,12 +121,12 @@ def open_run(
 
 def _create_run(client: MlflowClient, home: Home, experiment_id: str, name: str) -> str:
     """Make a run, and not a second one where MLflow made it but its answer was lost."""
-    mark, ask = uuid.uuid4().hex, plain(client)
+    mark, ask, opened_by = uuid.uuid4().hex, plain(client), {OPENED_BY_TAG: this_process()}
 
     def create() -> str:
         made = ask.search_runs([experiment_id], f"tags.`{OPENED_TAG}` = '{mark}'") if tries else ()
         tries.append(mark)
-        run = made[0] if made else ask.create_run(experiment_id, run_name=name, tags={OPENED_TAG: mark})
+        run = made[0] if made else ask.create_run(experiment_id, run_name=name, tags={OPENED_TAG: mark, **opened_by})
         return str(run.info.run_id)
 
     tries: list[str] = []

@@ -22,13 +22,15 @@ from typing import Any
 
 import httpx
 
+from flows.settings import RECORDER
 from tests.benchmarks.measure import Row, Settings
 
 PROJECT = Path(__file__).parents[2]
 SCANS, FULL_SCANS = 200, 888  # the latter are LUNA16's
 BATCHES = (4, 16, 64)
 SERVER_PID = "LUNA_BENCH_SERVER_PID"
-QUIET_S = 6.0  # Prefect writes events some seconds after they happened
+QUIET_S = 6.0  # Prefect writes what happened some seconds later
+WRITTEN = ("events", "log", "task_run", "task_run_state")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,7 @@ def measured(
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "true",
+        **RECORDER,
         **(env or {}),
     }
     command = [
@@ -262,7 +265,7 @@ def _settled(database: Path) -> dict[str, int]:
     rows = -1
     while True:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
-            now = sum(connection.execute(f"select count(*) from {name}").fetchone()[0] for name in ("events", "log"))
+            now = sum(connection.execute(f"select count(*) from {name}").fetchone()[0] for name in WRITTEN)
             if now == rows:
                 sizes = connection.execute(
                     "select m.tbl_name, sum(s.pgsize) from dbstat s join sqlite_master m on m.name = s.name group by 1"

@@ -221,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: Sequence[Drill], drills: Sequence[Drill], folder: Path, file: Path) -> int:
+    from tests.drills.programs import DrillError
     from tests.drills.scene import Scene
 
     scene, start = Scene(folder.absolute()), time.monotonic()
@@ -232,7 +233,11 @@ def _run(chosen: Sequence[Drill], drills: Sequence[Drill], folder: Path, file: P
     results = {name: _result(held) for name, held in (json.loads(kept.read_text()) if kept.exists() else {}).items()}
     try:
         say("the undisturbed run")
-        seconds = scene.make_ready().seconds
+        try:
+            seconds = scene.make_ready().seconds
+        except DrillError as error:
+            say(f"no drill can be run: {' '.join(str(error).split())}")
+            return 1
         for drill in chosen:
             say(drill.title)
             results[drill.name] = play(drill, scene, say)

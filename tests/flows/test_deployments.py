@@ -13,6 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import is_valid_schema, validate
 
 from flows.prefect_api import CPU_QUEUE, POOL
+from flows.revive import run_again_later
 from flows.up import DEPLOYMENT
 
 PROJECT = Path(__file__).parents[2]
@@ -51,6 +52,12 @@ def test_a_deployment_is_whole(name: str) -> None:
     assert deployment["description"]
     assert deployment["tags"] == ["luna"]
     assert deployment["work_pool"] == {"name": POOL, "work_queue_name": CPU_QUEUE}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_what_may_pass_is_tried_again_and_what_a_person_can_mend_is_said(name: str) -> None:
+    assert run_again_later in flow_of(name).on_failure_hooks
+    assert flow_of(name).fn.__wrapped__  # by `watched`
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)

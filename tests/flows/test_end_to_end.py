@@ -221,7 +221,7 @@ def test_a_stage_is_done_anew_and_another_is_given(first: Summary, home: Home, l
     uris = {model.uri for model in (*again.trained.malignancies, *again.trained.others)}
     assert uris.isdisjoint(model.uri for model in (*first.trained.malignancies, *first.trained.others))
     assert cards(again) == cards(first)
-    done = {task: after[task]["Completed"] - before[task]["Completed"] for task in after}
+    done = {task: after[task]["Completed"] - before.get(task, Counter())["Completed"] for task in after}
     assert (done["build_mask"], done["cache_crops"]) == (8, 8)
     assert (done["train_segmentation"], done["train_classification"], done["train_malignancy"]) == (0, 0, 2)
     assert (done["reuse_models"], done["mine_candidates"]) == (1, 0)

@@ -6,12 +6,14 @@ import csv
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from flows.read import read_scans
+from flows import read as reading
+from flows.read import ReadingError, read_in_background, read_scans
 from lungml.errors import FindingError
 from lungml.findings import FINDINGS_COLUMNS, Finding
 from lungml.home import Home
@@ -196,3 +198,28 @@ def test_what_is_no_weights_file_is_one_line(home: Home, tmp_path: Path) -> None
             import_published(home, path, path, path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_in_the_background_the_run_fails_at_the_end_and_its_table_names_no_path(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(scans: list[Path], bundle: str, out: Path, **how: Any) -> int:
+        assert (scans, bundle, out) == ([Path("/data/JANE DOE"), Path("/data/b.mhd")], "models:/luna/1", Path("/out"))
+        assert (how["home"], how["grouping"], how["device"]) == (home, "best", "cpu")
+        how["on_scan"]("JANE DOE", None, "/data/JANE DOE: no scan")
+        how["on_scan"]("1.2.3", (SimpleNamespace(stage="malignant"), SimpleNamespace(stage="filtered")), "/out/f.csv")
+        return 1
+
+    said: list[str] = []
+    kept: dict[str, Any] = {}
+    log = SimpleNamespace(info=lambda *line: None, warning=None, error=lambda line, *args: said.append(line % args))
+    monkeypatch.setenv("LUNA_HOME", str(home.root))
+    monkeypatch.setattr(reading, "read_scans", read)
+    monkeypatch.setattr(reading, "get_run_logger", lambda: log)
+    monkeypatch.setattr(reading, "create_table_artifact", lambda table, **how: kept.update(table=table, **how))
+    scans = ["/data/JANE DOE", "/data/b.mhd"]
+    with pytest.raises(ReadingError, match=r"^1 of 2 scans were not read; .* the others' findings are written$"):
+        read_in_background.fn(scans, "/out", "models:/luna/1", "best", "cpu")
+    assert said == ["scan 1 of 2 was not read: /data/JANE DOE: no scan"]
+    assert [list(row.values()) for row in kept["table"]] == [[1, "", "not read", "", ""], [2, "1.2.3", 2, 1, 1]]
+    assert "JANE" not in str(kept)

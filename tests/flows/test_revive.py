@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,15 +78,37 @@ def test_a_run_of_a_dead_worker_is_scheduled_again(state: str) -> None:
         a_run("RUNNING", None),
         a_run("PENDING", DEAD, age_s=5.0),  # the living one has just claimed it, and says its name in a moment
         a_run("PENDING", None, age_s=5.0),
+        a_run("CRASHED", LIVING, age_s=20.0),  # the worker will say so once more
         a_run("CRASHED", message=f"{GIVEN_UP} after 3 more tries: its process died"),
     ],
-    ids=["living", "cancelled by the living", "another's", "another's crash", "nobody's", "claimed", "new", "given up"],
+    ids=[
+        "living",
+        "cancelled by the living",
+        "another's",
+        "another's crash",
+        "nobody's",
+        "claimed",
+        "new",
+        "just died",
+        "given up",
+    ],
 )
 def test_what_is_not_lost_is_left_alone(run: dict[str, Any]) -> None:
     before = dict(run["state"])
     api = FakeApi(known=[run])
     assert take_up_lost(api, OURS, [LIVING]) == []
     assert run["state"] == before
+
+
+def test_a_run_that_a_process_is_busy_with_is_never_begun_beside_it() -> None:
+    environment = {**os.environ, "PREFECT__FLOW_RUN_ID": "r"}
+    api = FakeApi(known=[a_run("RUNNING")])
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
+        assert take_up_lost(api, OURS, [LIVING]) == []
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    assert len(take_up_lost(api, OURS, [LIVING])) == 1
 
 
 def test_at_the_start_nobody_can_have_claimed_a_run() -> None:

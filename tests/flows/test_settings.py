@@ -168,3 +168,19 @@ def test_the_library_speaks_on_the_pages_of_runs_and_nowhere_in_vain(tmp_path: P
     command = [sys.executable, "-c", show, str(tmp_path / "artifacts")]
     done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "flows lungml tasks ignore"
+
+
+@pytest.mark.parametrize(("flows", "level"), [(True, "CRITICAL"), (False, "WARNING")])
+def test_prefects_server_writes_in_batches_and_a_temporary_one_ends_quietly(
+    tmp_path: Path, flows: bool, level: str
+) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom flows.settings import configure_process\n"
+        "from lungml.home import Home\n"
+        f"configure_process(Home(Path(sys.argv[1])), flows={flows})\n"
+        "from prefect.settings import get_current_settings\nserver = get_current_settings().server\n"
+        "print(server.services.task_run_recorder.batch_size, server.logging_level)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert said.stdout.split() == ["100", level], said.stderr

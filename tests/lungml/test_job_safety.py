@@ -54,10 +54,14 @@ def test_a_planted_pickle_is_refused_and_does_nothing(tmp_path: Path, name: str,
 def test_the_process_itself_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     (tmp_path / JOB).write_bytes(pickle.dumps(Planted(mark)))
-    child = [sys.executable, "-m", "lungml.job", str(tmp_path)]
-    ended = subprocess.run(child, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
-    event = json.loads(ended.stdout.splitlines()[-1])
-    assert (ended.returncode, event["event"], event["kind"]) == (1, "error", "TrainingError")
+    # It lives no longer than its standard input, which `run` would close at once.
+    with subprocess.Popen(
+        [sys.executable, "-m", "lungml.job", str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        said, code = child.stdout.read(), child.wait()
+    event = json.loads(said.splitlines()[-1])
+    assert (code, event["event"], event["kind"]) == (1, "error", "TrainingError")
     assert "run the training again" in event["text"]
     assert not mark.exists()
 
