@@ -270,14 +270,14 @@ def check_training(
     precision: str = "fp32",
 ) -> None:
     """Refuse what a person can get wrong before anything starts."""
-    from lungml.devices import Hardware, check_shared
-    from lungml.recipes import PARTS
+    from lungml.devices import Hardware
     from lungml.recipes.variants import recipe_of
+    from tasks.gpus import check_training as check
 
-    settings = recipe_of(recipe, budget=budget, overrides=overrides)
-    for part in PARTS:
-        check_shared(getattr(settings, part).fit.batch_size, devices)
-    Hardware(device=device, count=devices, precision=precision).check()  # type: ignore[arg-type]
+    check(
+        recipe_of(recipe, budget=budget, overrides=overrides),
+        Hardware(device=device, count=devices, precision=precision),  # type: ignore[arg-type]
+    )
 
 
 CHECKED = ("recipe", "budget", "overrides", "device", "devices", "precision")

@@ -127,7 +127,9 @@ def reproduce(
     start()
     from flows.reproduce import reproduce as run
     from flows.show_lineage import show_reproduction
+    from flows.temporary_server import ready_server
 
+    ready_server()
     folders = (None if folder is None else str(folder.absolute()) for folder in (luna_dir, tables, lidc, more))
     result = run(uri, *folders, any_code=any_code)
     show_reproduction(result, out)

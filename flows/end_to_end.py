@@ -14,13 +14,14 @@ from flows.prepare import prepare
 from flows.revive import run_again_later
 from flows.train import Trained, train
 from flows.watched import watched
-from lungml.devices import Precision
+from lungml.devices import Hardware, Precision
 from lungml.gate import GateSettings
 from lungml.home import Home
 from lungml.masks import MaskRule
 from lungml.recipes.variants import recipe_of
 from tasks.data import make_phantoms
 from tasks.evaluation import SplitScore
+from tasks.gpus import check_training
 from tasks.pipeline import Pipeline
 from tasks.recorded import told_parameters
 from tasks.reuse import parse_reused
@@ -95,6 +96,7 @@ def end_to_end(
         reuse_models: models to use instead of training, such as {"segmentation": ["models:/m-..."]}.
     """
     home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
+    check_training(settings, Hardware(device=device, count=devices, precision=precision))
     reused = parse_reused(reuse_models or {})
     wish = {"recipe": settings, "luna_dir": luna_dir, "phantoms": phantoms, "seed": seed, "reused": reused}
     again = open_round(home, with_trainings(fresh, refresh), wish)

@@ -18,11 +18,13 @@ from flows.revive import run_again_later
 from flows.runners import MappedRunner
 from flows.watched import watched
 from lungml import compare
+from lungml.devices import resolve_device
 from lungml.drift_report import DriftReport
 from lungml.gate import Decision, GateSettings
 from lungml.home import Home
 from lungml.recipes.data import PreparedScan, Split, of_split
 from lungml.report_facts import Compared
+from tasks.child import children_ended
 from tasks.comparison import (
     BundleScore,
     EvaluatedScan,
@@ -73,6 +75,7 @@ class Evaluated:
     task_runner=ThreadPoolTaskRunner(max_workers=1),
 )
 @watched
+@children_ended()
 def evaluate(
     scans: Sequence[PreparedScan],
     set_aside: Sequence[ScanTruth],
@@ -151,7 +154,7 @@ def standing_bundle(bundle_uri: str, pipeline: Pipeline) -> NamedBundle | None:
         return None
     try:
         standing = NamedBundle.of(pipeline.home, beat)
-        standing.build(pipeline.home, pipeline.device)
+        standing.build(pipeline.home, "cpu")  # only to see that it can be: no GPU is held here
     except TrackingError as error:
         get_run_logger().warning("%s cannot be scored beside %s: %s", beat, bundle_uri, error)
         return None
@@ -214,6 +217,7 @@ def _judged() -> str:
     on_failure=[run_again_later],
 )
 @watched
+@children_ended()
 def evaluate_bundles(
     bundles: list[str],
     luna_dir: str,
@@ -240,6 +244,7 @@ def evaluate_bundles(
         what came out, and where it was written.
     """
     home, log = Home.from_env(), get_run_logger()
+    resolve_device(device)  # one that is not there is told before any work
     folders = Path(luna_dir), Path(tables_dir) if tables_dir else None
     of_tree, tree = read_tree(*folders, split, home)
     named = contenders(home, bundles, loose)

@@ -48,6 +48,7 @@ def configure_process(home: Home, *, flows: bool = True) -> None:
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts GPUs, whose locks go by it
         # Huge pages: without them page faults cost half of the U-Net's time on a CPU.
         "THP_MEM_ALLOC_ENABLE": "1",
     }

@@ -15,7 +15,7 @@ from flows.prepare import prepare
 from flows.progress import gather
 from flows.revive import run_again_later
 from flows.watched import watched
-from lungml.devices import Precision
+from lungml.devices import Hardware, Precision
 from lungml.home import Home
 from lungml.recipes import Recipe, RecipeError
 from lungml.recipes.data import PreparedScan, Stage, of_split
@@ -24,6 +24,7 @@ from tasks import tracking
 from tasks.assembly import calibrate, choose_malignancy, draft_bundle, register_bundle
 from tasks.child import children_ended
 from tasks.finding import NamedBundle, find_nodules
+from tasks.gpus import check_training
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.reuse import parse_reused, reuse_models
 from tasks.rounds import open_round
@@ -202,6 +203,7 @@ def train_stage(
         RecipeError: when a model that the recipe needs is not given.
     """
     settings = recipe_of(recipe, budget=budget, overrides=overrides)
+    check_training(settings, Hardware(device=device, count=devices, precision=precision))
     if stage == "classification" and settings.classification.mined and not segmentation:
         raise RecipeError(
             f"recipe {recipe!r} learns from a U-Net's own candidates; give the U-Net with --segmentation models:/..., "

@@ -34,8 +34,8 @@ from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
 from tasks.caching import CONTOUR_MODULES, CROP_MODULES, MASK_MODULES, READING_MODULES, code_digest, digest, kept
-from tasks.rounds import Round
 from tasks.overdue import said_when_overdue
+from tasks.rounds import Round
 from tasks.truth import ScanTruth
 
 NEGATIVE_DISTANCE_MM = 15.0  # drawn negatives keep this far from every annotated or excluded finding

@@ -54,7 +54,12 @@ def cutting_crops(home: Home) -> bool:
 
 def mining(home: Home) -> bool:
     """Crops at the segmenter's candidates are there of one scan, not of all four."""
-    return 1 <= len(list(home.crops.glob("*-mined-*.zarr/*/zarr.json"))) < 4
+    return 1 <= mined(home) < 4
+
+
+def mined(home: Home) -> int:
+    """How many scans have crops at the segmenter's candidates; those half-written are hidden."""
+    return len([*home.crops.glob("*-mined-*.zarr/[!.]*/zarr.json")])
 
 
 def learned(model: str, epochs: int) -> Moment:

@@ -24,7 +24,7 @@ import httpx
 from lungml.files import write_text_atomic
 from lungml.home import Home
 from lungml.phantom import PhantomSettings, write_phantoms
-from tests.drills import outcome, recorded
+from tests.drills import moments, outcome, recorded
 from tests.drills.programs import GONE_S, MARK, DrillError, Program, clean_environment, end_all, living, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -225,7 +225,7 @@ class Scene:
         program, kept_still = self.pipeline("the undisturbed run"), 0.0
         for scene, moment in (
             (PREPARED, lambda: "scans prepared (" in program.text),
-            (MINED, lambda: len(list(self.home.crops.glob("*-mined-*.zarr/*/zarr.json"))) == 4),
+            (MINED, lambda: moments.mined(self.home) == 4),
             (TRAINED, lambda: len(list(self.home.checkpoints.glob("malignancy/*/finished.json"))) == 2),
         ):
             program.until(moment, scene)

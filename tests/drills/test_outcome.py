@@ -138,6 +138,12 @@ def test_moments_are_told_by_what_lies_there(home: Home) -> None:
     os.replace(other, beside_path(home.root / "scans" / "1.zarr-mask"))
     assert moments.drawing_masks(home)
     assert not moments.converting(home)
+    for name in ("1.2", ".1.3.0abcde-7-01234567"):  # whole, and half-written
+        assert moments.mining(home) == (name != "1.2")
+        crops = home.crops / "demo-mined-1.zarr" / name
+        crops.mkdir(parents=True)
+        (crops / "zarr.json").write_text("{}")
+    assert moments.mined(home) == 1
     assert moments.promoted(home)
     assert not moments.learned("demo-unet", 2)(home)  # it has ended
     _run(home, "update runs set status = 'RUNNING' where run_uuid = 'a'")

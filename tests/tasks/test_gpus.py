@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +27,12 @@ from prefect.testing.utilities import prefect_test_harness
 
 from lungml.devices import Hardware
 from lungml.errors import TrainingError
+from lungml.home import Home
 from lungml.recipes.variants import recipe_of
-from tasks import child, gpus
+from tasks import child, fitting, gpus
 from tasks.child import TrainingStopped
 from tasks.gpu_locks import Gpu, GpuLocks, held
+from tasks.pipeline import Pipeline
 from tests.tasks.gpu_machine import ONE, TWO, put_smi
 
 PROJECT = Path(__file__).parents[2]
@@ -314,3 +318,35 @@ def test_a_server_that_is_away_costs_the_sight_not_the_work(
     away.clear()
     set_taken(1)
     assert gpus.reconcile() == 1
+
+
+@pytest.mark.parametrize("gpu", [(), (Gpu(uuid="GPU-bbbb-1", index=1),)])
+def test_a_training_sees_the_gpu_that_is_held_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: tuple[Gpu, ...]
+) -> None:
+    written: list[Any] = []
+    ran: list[Any] = []
+    asked: list[Any] = []
+
+    @contextmanager
+    def slots(*wanted: Any) -> Iterator[tuple[Gpu, ...]]:
+        asked.append(wanted)
+        yield gpu
+
+    monkeypatch.setattr(fitting, "gpu_slots", slots)
+    monkeypatch.setattr(fitting, "write_job", lambda folder, job, parent: written.append(job))
+    monkeypatch.setattr(fitting, "run_child", lambda *_, **options: ran.append(options["environment"]))
+    monkeypatch.setattr(fitting, "read_result", lambda folder: "result")
+    monkeypatch.setattr(fitting, "_Events", lambda *_: None)
+    monkeypatch.setattr(fitting, "get_run_logger", lambda: None)
+    recipe = recipe_of("demo").segmentation
+    device = "cuda:1" if gpu else "cpu"
+    pipeline = Pipeline(home=Home(tmp_path), pipeline_id="1", origin="phantom", seed=0, device=device)
+    training = SimpleNamespace(
+        stage="segmentation", name="it", settings=recipe, scans=(), pipeline=pipeline, identity={}, parent_weights=None,
+        sensitivity=None,
+    )  # fmt: skip
+    assert fitting._learn(training, tmp_path, None) == "result"  # type: ignore[arg-type]
+    assert asked == [(device, 1)]
+    assert written[0].hardware.device == ("cuda" if gpu else "cpu")  # of those it sees, the first
+    assert ran == [{"CUDA_VISIBLE_DEVICES": "GPU-bbbb-1"} if gpu else {}]

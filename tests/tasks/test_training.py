@@ -98,7 +98,8 @@ def no_artifacts() -> Iterator[None]:
 def in_this_process() -> Iterator[None]:
     """A process of its own takes four seconds to start; `test_child.py` starts some."""
 
-    def run_here(folder: Path, on_event: Callable[[dict[str, Any]], None], *, time_limit_s: float | None) -> None:
+    def run_here(folder: Path, on_event: Callable[[dict[str, Any]], None], **limits: Any) -> None:
+        assert limits == {"time_limit_s": None, "environment": {}}  # no GPU is held on a CPU
         run_job(folder, lambda event, **fields: on_event({"event": event, **fields}))
 
     with pytest.MonkeyPatch.context() as patch:
