@@ -124,11 +124,15 @@ def reproduce(
 
     The new bundle stands beside the old one, without an alias.
     """
-    start()
+    home = start()
     from flows.reproduce import reproduce as run
+    from flows.settings import tell_the_story
     from flows.show_lineage import show_reproduction
     from flows.temporary_server import ready_server
+    from tasks.reproducible import check_code, read_recorded
 
+    tell_the_story()
+    check_code(read_recorded(home, uri), any_code)  # before a server is started for it
     ready_server()
     folders = (None if folder is None else str(folder.absolute()) for folder in (luna_dir, tables, lidc, more))
     result = run(uri, *folders, any_code=any_code)

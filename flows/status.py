@@ -15,6 +15,7 @@ from rich.table import Table
 from flows.prefect_api import FLOW, POOL, PrefectApi
 from flows.servers import Running, running, without_credentials
 from flows.settings import server_answers
+from lungml.errors import LunaError
 from lungml.home import Home
 
 LAST_RUNS = 5
@@ -41,7 +42,11 @@ def show_status(home: Home, out: Console) -> None:
             runs = last_runs(api)
         except httpx.HTTPError as error:
             rows.append(("", f"it refuses to tell more: {_first_line(error)}"))
-    rows += [*of_models(home), ("spooled", spooled(home)), ("disk", disk(home))]
+    try:
+        rows += of_models(home)
+    except LunaError as error:
+        rows.append(("champion", str(error)))
+    rows += [("spooled", spooled(home)), ("disk", disk(home))]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -114,7 +119,11 @@ def runs_table(runs: Sequence[dict[str, Any]]) -> Table:
 
 
 def of_models(home: Home) -> list[tuple[str, str]]:
-    """Which bundle is the champion and which the demo's, since when."""
+    """Which bundle is the champion and which the demo's, since when.
+
+    Raises:
+        LunaError: MLflow refuses us, or its database is damaged.
+    """
     from tasks.connection import answers, shown_uri, tracking_uri
 
     uri = tracking_uri(home)

@@ -78,7 +78,7 @@ def train(
     with children_ended():
         check_data(scans)
         given = {
-            stage: reuse_models(pipeline.home, cast(Stage, stage), uris, scans)
+            stage: reuse_models(pipeline.home, cast(Stage, stage), uris, scans, pipeline.origin)
             for stage, uris in parse_reused(reused or {}).items()
         }
         if "segmentation" in given:

@@ -33,6 +33,7 @@ from tasks.gpu_locks import gpus_here
 
 DEPLOYMENT = "luna/end-to-end"
 Answer = TypeVar("Answer")
+VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -135,6 +136,8 @@ def _environment(home: Home, project: Path, servers: Servers) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 s by default: a run would seem to hang at first
         # What a run holds of a limit is lost with a server that keeps it in memory, and the run is ended.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+        # Events for 7 days, runs for 90: left alone, Prefect's database only grows, by 19 kB for every task run.
+        VACUUM: os.environ.get(VACUUM, "events,flow_runs"),
         "PREFECT_CLIENT_MAX_RETRIES": "7",  # about four minutes: runs outlast a server that is started again
         # Not on a command line, which everybody on the machine can read: it may hold a database's password.
         "MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}",

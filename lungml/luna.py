@@ -150,6 +150,8 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
         scans = find_scans(luna_dir)
     except ScanError as error:
         raise TableError(*error.args) from error
+    unreadable = {uid for uid in scans if any(0xD800 <= ord(letter) <= 0xDFFF for letter in uid)}
+    scans = {uid: path for uid, path in scans.items() if uid not in unreadable}
     if not scans:
         raise TableError(
             luna_dir,
@@ -158,6 +160,8 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
         )
     tables = tables_dir or luna_dir
     notes: list[str] = []
+    if unreadable:  # no table could name them
+        notes.append(f"{len(unreadable)} scans have names that are no UTF-8 text and are left out; rename them")
     nodules = _read_nodules(tables / "annotations_with_malignancy.csv")
     annotated = _read_annotated(tables / "annotations.csv", nodules, notes)
     excluded = read_excluded(tables / "annotations_excluded.csv", notes)

@@ -79,7 +79,7 @@ class NamedBundle:
     @property
     def slug(self) -> str:
         """The name as part of a file's: luna-7."""
-        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name.removeprefix("models:/")).strip("-")[:80]
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name.removeprefix("models:/"))[:80].strip("-.")
 
     @property
     def content(self) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def lineage_of(home: Home, uri: str) -> BundleLineage | ModelLineage:
 def bundle_lineage(home: Home, uri: str) -> BundleLineage:
     """Where a bundle comes from; errors as of `lineage_of`."""
     uri = promotion.resolve(home, uri)
-    fields = registry.read_bundle(home, uri)
-    (listed,) = [one for one in promotion.list_bundles(home) if one.uri == uri]
+    listed = promotion.list_bundle(home, uri)
+    fields = listed.fields
     tags = runs.facts_of_version(home, uri).tags
     run = runs.facts_of_run(home, tags[MADE_BY]) if MADE_BY in tags else None
     parameters = (runs.read_json(home, run.run_id, PARAMETERS) if run else None) or {}

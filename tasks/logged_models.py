@@ -104,7 +104,8 @@ def log_model(
         _tell_run(run, logged.model_id, card)
         run.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     except BaseException:
-        with suppress(OSError):  # a full disk, which takes no spool either, must not hide what happened
+        # A full disk, which takes no spool either, or a refusal must not hide what happened.
+        with suppress(OSError, MlflowException):
             run.outbox.put(spooled.failed_model(logged.model_id), insist=True)
         raise
     return f"models:/{logged.model_id}"

@@ -76,6 +76,7 @@ def describe_bundle(bundle_uri: str, run_id: str, scores: Sequence[SplitScore], 
         TrackingError: there is no such bundle, or a file of it is gone.
     """
     home, uri = pipeline.home, promotion.resolve(pipeline.home, bundle_uri)
+    tracking.send_spooled(home, tracking.client_of(home))  # what its run says may wait still
     made_by = runs.facts_of_version(home, uri).tags.get(MADE_BY)
     if made_by is None or runs.facts_of_run(home, made_by) is None:
         promotion.tag_version(home, uri, {MADE_BY: run_id, PIPELINE: pipeline.pipeline_id})

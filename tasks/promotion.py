@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from lungml.candidacy import Origin, kind
@@ -196,23 +197,23 @@ def list_bundles(home: Home) -> tuple[Listed, ...]:
     bearing = _aliases(client, BUNDLE_NAME)
     listed = []
     for version in sorted(client.search_model_versions(f"name = '{BUNDLE_NAME}'"), key=lambda v: -int(v.version)):
-        uri, problem, fields = _uri(version.version), "", {}
+        problem, fields = "", {}
         try:
-            fields = registry.read_bundle(home, uri)
+            fields = registry.read_bundle(home, _uri(version.version))
         except TrackingError as error:
             problem = str(error)
-        listed.append(
-            Listed(
-                uri=uri,
-                aliases=tuple(sorted(alias for alias, number in bearing.items() if number == str(version.version))),
-                registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-                fields=fields,
-                problem=problem,
-                decision=": ".join(version.tags[name] for name in (GATE, REASONS) if version.tags.get(name)),
-                history=tuple(version.tags[name] for name in _history(version.tags)),
-            )
-        )
+        listed.append(_listed(version, bearing, fields, problem))
     return tuple(listed)
+
+
+def list_bundle(home: Home, uri: str) -> Listed:
+    """`models:/luna/N` alone, without a look at the others: a server's bundles are copied to be read.
+
+    Raises:
+        TrackingError: it cannot be read.
+    """
+    client, fields = tracking.client_of(home), registry.read_bundle(home, uri)
+    return _listed(client.get_model_version(BUNDLE_NAME, _number(uri)), _aliases(client, BUNDLE_NAME), fields)
 
 
 def tag_version(home: Home, uri: str, tags: Mapping[str, str]) -> None:
@@ -220,6 +221,18 @@ def tag_version(home: Home, uri: str, tags: Mapping[str, str]) -> None:
     client, number = tracking.client_of(home), _number(uri)
     for name, value in tags.items():
         client.set_model_version_tag(BUNDLE_NAME, number, name, value[: tracking.MAX_TAG_CHARACTERS])
+
+
+def _listed(version: ModelVersion, bearing: Mapping[str, str], fields: Mapping[str, Any], problem: str = "") -> Listed:
+    return Listed(
+        uri=_uri(version.version),
+        aliases=tuple(sorted(alias for alias, number in bearing.items() if number == str(version.version))),
+        registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        fields=fields,
+        problem=problem,
+        decision=": ".join(version.tags[name] for name in (GATE, REASONS) if version.tags.get(name)),
+        history=tuple(version.tags[name] for name in _history(version.tags)),
+    )
 
 
 def _check(home: Home, version: str, alias: str) -> dict[str, Any]:

@@ -26,6 +26,10 @@ from tasks.truth import ScanTruth
 
 PARAMETERS, DATA, CODE = "parameters.json", "data.json", "code.json"  # files of an end-to-end run
 FOLDERS = ("luna_dir", "tables_dir", "lidc", "more")  # where data lie is known to the home, and to nobody else
+# From answers and annotations to every score.
+SCORING_MODULES = (
+    *JUDGING_MODULES, "accounting.py", "compare.py", "evidence.py", "froc.py", "scorecard.py", "scored.py",
+)  # fmt: skip
 DECIDING = {
     "reading": READING_MODULES,
     "masks": MASK_MODULES,
@@ -33,7 +37,7 @@ DECIDING = {
     "crops": CROP_MODULES,
     "training": TRAINING_MODULES,
     "inference": INFERENCE_MODULES,
-    "scoring": JUDGING_MODULES,
+    "scoring": SCORING_MODULES,
 }
 
 

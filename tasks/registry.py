@@ -87,8 +87,7 @@ def register_bundle(home: Home, bundle: Mapping[str, Any]) -> str:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    version = register_version(client, BUNDLE_NAME, f"models:/{logged.model_id}")
-    client.set_model_version_tag(BUNDLE_NAME, version, CONTENT_TAG, content)
+    version = register_version(client, BUNDLE_NAME, f"models:/{logged.model_id}", tags={CONTENT_TAG: content})
     return f"models:/{BUNDLE_NAME}/{version}"
 
 
@@ -282,8 +281,8 @@ def plain_bundle(bundle: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def register_version(client: MlflowClient, name: str, uri: str) -> str:
-    """The version of a registered model that holds a logged model; made when there is none yet."""
+def register_version(client: MlflowClient, name: str, uri: str, *, tags: Mapping[str, str] | None = None) -> str:
+    """The version of a registered model that holds a logged model; made, with some tags, when there is none yet."""
     model_id = uri.removeprefix("models:/")
     try:
         client.get_logged_model(model_id)
@@ -300,7 +299,7 @@ def register_version(client: MlflowClient, name: str, uri: str) -> str:
         for version in ask.search_model_versions(f"name = '{name}'"):
             if version.source == uri:  # the SQL registry keeps the URI, not the model's id
                 return str(version.version)
-        return str(ask.create_model_version(name, uri, model_id=model_id).version)
+        return str(ask.create_model_version(name, uri, tags=dict(tags or {}), model_id=model_id).version)
 
     return patiently(client.tracking_uri, find_or_make)
 

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from lungml.candidacy import Origin
 from lungml.errors import LunaError
 from lungml.figures import THRESHOLD
 from lungml.home import Home
@@ -34,7 +35,9 @@ def parse_reused(given: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[st
     reused: dict[str, tuple[str, ...]] = {}
     for stage, uris in given.items():
         if stage not in TRAININGS:
-            raise ReuseError(f"there is no stage {stage!r} whose models could be reused; it is {', '.join(TRAININGS)}")
+            raise ReuseError(
+                f"there is no stage {stage!r} whose models could be reused; choose one of {', '.join(TRAININGS)}"
+            )
         listed = (uris,) if isinstance(uris, str) else tuple(uris)
         for uri in listed:
             if not uri.startswith("models:/m-"):  # an alias moves on, and what was made from it would not notice
@@ -48,21 +51,38 @@ def parse_reused(given: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[st
 
 
 @task(name="reuse_models", task_run_name="reuse {stage} models", cache_policy=NO_CACHE)
-def reuse_models(home: Home, stage: Stage, uris: Sequence[str], scans: Sequence[PreparedScan]) -> list[TrainedModel]:
+def reuse_models(
+    home: Home, stage: Stage, uris: Sequence[str], scans: Sequence[PreparedScan], origin: Origin
+) -> list[TrainedModel]:
     """Finished models in the place of a training, with what their own runs say of how good they are.
 
     Raises:
         TrackingError: a model is not there, or is of another stage.
-        ReuseError: a model learned from scans that are to test or choose the new ones, or was chosen on test scans.
+        ReuseError: a model learned from scans that are to test or choose the new ones, or was chosen on test scans; or
+            it learned from scans of another origin.
     """
+    tracking.send_spooled(home, tracking.client_of(home))  # what their runs say may wait still
     models = []
     for uri in uris:
         tracking.load_model(home, uri, expect_stage=stage)
+        check_origin(home, uri, origin)
         for note in check_new_to(home, stage, uri, scans):
             get_run_logger().warning(note)
         models.append(as_trained(home, stage, uri))
         get_run_logger().info("%s: %s is used as it is", stage, uri)
     return models
+
+
+def check_origin(home: Home, uri: str, origin: Origin) -> None:
+    """See that a model may be in a bundle of this origin: before hours of training beside it, not after.
+
+    Raises:
+        ReuseError: it learned from synthetic scans and the others learn from real ones, or the other way round.
+    """
+    learned = registry.origin_of(home, uri)
+    if learned not in (None, origin):
+        known, wanted = registry.ORIGINS.get(str(learned), learned), registry.ORIGINS[origin]
+        raise ReuseError(f"{uri}: learned from {known} scans; a bundle of {wanted} scans cannot hold it")
 
 
 def check_new_to(home: Home, stage: Stage, uri: str, scans: Iterable[PreparedScan]) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -49,14 +50,19 @@ class Round:
         return self.folder.name
 
     def due(self, stage: Redo, what: str) -> bool:
-        """Whether this is to be done, though it may be finished: not if this round did it already."""
-        return stage in self.stages and not self._done(stage, what).exists()
+        """Whether this is to be done, though it may be finished: not if this round did it already.
+
+        A round that is closed did everything: another run was in it too and came to its end, and what it made may be
+        in use by now.
+        """
+        return stage in self.stages and (self.folder / MARK).exists() and not self._done(stage, what).exists()
 
     def done(self, stage: Redo, what: str) -> None:
         """Remember that it is done; not where another run closed the round meanwhile."""
         if stage in self.stages and (self.folder / MARK).exists():
-            self._done(stage, what).parent.mkdir(parents=True, exist_ok=True)
-            self._done(stage, what).touch()
+            with suppress(FileNotFoundError):  # it is being closed at this very moment
+                self._done(stage, what).parent.mkdir(parents=True, exist_ok=True)
+                self._done(stage, what).touch()
 
     def close(self) -> None:
         """Forget the round: whoever has the same wish again begins anew."""

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from lungml.home import Home
 from tasks import tracking
+from tasks.connection import patiently
 from tasks.provenance import MISSING, PARENT
 from tasks.registry import BUNDLE_NAME
 
@@ -112,10 +113,17 @@ def facts_of_version(home: Home, uri: str) -> VersionFacts:
 
 
 def read_json(home: Home, run_id: str, name: str) -> Any:
-    """A JSON file of a run; None where there is none, or it is damaged."""
+    """A JSON file of a run; None where there is none, or it is damaged.
+
+    Raises:
+        TrackingDown: MLflow did not say.
+    """
     tracking.client_of(home)  # points MLflow at this home's store
     try:
-        return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}"))
+        uri = tracking.tracking_uri(home)
+        return json.loads(patiently(uri, lambda: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")))
+    except (tracking.TrackingError, tracking.TrackingDown):  # an MLflow that is away has not said that there is none
+        raise
     except (MlflowException, OSError, ValueError):
         return None
 

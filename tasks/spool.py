@@ -219,7 +219,10 @@ def _move_files(home: Home, run_id: str) -> None:
 
 def _set_aside(home: Home, path: Path, why: str) -> None:
     kept = _free_name(home.spool / ASIDE / path.name)
-    path.replace(kept)
+    try:
+        path.replace(kept)
+    except FileNotFoundError:  # another process was faster
+        return
     log.warning("%s/%s %s: kept as %s/%s", home.spool.name, path.name, why, ASIDE, kept.name)
 
 
@@ -235,6 +238,13 @@ def _held(path: Path) -> Iterator[IO[bytes]]:
         with path.open("a+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             # Whoever held it before may have sent it all and removed it, or put another in its place.
-            if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+            if _is_at(path, handle):
                 yield handle
                 return
+
+
+def _is_at(path: Path, handle: IO[bytes]) -> bool:
+    try:
+        return os.fstat(handle.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,14 @@ def ask(database: Path, question: str, *values: object) -> list[tuple[Any, ...]]
     """Rows of an SQLite database that others write to; none while it or the table is not there yet, or is locked."""
     if not database.exists():
         return []
+    elsewhere = database.parts[1] == "proc"  # another mount namespace, which SQLite would leave: it follows links
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.5)
-    except sqlite3.OperationalError:
+        with closing(sqlite3.connect(":memory:" if elsewhere else f"file:{database}?mode=ro", 0.5, uri=True)) as db:
+            if elsewhere:
+                db.deserialize(database.read_bytes())
+            return db.execute(question, values).fetchall()
+    except sqlite3.DatabaseError:  # also of one that was read while it was written, and is not whole
         return []
-    try:
-        return connection.execute(question, values).fetchall()
-    except sqlite3.OperationalError:
-        return []
-    finally:
-        connection.close()
 
 
 def half_written(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import pytest
 from prefect.logging import disable_run_logger
 from rich.console import Console
 
-from flows import cli, reproduce
+from flows import cli, reproduce, temporary_server
 from flows.show_lineage import show_reproduction
 from lungml.home import Home
 from tasks import registry
@@ -127,16 +127,33 @@ def result(now: float) -> Reproduction:
 def test_the_status_says_whether_all_is_equal(
     luna: Luna, monkeypatch: pytest.MonkeyPatch, now: float, status: int
 ) -> None:
-    asked = []
+    asked: list[object] = []
 
     def run(*arguments: object, **also: object) -> Reproduction:
         asked.append((arguments, also))
         return result(now)
 
     monkeypatch.setattr(reproduce, "reproduce", run)
+    monkeypatch.setattr(temporary_server, "ready_server", lambda: asked.append("server"))
     ended, said, _ = luna("model", "reproduce", MADE, "--luna-dir", "/data", "--any-code")
-    assert (ended, asked) == (status, [((MADE, "/data", None, None, None), {"any_code": True})])
+    assert (ended, asked) == (
+        status,
+        ["server", ((MADE, "/data", None, None, None), {"any_code": True})],
+    )
     assert said.splitlines()[-1] == "Not for clinical use."
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [(SILENT, f"error: {SILENT}: nothing says which run made it"), ("luna", "error: luna: is no bundle")],
+)
+def test_what_cannot_be_reproduced_is_said_before_any_server_starts(
+    luna: Luna, monkeypatch: pytest.MonkeyPatch, uri: str, message: str
+) -> None:
+    monkeypatch.setattr(temporary_server, "ready_server", lambda: pytest.fail("a server for nothing"))
+    status, said, wrong = luna("model", "reproduce", uri)
+    assert (status, said, len(wrong.splitlines())) == (1, "", 1)
+    assert wrong.startswith(message)
 
 
 def test_a_reproduction_is_told_stage_by_stage() -> None:

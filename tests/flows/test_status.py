@@ -122,6 +122,14 @@ def test_a_server_that_refuses_is_no_error(home: Home, monkeypatch: pytest.Monke
     assert any("it refuses to tell more: no more" in line for line in shown(home))
 
 
+def test_a_damaged_database_is_a_row_and_no_error(home: Home) -> None:
+    home.root.mkdir()
+    home.mlflow_db.write_text("no database at all, but long enough to look at")
+    lines = shown(home)
+    assert "is no SQLite database" in " ".join(" ".join(lines).split())
+    assert value(lines, "disk").endswith(" GB free")  # the rest is told all the same
+
+
 def test_the_server_of_the_luna_up_that_runs_is_asked(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.only_one(home) as announce:
         own = PrefectApi("http://127.0.0.1:4301/api")

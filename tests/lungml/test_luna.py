@@ -157,6 +157,15 @@ def test_scans_that_the_list_does_not_name_are_left_out_aloud(tmp_path: Path) ->
         read_luna(tree(tmp_path, seriesuids="s7\n"))
 
 
+def test_a_scan_whose_name_is_no_text_costs_only_itself(tmp_path: Path) -> None:
+    folder = tree(tmp_path, seriesuids=None)
+    (folder / "subset0" / os.fsdecode(b"s\xff.mhd")).touch()
+    data = read_luna(folder)
+    assert set(data.scans) == {"s1", "s2"}
+    assert "1 scans have names that are no UTF-8 text and are left out; rename them" in data.notes
+    assert set(freeze_split(data.series_uids, 3, tmp_path / "split.csv")) == {"s1", "s2", "s9"}
+
+
 def test_the_split_does_not_depend_on_what_is_on_disk(tmp_path: Path) -> None:
     # Mistake 15: a partial download moved scans between training and test.
     uids = "".join(f"s{n}\n" for n in range(10))

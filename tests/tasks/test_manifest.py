@@ -10,13 +10,16 @@ import pytest
 
 from lungml.home import Home
 from tasks import registry, runs, tracking
+from tasks.evaluation import log_end_to_end
 from tasks.lineage import bundle_lineage
-from tasks.manifest import described_at, verify
+from tasks.manifest import describe_bundle, described_at, verify
 from tasks.packing import sha256
+from tasks.recorded import told_parameters
+from tasks.spool import spool_file
 from tasks.tracking import TrackingError
 from tests.lungml.test_evaluation_report import MANY, UID
 from tests.tasks.toy_bundles import toy_bundle
-from tests.tasks.toy_made import judge, made_bundle
+from tests.tasks.toy_made import ASKED, SCANS, SCORES, judge, made_bundle, pipeline_in
 
 
 @pytest.fixture
@@ -120,3 +123,17 @@ def test_what_is_another_file_now_is_found(home: Home, uri: str, spoil: Callable
 def test_a_bundle_without_a_manifest_says_so(home: Home) -> None:
     with pytest.raises(TrackingError, match="has no manifest"):
         verify(home, toy_bundle(home))
+
+
+def test_what_the_run_logged_while_mlflow_was_away_is_in_the_manifest(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, pipeline = toy_bundle(home, origin="phantom"), pipeline_in(home)
+    with monkeypatch.context() as away:
+        away.setattr("tasks.outbox.answers", lambda _: False)
+        run_id = log_end_to_end.fn(SCORES, uri, [], pipeline, scans=SCANS, parameters=told_parameters(ASKED))
+    assert spool_file(home, run_id).exists()
+    describe_bundle.fn(uri, run_id, SCORES, pipeline)
+    manifest = json.loads(described_at(home, uri).manifest.read_text())
+    assert manifest["parameters"]["recipe"] == "demo"
+    assert manifest["data"]["train"]["scans"] == 2

@@ -11,7 +11,7 @@ import pytest
 
 from lungml.home import Home
 from tasks import tracking
-from tasks.reuse import ReuseError, as_trained, check_new_to, parse_reused
+from tasks.reuse import ReuseError, as_trained, check_new_to, check_origin, parse_reused
 from tasks.tracking import TrackingError
 from tests.tasks.toy_bundles import toy_model
 
@@ -89,6 +89,16 @@ def test_one_that_started_from_such_a_model_is_refused_too(home: Home) -> None:
     parent = toy_model(home, "classification", scans={"8.1": "train"})
     with pytest.raises(ReuseError, match=r"learned from 8\.1"):
         check_new_to(home, "malignancy", toy_model(home, "malignancy", parent=parent), scans(**{"8_1": "test"}))
+
+
+@pytest.mark.parametrize(("learned", "origin"), [("phantom", "real"), ("real", "phantom")])
+def test_a_model_of_another_origin_is_refused_before_the_others_are_trained(
+    home: Home, learned: str, origin: Any
+) -> None:
+    uri = toy_model(home, "segmentation", origin=learned)
+    check_origin(home, uri, learned)  # type: ignore[arg-type]
+    with pytest.raises(ReuseError, match=f"{uri}: learned from .* scans; a bundle of .* scans cannot hold it"):
+        check_origin(home, uri, origin)
 
 
 def test_silence_is_told(home: Home) -> None:

@@ -58,6 +58,7 @@ def test_a_closed_round_is_over(home: Home) -> None:
     assert not first.folder.exists()
     first.done("segmentation", "y")  # of a second run that was in it still
     assert not first.folder.exists()
+    assert not first.due("segmentation", "z")  # what the run that closed it made stays
     second = open_round(home, ["segmentation"], WISH)
     assert second is not None
     assert second.id != first.id
