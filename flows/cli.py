@@ -322,7 +322,7 @@ def _run_pipeline(**parameters: Any) -> None:
     tell_the_story()
     check_training(**{name: parameters[name] for name in CHECKED if name in parameters})
     parse_stages(parameters.get("refresh", ()))
-    parse_reused(parameters.get("reuse_models", {}))
+    parse_reused(parameters.get("reuse_models", {}), parameters.get("refresh", ()))
     if parameters.get("luna_dir") and not parameters.get("lidc"):  # else a table may still have to be made
         tables = Path(parameters["tables_dir"]) if parameters["tables_dir"] else None
         stride = parameters["val_stride"]

@@ -97,9 +97,8 @@ def end_to_end(
     """
     home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
     check_training(settings, Hardware(device=device, count=devices, precision=precision))
-    reused = parse_reused(reuse_models or {})
-    wish = {"recipe": settings, "luna_dir": luna_dir, "phantoms": phantoms, "seed": seed, "reused": reused}
-    again = open_round(home, with_trainings(fresh, refresh), wish)
+    reused = parse_reused(reuse_models or {}, refresh)
+    again = open_round(home, with_trainings(fresh, refresh), flow_run.parameters)
     folder = luna_dir or make_phantoms.submit(home, scans=phantoms, seed=seed).result()
     stride = val_stride or (LUNA16_STRIDE if luna_dir else DEMO_STRIDE)
     prepared = prepare(
@@ -138,7 +137,14 @@ def end_to_end(
         gate_settings,
         told_parameters(flow_run.parameters),
     )
-    publish_summary(judged.scores, (*trained.members, *trained.others), pipeline)
+    publish_summary(
+        judged.scores,
+        (*trained.members, *trained.others),
+        pipeline,
+        trained.bundle_uri,
+        decision=judged.decision,
+        drift=judged.drift.verdict,
+    )
     if again:
         again.close()
     return Summary(trained=trained, evaluated=judged, origin=pipeline.origin)

@@ -115,8 +115,7 @@ def cross_validate(
         )
         for fold in chosen
     }
-    wish = {"recipe": settings, "luna_dir": folder, "seed": seed, "folds": folds, "only": chosen}
-    again = open_round(home, TRAININGS if fresh else (), wish)
+    again = open_round(home, TRAININGS if fresh else (), flow_run.parameters)
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),

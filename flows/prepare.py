@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger, unmapped
+from prefect.runtime import flow_run
 
 from flows.progress import gather
 from flows.revive import run_again_later
@@ -108,7 +109,7 @@ def prepare(
     )
     remember_folders(home, DataFolders(luna_dir=Path(luna_dir), tables_dir=tables))
     rule = masks or settings.segmentation.mask_rule
-    again = open_round(home, ["prepare"] if refresh else [], {"luna_dir": luna_dir, "recipe": settings, "rule": rule})
+    again = open_round(home, ["prepare"] if refresh else [], flow_run.parameters)
     converting = convert_scan.map(truths, home=unmapped(home), recheck=recheck, again=unmapped(again))
     kept: Counter[str] = Counter()
     converted = gather(converting, "converting", kept)

@@ -24,7 +24,7 @@ def gather(futures: Sequence[PrefectFuture[Any]], doing: str, kept: Counter[str]
     A progress artifact of the flow run stands for all of them; where it cannot be drawn, the work goes on without.
 
     Args:
-        futures: what `task.map` returned.
+        futures: what `task.map` returned; a run whose result is None set its scan aside.
         doing: what the runs do, such as "converting".
         kept: where to count, under `doing`, the runs that found their work done.
 
@@ -33,21 +33,25 @@ def gather(futures: Sequence[PrefectFuture[Any]], doing: str, kept: Counter[str]
     """
     log, total, said = get_run_logger(), len(futures), time.monotonic()
     lines = {-(-total * step // STEPS) for step in range(1, STEPS)}
-    bar, unchanged = _Bar(doing, total), 0
+    bar, unchanged, aside = _Bar(doing, total), 0, 0
     for done, future in enumerate(as_completed(list(futures)), start=1):
-        future.result()  # the first failure ends the stage
+        aside += future.result() is None  # the first failure ends the stage
         unchanged += future.state.name == "Cached"
-        bar.show(done, unchanged)
+        bar.show(done, unchanged, aside)
         if done == total or (done in lines and time.monotonic() - said > QUIET_S):
-            log.info("%s: %s", doing, _words(done, total, unchanged))
+            log.info("%s: %s", doing, _words(done, total, unchanged, aside))
             said = time.monotonic()
     if kept is not None:
         kept[doing] += unchanged
     return [future.result() for future in futures]
 
 
-def _words(done: int, total: int, kept: int) -> str:
-    return f"{done} of {total} scans" + (f", {kept} kept from before" if kept else "")
+def _words(done: int, total: int, kept: int, aside: int) -> str:
+    return (
+        f"{done} of {total} scans"
+        + (f", {kept} kept from before" if kept else "")
+        + (f", {aside} set aside" if aside else "")
+    )
 
 
 class _Bar:
@@ -61,13 +65,13 @@ class _Bar:
         if total:
             self._draw(0.0, f"{doing}: 0 of {total} scans")
 
-    def show(self, done: int, kept: int) -> None:
+    def show(self, done: int, kept: int, aside: int) -> None:
         """Say how many are done; what comes soon after the last time is not drawn, the end always is."""
         now = time.monotonic()
         if self._lost or (done < self._total and now - self._drawn < REDRAWN_S):
             return
         self._drawn = now
-        words = _words(done, self._total, kept)
+        words = _words(done, self._total, kept, aside)
         if done < self._total:
             left_s = (now - self._started) / done * (self._total - done)
             words += f", {_length(left_s)} left"

@@ -17,6 +17,7 @@ from lungml.errors import FindingError, LunaError
 from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
 from tasks.bundles import load_bundle, with_grouping
+from tasks.gpus import cuda_name, gpu_slots
 
 
 def read_scans(
@@ -98,10 +99,10 @@ def read_in_background(
     grouping: Grouping | None = None,
     device: str = "auto",
 ) -> None:
-    """Find the nodules of scans as `read_scans` does, where nobody waits for it.
+    """Find the nodules of scans as `read_scans` does, where nobody waits for it; a GPU is held from first to last.
 
-    The run's page shows no path, and a scan that could not be read by its place in the list: a patient's name may be
-    in its path. The run's log and the findings name it.
+    The table that it leaves shows no path, and a scan that could not be read by its place in the list: a patient's
+    name may be in its path. The run's parameters and its log hold the paths as they were given.
 
     Args:
         scans: a path each: .mhd, .mha, .nii, .nii.gz, a DICOM folder or zip.
@@ -112,6 +113,7 @@ def read_in_background(
 
     Raises:
         ReadingError: at the end, when a scan could not be read; the others' findings are written.
+        TrainingError: the device is not there.
     """
     log = get_run_logger()
     rows: list[dict[str, str | int]] = []
@@ -135,16 +137,17 @@ def read_in_background(
             }
         )
 
-    failed = read_scans(
-        [Path(scan) for scan in scans],
-        bundle,
-        Path(out),
-        home=Home.from_env(),
-        grouping=grouping,
-        device=device,
-        on_scan=on_scan,
-        on_warning=log.warning,
-    )
+    with gpu_slots(device) as gpus:
+        failed = read_scans(
+            [Path(scan) for scan in scans],
+            bundle,
+            Path(out),
+            home=Home.from_env(),
+            grouping=grouping,
+            device=cuda_name(gpus, device),
+            on_scan=on_scan,
+            on_warning=log.warning,
+        )
     create_table_artifact(rows, key="read", description=f"Read with {bundle}. A model's opinion, not for clinical use.")
     if failed:
         raise ReadingError(

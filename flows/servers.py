@@ -13,10 +13,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
 from flows.prefect_api import PrefectApi
@@ -25,6 +27,7 @@ from flows.settings import server_answers
 from lungml.files import write_text_atomic
 from lungml.home import Home
 
+LOOK_S = 0.3  # `luna status` holds the lock for a moment, to look who has it
 ADDRESS_MARK = "# Written by `luna up`, which takes it away when it stops.\n"
 
 
@@ -110,14 +113,10 @@ def only_one(home: Home) -> Iterator[Callable[[Servers], None]]:
     home.root.mkdir(parents=True, exist_ok=True)
     path = home.root / "up.lock"
     with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _locked(handle):
             first = running(home) or Running("", "", 0)
             where = f"Prefect {first.prefect.removesuffix('/api')}, MLflow {first.mlflow} (process {first.process})"
-            raise UpError(
-                f"`luna up` runs already on {home.root}: {where if first.process else 'it is just starting'}"
-            ) from error
+            raise UpError(f"`luna up` runs already on {home.root}: {where if first.process else 'it is just starting'}")
 
         def announce(servers: Servers) -> None:
             prefect = without_credentials(servers.prefect.url)
@@ -129,10 +128,19 @@ def only_one(home: Home) -> Iterator[Callable[[Servers], None]]:
         handle.truncate(0)
 
 
+def _locked(handle: IO[str]) -> bool:
+    for pause_s in (LOOK_S, 0.0):
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(pause_s)
+    return False
+
+
 def _is_announced(project: Path, api: str) -> bool:
     """Whether it was a `luna up`, not a person, that named a server: that one is another home's."""
-    path = project / "prefect.toml"
-    named = path.exists() and path.read_text() == _announcement(api)
+    paths = [folder / "prefect.toml" for folder in (project, Path.cwd())]  # Prefect reads the current folder's
+    named = any(path.exists() and path.read_text() == _announcement(api) for path in paths)
     return named and not os.environ.get("PREFECT_API_URL")
 
 

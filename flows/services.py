@@ -201,7 +201,8 @@ class Services:
         elif now >= service.due and service.may_start():
             service.process, service.mark = self._spawn(service.command(), service.log)
             service.due = None
-            self._note()
+            with suppress(OSError):  # a full disk; only one who finds `luna up` killed would look for it
+                self._note()
 
     def _note(self) -> None:
         lives = []

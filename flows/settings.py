@@ -124,7 +124,15 @@ class Story(logging.Filter):
     # One line per scan is for the UI: on a terminal the flow says how many are done.
     PER_SCAN = ("convert_scan", "build_mask", "cache_crops", "mine_candidates", "find_nodules")
     # How Prefect's own lines about a run begin.
-    NOISE = ("Finished in state", "Beginning ", "Starting temporary server", "Stopping temporary server", "Created ")
+    NOISE = (
+        "Finished in state",
+        "Beginning ",
+        "Running hook ",
+        "Hook ",
+        "Starting temporary server",
+        "Stopping temporary server",
+        "Created ",
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -136,9 +136,10 @@ def _table(score: SplitScore, title: str) -> Table:
 
 def _sentence(score: SplitScore) -> str:
     table, result = score.table, score.froc
-    low, high = result.cpm_band
+    low, high = score.cpm_band
+    band = "" if math.isnan(low) else f" (95 % band {low:.3f} to {high:.3f})"  # too few scans tell of none
     return (
         f"{table.found} of {table.nodules} nodules found, {table.malignant_flagged} of {table.malignant} malignant "
         f"flagged, {table.false_positives / table.scans:.1f} false positives a scan; "
-        f"CPM {result.cpm:.3f} (95 % band {low:.3f} to {high:.3f})"
+        f"CPM {result.cpm:.3f}{band}"
     )

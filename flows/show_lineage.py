@@ -13,6 +13,7 @@ from rich.tree import Tree
 from lungml.wording import commit
 from tasks.lineage import BundleLineage, ModelLineage
 from tasks.manifest import Described
+from tasks.recorded import FOLDERS
 from tasks.registry import THRESHOLDS
 from tasks.reproduction import ComparedStage, Reproduction, Value
 from tasks.runs import DataFacts
@@ -71,7 +72,9 @@ def _about(lineage: BundleLineage, described: Described | None) -> Iterable[str]
     yield f"recipe {fields['recipe']}; thresholds {thresholds}"
     if lineage.parameters:
         told = {name: value for name, value in sorted(lineage.parameters.items()) if value not in (None, {}, [])}
-        yield "parameters " + ", ".join(f"{name} {value}" for name, value in told.items())
+        folders = {name: told.pop(name) for name in FOLDERS if name in told}  # which they were is not kept
+        said = [f"{name} {value}" for name, value in told.items()]
+        yield "parameters " + ", ".join([*said, *(f"{name} given" for name, given in folders.items() if given)])
     if run and run.data:
         yield from _data(run.data)
     if described:

@@ -210,8 +210,7 @@ def train_stage(
             "or do without: --set classification.mined=False"
         )
     home = Home.from_env()
-    wish = {"recipe": settings, "luna_dir": luna_dir, "seed": seed, "segmentation": segmentation, "nodule": nodule}
-    again = open_round(home, [stage] if fresh else [], wish)
+    again = open_round(home, [stage] if fresh else [], flow_run.parameters)
     for uri, of in ((segmentation, "segmentation"), (nodule, "classification")):
         if uri and not uri.startswith("models:/m-"):  # an alias moves on, and the training would not notice
             raise RecipeError(f"{uri}: is no model's own URI; give models:/m-..., as its run shows it")

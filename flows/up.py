@@ -186,7 +186,7 @@ def _asked(services: Services, ask: Callable[[], Answer]) -> Answer:
 def _tend(services: Services, api: PrefectApi, worker: Worker, say: Callable[[str], None]) -> None:
     for line in worker.take_up(api, alive=services["worker"].alive):
         say(line)
-    with suppress(httpx.HTTPError):  # the server is being started again: next time
+    with suppress(httpx.HTTPError, OSError):  # the server is being started again, a disk is full: next time
         _settle_gpus(api)
 
 

@@ -180,7 +180,7 @@ def decide(challenger: Candidacy, champion: Candidacy | None, settings: GateSett
     reasons = [check.words for check in failed or scores if failed or check.name not in FORMALITIES]
     if alias == "demo" and champion is None and not any(check.name in FACTS for check in failed):
         promoted = True
-        needed = [f"against a bundle to beat it would have failed: {check.words}" for check in failed]
+        needed = [f"with one to beat it would have failed: {check.words}" for check in failed]
         reasons = ["the first bundle of synthetic scans becomes @demo as it is", *needed]
     return Decision(
         challenger=challenger.uri,
@@ -229,16 +229,31 @@ def _check_malignant(challenger: Candidacy, settings: GateSettings) -> Check:
 
 
 def _missing(samples: Mapping[Statistic, Sampled]) -> list[Statistic]:
-    def told(name: Statistic) -> bool:
-        return name in samples and math.isfinite(samples[name].observed) and samples[name].tells
+    """What is no number on these scans, or one that they say too little of."""
+    wanted = dict.fromkeys((*NEEDED, *COMPARED))
+    return [name for name in wanted if not _is_number(samples, name) or not samples[name].tells]
 
-    return [name for name in dict.fromkeys((*NEEDED, *COMPARED)) if not told(name)]
+
+def _is_number(samples: Mapping[Statistic, Sampled], name: Statistic) -> bool:
+    return name in samples and math.isfinite(samples[name].observed)
 
 
 def _check_metrics(name: str, candidacy: Candidacy) -> Check:
-    missing = ", ".join(NAMES[metric] for metric in _missing(candidacy.samples))
-    words = f"{candidacy.uri} has no {missing} on these scans" if missing else f"{candidacy.uri} has every metric"
-    return Check(name=name, passed=not missing, words=words)
+    missing = _missing(candidacy.samples)
+    absent = [metric for metric in missing if not _is_number(candidacy.samples, metric)]
+    vague = [metric for metric in missing if metric not in absent]
+    words = []
+    if absent:
+        words.append(f"{candidacy.uri} has no {_named(absent)} on these scans")
+    if vague:
+        every = len(vague) == len({*NEEDED, *COMPARED})
+        which = "any metric" if every else _named(vague)
+        words.append(f"these scans say too little of {which} of {candidacy.uri}: judge on more scans")
+    return Check(name=name, passed=not missing, words="; ".join(words) or f"{candidacy.uri} has every metric")
+
+
+def _named(metrics: Sequence[Statistic]) -> str:
+    return ", ".join(NAMES[metric] for metric in metrics)
 
 
 def _first(challenger: Candidacy, settings: GateSettings) -> list[Check]:

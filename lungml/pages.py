@@ -245,7 +245,8 @@ def _markdown(block: Block) -> str:
         return "\n".join(f"- {_plain(text)}" for text in block.texts)
     if isinstance(block, Figures):
         return "\n".join(
-            f"- {_plain(what)}: **{_plain(value)}** {_plain(more)}".rstrip() for what, value, more in block.figures
+            f"- {_plain(what)}: **{_plain(value)}**" + (f", {_plain(more)}" if more else "")
+            for what, value, more in block.figures
         )
     if isinstance(block, Sheet):
         words = {0, *block.words}

@@ -145,7 +145,7 @@ def publish_quarantine(truths: Sequence[ScanTruth], home: Home) -> int:
     """Show which scans of the data set are set aside, and why, as a table in Prefect's UI; returns how many."""
     own = {truth.series_uid for truth in truths}
     rows = [row for row in read_quarantine(home.quarantine_csv) if row["series_uid"] in own]
-    table = [{"series": row["series_uid"], "reason": _reason(row), "since": row["time"]} for row in rows]
+    table = [{"series": row["series_uid"], "reason": _short_reason(row), "since": row["time"]} for row in rows]
     create_table_artifact(
         key="quarantine",
         table=table or [{"series": "none", "reason": "every scan reads well", "since": ""}],
@@ -159,6 +159,12 @@ def with_reasons(truths: Sequence[ScanTruth], home: Home) -> tuple[ScanTruth, ..
     """Some scans with the reasons why they are set aside, as the quarantine has them."""
     reasons = {row["series_uid"]: _reason(row) for row in read_quarantine(home.quarantine_csv)}
     return tuple(replace(truth, reason=reasons.get(truth.series_uid, "")) for truth in truths)
+
+
+def _short_reason(row: Mapping[str, str]) -> str:
+    """Why a scan is set aside, beside its uid: without the file's name where that is the uid again."""
+    uid, reason = row["series_uid"], _reason(row)
+    return re.sub(rf"{re.escape(uid)}(?=\.)", "", reason.removeprefix(f"{Path(row['path']).name}: "))
 
 
 def _reason(row: Mapping[str, str]) -> str:

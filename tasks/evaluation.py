@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from tasks.pipeline import Pipeline, TrainedModel
 from tasks.recorded import log_recorded
 from tasks.reporting import Chosen, WrittenReport
 from tasks.truth import ScanTruth
+
+ASKED = ("recipe", "val_stride", "budget")  # of a run's parameters, what two runs are told apart by; all are in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class SplitScore:
         return self.card.froc
 
     @property
+    def cpm_band(self) -> tuple[float, float]:
+        """95 % band of the CPM; NaN where too few scans tell, see `lungml.compare.Sampled.tells`."""
+        return self.froc.cpm_band if self.card.samples["cpm"].tells else (math.nan, math.nan)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """What MLflow charts."""
         card, table, result = self.card, self.card.table, self.card.froc
@@ -66,8 +74,8 @@ class SplitScore:
             }
         return {
             "cpm": result.cpm,
-            "cpm_low": result.cpm_band[0],
-            "cpm_high": result.cpm_band[1],
+            "cpm_low": self.cpm_band[0],
+            "cpm_high": self.cpm_band[1],
             **by_fps,
             "nodules": table.nodules,
             "found": table.found,
@@ -140,8 +148,10 @@ def log_end_to_end(
             **{stage: ", ".join(m.uri for m in models if m.stage == stage) for stage in {m.stage for m in models}},
             "seed": str(pipeline.seed),
             "origin": pipeline.origin,
+            **{name: str(value) for name, value in (parameters or {}).items() if name in ASKED},
         },
         tags={"luna.origin": pipeline.origin},
+        sample_every_s=None,  # it is open for a moment: all the work was done before
     ) as run:
         if parameters is not None:
             log_recorded(run, pipeline, scans, set_aside, parameters)

@@ -191,10 +191,10 @@ def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline:
             {f"gate/{check.name}/{name}": value for check in decision.checks for name, value in check.numbers.items()}
         )
         run.log_text(text, "gate.json")
-    data = kind(scans)
-    create_markdown_artifact(
-        markdown(decision, data), key="luna-gate", description="Did the challenger become the one to use, and why?"
-    )
+        data = kind(scans)
+        page = markdown(decision, data)
+        run.log_tag(tracking.RUN_NOTE, page)
+    create_markdown_artifact(page, key="luna-gate", description="Did the challenger become the one to use, and why?")
     create_table_artifact(
         [{"check": check.name, "passed": check.passed, "what": check.words} for check in decision.checks],
         key="luna-gate-checks",

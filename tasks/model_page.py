@@ -13,7 +13,7 @@ from tasks.gate import to_beat
 from tasks.links import Links
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.runs import RunFacts, facts_of_model
-from tasks.summary_pages import SPLIT_NAMES, ended, table, title
+from tasks.summary_pages import SPLIT_NAMES, digits_of, ended, table, title
 from tasks.tracking import TrackingError
 
 MEMBERS = {stage: member for member, stage in registry.BUNDLE_MEMBERS.items()}
@@ -34,7 +34,7 @@ def model_page(models: Sequence[TrainedModel], pipeline: Pipeline, others: Seque
         here = "in this run" if facts and facts.pipeline_id == pipeline.pipeline_id else "before, and kept"
         use = "goes on" if model in models else "is left out"
         rows.append([model.name, use, here, str(model.best_epoch), run, links.model(stage, model.uri)])
-    lines += table(["model", "", "trained", "best epoch", "MLflow run", "model"], rows, words=(0, 1, 2, 4, 5))
+    lines += table(["model", "use", "trained", "best epoch", "MLflow run", "URI"], rows, words=(0, 1, 2, 4, 5))
     first = runs[models[0].uri]
     if first and first.data:
         cells = [
@@ -88,17 +88,19 @@ def _told(facts: RunFacts, split: str) -> dict[str, float]:
 def _compared(
     own: Mapping[str, Mapping[str, float]], kept: Sequence[str], standing: Sequence[Mapping[str, float]], uri: str
 ) -> list[str]:
-    """A row for each model, then the mean of those that are kept, that of those in use, and the difference."""
+    """A row for each metric; a column for each model, the mean of those kept, those in use, and the difference."""
     names = list(dict.fromkeys(name for metrics in own.values() for name in metrics))
-    rows = [[model, *(_cell(metrics.get(name)) for name in names)] for model, metrics in own.items()]
     ours = _means([own[name] for name in kept])
+    columns: dict[str, Mapping[str, float]] = {**own}
     if len(own) > 1:
-        rows.append(["**mean of those that go on**", *(_cell(ours.get(name)) for name in names)])
+        columns["mean of those that go on"] = ours
+    theirs = _means(standing) if standing else {}
     if standing:
-        theirs = _means(standing)
-        rows.append([f"in use: {uri}", *(_cell(theirs.get(name)) for name in names)])
-        rows.append(["**difference**", *(_gap(name, ours, theirs) for name in names)])
-    return table(["model", *names], rows)
+        columns[f"in use: {uri}"] = theirs
+    rows = [[name, *(_cell(name, metrics) for metrics in columns.values())] for name in names]
+    if standing:
+        rows = [[*row, _gap(row[0], ours, theirs)] for row in rows]
+    return table(["metric", *columns, *["difference"] * bool(standing)], rows)
 
 
 def _means(models: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -107,14 +109,14 @@ def _means(models: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(metrics[name] for metrics in models) for name in shared}
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else rate(value)
+def _cell(name: str, metrics: Mapping[str, float]) -> str:
+    return rate(metrics[name], digits_of(name)) if name in metrics else ""
 
 
 def _gap(name: str, ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
     if name in NOT_COMPARED or name not in ours or name not in theirs:
         return ""
-    return signed(ours[name] - theirs[name])
+    return signed(ours[name] - theirs[name], digits_of(name))
 
 
 def _same_scans(split: str, own: RunFacts | None, standing: Sequence[RunFacts]) -> str:

@@ -36,6 +36,7 @@ OPTIONAL_FIELDS = ("test_time_flips", "calibration", "judge_all", "inference")
 DECIDING_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, *OPTIONAL_FIELDS)  # of what is found
 CONTENT_TAG = "luna.content"  # of a version: the digest of its whole bundle
 ADDED_FIELDS = ("code", "sha256")  # by registering
+NOT_FOR = "Not for clinical use."
 ORIGINS = {"real": "real", "phantom": "synthetic"}
 
 
@@ -281,6 +282,16 @@ def plain_bundle(bundle: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _described(name: str) -> str:
+    """What a registered model holds, for its page."""
+    if name != BUNDLE_NAME:
+        return f"The {name.removeprefix('luna-')} models that bundles, the versions of `luna`, are made of. {NOT_FOR}"
+    return (
+        "Bundles: each version names the segmentation, nodule and malignancy models that are used together. "
+        f"`@champion` is in use, `@previous` was before it; `@demo` was made of synthetic scans. {NOT_FOR}"
+    )
+
+
 def register_version(client: MlflowClient, name: str, uri: str, *, tags: Mapping[str, str] | None = None) -> str:
     """The version of a registered model that holds a logged model; made, with some tags, when there is none yet."""
     model_id = uri.removeprefix("models:/")
@@ -289,7 +300,7 @@ def register_version(client: MlflowClient, name: str, uri: str, *, tags: Mapping
     except MlflowException as error:
         raise TrackingError(f"{uri}: no such model in {without_secrets(client.tracking_uri)}") from error
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_described(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -26,12 +26,15 @@ class ReuseError(LunaError):
     """A model cannot take the place of a training; the message is one line."""
 
 
-def parse_reused(given: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def parse_reused(given: Mapping[str, str | Sequence[str]], refresh: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
     """Stage -> the URIs of the models to use instead of training; several are an ensemble.
 
     Raises:
-        ReuseError: there is no such stage, or something is no model's own URI.
+        ReuseError: there is no such stage, it is one of those to `refresh`, or something is no model's own URI.
     """
+    both = sorted(set(given) & set(refresh))
+    if both:
+        raise ReuseError(f"{both[0]}: shall be trained again and be given as well; ask for one of the two")
     reused: dict[str, tuple[str, ...]] = {}
     for stage, uris in given.items():
         if stage not in TRAININGS:

@@ -70,7 +70,7 @@ def text(content: str, name: str) -> dict[str, Any]:
 
 def files(folder: Path, under: str) -> dict[str, Any]:
     """A folder's files; see `kept_copy`."""
-    return {"kind": "files", "folder": str(folder), "under": under}
+    return {"kind": "files", "folder": str(folder.absolute()), "under": under}
 
 
 def inputs(data: Sequence[Mapping[str, str | None]], models: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lungml.candidacy import Origin
 from lungml.errors import one_line
 from lungml.gate import Decision
 from lungml.recipes.data import PreparedScan
+from lungml.wording import rate
 from tasks.evaluation import SplitScore
 from tasks.model_page import model_page
 from tasks.pipeline import Pipeline, TrainedModel
@@ -79,9 +80,38 @@ def summarize_evaluation(
 
 
 @task(name="publish_summary", task_run_name="summarize the run", cache_policy=NO_CACHE)
-def publish_summary(scores: Sequence[SplitScore], models: Sequence[TrainedModel], pipeline: Pipeline) -> None:
-    """Show the whole run's result: its models, and the end-to-end tables."""
-    _show("luna-summary", lambda: summary_page(scores, models, pipeline), "Models and end-to-end tables")
+def publish_summary(
+    scores: Sequence[SplitScore],
+    models: Sequence[TrainedModel],
+    pipeline: Pipeline,
+    bundle_uri: str,
+    *,
+    decision: Decision | None = None,
+    drift: str = "",
+) -> None:
+    """Show the whole run's result, and say it in a line: what became of its bundle, its models, its tables.
+
+    Args:
+        scores: of the bundle, on validation and test scans.
+        models: that were trained.
+        pipeline: of this run.
+        bundle_uri: of the bundle.
+        decision: the gate's; None where it was not asked.
+        drift: what drifted, in a few words; empty where nobody looked.
+    """
+    log = get_run_logger()
+    log.info(decision.words if decision else f"{bundle_uri} is in use already")  # the run's own log has little else
+    for score in scores:
+        log.info("%s: CPM %s, %d of %d nodules found", score.split, rate(score.froc.cpm), *_found(score))
+
+    def page() -> str:
+        return summary_page(scores, models, pipeline, bundle_uri, decision, drift)
+
+    _show("luna-summary", page, "What became of the bundle, its models and the end-to-end tables")
+
+
+def _found(score: SplitScore) -> tuple[int, int]:
+    return score.table.found, score.table.nodules
 
 
 def _show(key: str, page: Callable[[], str], description: str) -> None:

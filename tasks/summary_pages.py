@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from lungml.candidacy import Origin, kind
 from lungml.gate import Decision
 from lungml.luna import SPLITS
-from lungml.recipes.data import PreparedScan
+from lungml.recipes.data import PreparedScan, Stage
 from lungml.score import COLUMNS
-from lungml.wording import edges, part_of, rate, signed
+from lungml.wording import BAND, edges, part_of, rate, signed
 from tasks.evaluation import SplitScore
 from tasks.links import UNLINKED, Links
 from tasks.pipeline import Pipeline, TrainedModel
@@ -28,6 +29,8 @@ REACHED = {
     "diameter_auc": "AUC of the diameter alone",
     "end_to_end_malignancy_auc": "end-to-end malignancy AUC",
 }
+# Of a model's metrics, the one to look at first.
+HEADLINES: Mapping[Stage, str] = {"segmentation": "candidate_recall", "classification": "auc", "malignancy": "auc"}
 
 
 def prepare_page(
@@ -54,7 +57,7 @@ def prepare_page(
     lines = [*title("Prepared", origin), *table(head, [[name, *map(str, row)] for name, row in zip(names, rows)])]
     lines += ["", "## What was there already", ""]
     for doing, count in kept.items():
-        lines.append(f"- {doing}: {count:,} scans kept from before")
+        lines.append(f"- {doing}: {f'{count:,} scans kept from before' if count else 'nothing'}")
     if not set_aside:
         return "\n".join([*lines, "", "Every scan reads well."])
     lines += ["", f"## Set aside: {part_of(len(set_aside), len(known))} scans", ""]
@@ -98,19 +101,37 @@ def evaluation_page(
     return "\n".join(ended(lines, links))
 
 
-def summary_page(scores: Sequence[SplitScore], models: Sequence[TrainedModel], pipeline: Pipeline) -> str:
+def summary_page(
+    scores: Sequence[SplitScore],
+    models: Sequence[TrainedModel],
+    pipeline: Pipeline,
+    bundle_uri: str,
+    decision: Decision | None = None,
+    drift: str = "",
+) -> str:
     """Markdown; arguments as of `publish_summary`."""
     links = Links.of(pipeline.home)
-    rows = [
-        [model.name, str(model.best_epoch), _short(model.val), _short(model.test), links.model(model.stage, model.uri)]
-        for model in models
-    ]
-    lines = [*title("The run", pipeline.origin)]
-    lines += table(["model", "best epoch", "validation", "test", "URI"], rows, words=(0, 2, 3, 4))
+    lines = [*title(outcome(bundle_uri, decision), pipeline.origin), f"- bundle: {links.bundle(bundle_uri)}"]
+    lines += [f"- {reason}" for reason in decision.reasons] if decision else []
+    lines += [f"- drift: {drift}"] if drift else []
+    rows = []
+    for model in models:
+        name = HEADLINES[model.stage]
+        numbers = [rate(metrics[name]) if name in metrics else "" for metrics in (model.val, model.test)]
+        rows.append([model.name, str(model.best_epoch), name, *numbers, links.model(model.stage, model.uri)])
+    lines += ["", *table(["model", "best epoch", "metric", "validation", "test", "URI"], rows, words=(0, 2, 5))]
     for score in scores:
         lines += ["", f"## {SPLIT_NAMES[score.split].capitalize()} scans", "", *_outcomes(score)]
-        lines += ["", f"CPM {rate(score.froc.cpm)}, 95 % band {edges(score.froc.cpm_band)}"]
+        lines += ["", f"CPM {rate(score.froc.cpm)}, {BAND} {edges(score.cpm_band)}"]
+    lines += ["", "The artifacts `luna-evaluate`, `luna-gate`, `luna-drift` and `luna-<stage>` tell the rest."]
     return "\n".join(ended(lines, links))
+
+
+def outcome(bundle_uri: str, decision: Decision | None) -> str:
+    """What became of a run's bundle, as a heading."""
+    if decision is None:  # an equal one was made before
+        return f"`{bundle_uri}` is in use already"
+    return f"`{bundle_uri}` {'becomes' if decision.promoted else 'does not become'} @{decision.alias}"
 
 
 def title(what: str, origin: Origin) -> list[str]:
@@ -139,19 +160,21 @@ def _plain_reason(scan: ScanTruth) -> str:
 def _reached(score: SplitScore, name: str) -> str:
     table = score.table
     if name == "cpm":
-        return f"{rate(score.froc.cpm)} ({edges(score.froc.cpm_band)})"
+        known = math.isfinite(score.cpm_band[0])
+        return rate(score.froc.cpm) + (f" ({edges(score.cpm_band)})" if known else "")
     counts = {"found": (table.found, table.nodules), "malignant_flagged": (table.malignant_flagged, table.malignant)}
-    return part_of(*counts[name]) if name in counts else rate(score.metrics[name])
+    return part_of(*counts[name]) if name in counts else rate(score.metrics[name], digits_of(name))
 
 
 def _difference(score: SplitScore, champion: SplitScore, name: str) -> str:
     gap = score.metrics[name] - champion.metrics[name]
-    return signed(gap, digits=0 if name in ("found", "malignant_flagged") else 3)
+    return signed(gap, digits=0 if name in ("found", "malignant_flagged") else digits_of(name))
+
+
+def digits_of(metric: str) -> int:
+    """Behind the point: a count a scan is no share of one."""
+    return 1 if metric.endswith("_per_scan") else 3
 
 
 def _outcomes(score: SplitScore) -> list[str]:
     return table(["", *COLUMNS], score.table.rows())
-
-
-def _short(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {rate(value)}" for name, value in metrics.items())

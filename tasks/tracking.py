@@ -148,6 +148,7 @@ def _reopen(client: MlflowClient, run_id: str, experiment_id: str) -> bool:
     if info.experiment_id != experiment_id:
         log.warning("the MLflow run %s belongs to another stage: training goes on in a new one", run_id)
         return False
+    client.set_tag(run_id, OPENED_BY_TAG, this_process())  # first: whoever looks for orphans must not find one
     client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
     return True
 

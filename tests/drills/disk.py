@@ -13,8 +13,8 @@ from lungml.home import Home
 from tests.drills import moments, recorded
 from tests.drills.moments import Moment
 from tests.drills.page import Step
-from tests.drills.programs import CannotRun, Program, clean_environment
-from tests.drills.scene import EMPTY, MARK, Scene
+from tests.drills.programs import MARK, CannotRun, Program, clean_environment
+from tests.drills.scene import EMPTY, Scene
 
 DISK_MB = 400
 BLOCK = bytes(1 << 16)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from tests.drills import moments, recorded
 from tests.drills.page import Step
-from tests.drills.programs import Program
-from tests.drills.scene import PREPARED, Scene, answers, free_port
+from tests.drills.programs import Program, answers, free_port
+from tests.drills.scene import PREPARED, Scene
 
 AWAY_S = 15.0
 PATIENCE_S = 300

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import sys
 import time
 from collections import Counter
@@ -19,13 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from lungml.files import write_text_atomic
 from lungml.home import Home
 from lungml.phantom import PhantomSettings, write_phantoms
 from tests.drills import moments, outcome, recorded
-from tests.drills.programs import GONE_S, MARK, DrillError, Program, clean_environment, end_all, living, wait_until
+from tests.drills.programs import (
+    GONE_S,
+    MARK,
+    DrillError,
+    Program,
+    answers,
+    clean_environment,
+    end_all,
+    free_port,
+    living,
+    wait_until,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("flows", "tasks", "lungml", "prefect.yaml", "pyproject.toml")
@@ -243,18 +251,3 @@ class Scene:
             raise DrillError("the undisturbed run left no models, metrics, bundle, scorecards or findings")
         total = {task: sum(states[task].values()) for task in recorded.WORK}
         return {"outcome": reached.as_dict(), "seconds": seconds, "completed": completed, "total": total}
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(url: str) -> bool:
-    """Whether a server says yes."""
-    try:
-        return httpx.get(url, timeout=2.0).is_success
-    except httpx.HTTPError:
-        return False

@@ -10,8 +10,8 @@ import psutil
 
 from tests.drills import moments, outcome, recorded
 from tests.drills.page import Step
-from tests.drills.programs import PATIENCE_S, DrillError, Program, end_all, living, wait_until
-from tests.drills.scene import MINED, Scene, free_port
+from tests.drills.programs import PATIENCE_S, DrillError, Program, end_all, free_port, living, wait_until
+from tests.drills.scene import MINED, Scene
 
 DEPLOYMENT = "luna/end-to-end"
 TAKEN_UP_S = 300.0

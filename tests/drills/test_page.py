@@ -7,9 +7,10 @@ import json
 import pytest
 
 from tests.drills import run
+from tests.drills.catalogue import Drill, all_drills
 from tests.drills.page import Result, Step, Verdict, page, verdict_of, without_folders
 from tests.drills.programs import CannotRun, DrillError
-from tests.drills.run import Drill, play
+from tests.drills.run import play
 
 GOOD = Step(did="killed it", saw="it came back", seconds=3.4)
 BAD = Step(did="killed it | twice", saw="nothing", problems=("2 MLflow runs stay RUNNING",), seconds=61.0)
@@ -98,9 +99,9 @@ def test_results_come_back_from_json() -> None:
 
 
 def test_names_are_unique_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [drill.name for drill in run.all_drills()]
+    names = [drill.name for drill in all_drills()]
     assert len(set(names)) == len(names) == 14
-    assert all(drill.about.endswith((".", "done.")) for drill in run.all_drills())
+    assert all(drill.about.endswith((".", "done.")) for drill in all_drills())
     with pytest.raises(SystemExit):
         run.main(["reboot", "flood"])
     assert "no such drill: flood" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_a_bundle_is_told_as_a_tree(luna: Luna, home: Home) -> None:
         "2 scans, 4 nodules, 2 malignant",
         f"segmentation {fields['segmentation']}",
         "its run says nothing of its data",  # a toy model's
-        "luna_dir True",
+        "luna_dir given",
     ):
         assert told in words, told
     assert "named after somebody" not in said

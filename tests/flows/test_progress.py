@@ -103,6 +103,13 @@ def test_what_was_done_before_is_counted(watch: Watch, caplog: pytest.LogCapture
     assert "cutting crops: 1 of 1 scans\n" in caplog.text
 
 
+def test_a_scan_set_aside_is_not_told_as_done(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        gather([Done(1), Done(None), Done(3, "Cached")], "converting")
+    assert "converting: 3 of 3 scans, 1 kept from before, 1 set aside" in caplog.text
+    assert watch.drawn[-1] == (100.0, "converting: 3 of 3 scans, 1 kept from before, 1 set aside")
+
+
 @pytest.mark.parametrize("step", ["create_progress_artifact", "update_progress_artifact"])
 def test_a_bar_that_cannot_be_drawn_costs_a_line(
     step: str, watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

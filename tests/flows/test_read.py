@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,3 +225,26 @@ def test_in_the_background_the_run_fails_at_the_end_and_its_table_names_no_path(
     assert said == ["scan 1 of 2 was not read: /data/JANE DOE: no scan"]
     assert [list(row.values()) for row in kept["table"]] == [[1, "", "not read", "", ""], [2, "1.2.3", 2, 1, 1]]
     assert "JANE" not in str(kept)
+
+
+def test_in_the_background_a_gpu_is_held_as_by_any_other_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[str] = []
+
+    @contextmanager
+    def slots(device: str) -> Iterator[tuple[str, ...]]:
+        held.append(device)
+        yield ("the free one",)
+        held.clear()
+
+    def read(*_: Any, device: str, **how: Any) -> int:
+        assert (held, device) == (["auto"], "the free one of auto")
+        return 0
+
+    monkeypatch.setenv("LUNA_HOME", str(home.root))
+    monkeypatch.setattr(reading, "gpu_slots", slots)
+    monkeypatch.setattr(reading, "cuda_name", lambda gpus, otherwise: f"{gpus[0]} of {otherwise}")
+    monkeypatch.setattr(reading, "read_scans", read)
+    monkeypatch.setattr(reading, "get_run_logger", lambda: SimpleNamespace(warning=None))
+    monkeypatch.setattr(reading, "create_table_artifact", lambda *_, **how: None)
+    read_in_background.fn(["/data/b.mhd"], "/out")
+    assert not held

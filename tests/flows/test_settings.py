@@ -128,6 +128,8 @@ def test_what_a_person_has_set_stays(tmp_path: Path) -> None:
         (logging.INFO, "unet 1/6: loss 0.4", None, True),
         (logging.INFO, "Finished in state Completed()", None, False),
         (logging.INFO, "Beginning flow run 'a' for flow 'luna'", None, False),
+        (logging.INFO, "Running hook 'run_again_later' in response to entering state 'Failed'", None, False),
+        (logging.INFO, "Hook 'run_again_later' finished running successfully", None, False),
         (logging.WARNING, "set aside: x.mhd", None, True),
         (logging.WARNING, "Still processing items: 1 items remaining...", None, False),
         (logging.ERROR, "Finished in state Failed('no')", None, False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -147,6 +150,17 @@ def test_a_second_one_names_the_first(home: Home, tmp_path: Path) -> None:
         pass
 
 
+def test_one_who_only_looks_is_in_nobodys_way(home: Home) -> None:
+    home.root.mkdir()
+    with (home.root / "up.lock").open("a+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        done = threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN))
+        done.start()
+        with servers_module.only_one(home):
+            assert servers_module.running(home) is not None
+        done.join()
+
+
 def test_no_child_nor_its_children_outlive_the_block(home: Home) -> None:
     others = set(psutil.Process().children(recursive=True))  # of this test process, from other tests
 
@@ -198,6 +212,28 @@ def test_a_service_that_dies_is_started_again_with_what_its_command_says_then(
             services.watch(tend, every_s=0.1)
     (line,) = said
     assert line.startswith("the one ended (exit status 1): no room: started again in 1 s; its output: ")
+
+
+def test_a_full_disk_keeps_no_service_from_being_started_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "POLL_S", 0.05)
+    lives: list[str] = []
+
+    def command() -> list[str]:
+        lives.append(SLEEP if lives else "")
+        return [lives[-1]]
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def tend() -> None:
+        if len(lives) == 2 and services["one"].alive:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Scripts(home, home.root, {}, lambda line: None) as services:
+        services.start("one", command)
+        monkeypatch.setattr(children, "write_text_atomic", full)
+        with pytest.raises(StopAskedError):
+            services.watch(tend, every_s=0.1)
 
 
 def test_one_that_dies_again_and_again_is_given_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +349,7 @@ def test_our_own_address_is_no_server_of_somebody_elses(
     # One that a `luna up` announced belongs to another home: runs of two homes would mix.
     (tmp_path / "prefect.toml").write_text(servers_module._announcement("http://127.0.0.1:4300/api"))
     assert find_servers("127.0.0.1", 4201, 5001, tmp_path).own_prefect
+    assert find_servers("127.0.0.1", 4201, 5001, tmp_path / "another").own_prefect  # started in the first one's folder
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
     assert not find_servers("127.0.0.1", 4201, 5001, tmp_path).own_prefect
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4201/api")
@@ -377,7 +414,8 @@ def test_runs_come_to_their_end_through_trouble_and_nothing_stays(tmp_path: Path
         except httpx.HTTPError:
             return False
 
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as running:
+    # Not here, where the prefect.toml of a `luna up` that runs may lie: its server is no place for a test.
+    with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
             told = []

@@ -237,19 +237,19 @@ def test_what_matters_comes_first() -> None:
     lines = render_markdown(facts(), MANY).splitlines()
     assert lines[:3] == ["# luna 7", "", "> **Not for clinical use. CT scans of patients: LUNA16, test, 12 scans.**"]
     low, high = MANY.samples["malignancy_auc"].band
-    assert "- nodules found: **9 of 18** 50 %" in lines
-    assert any(line.startswith("- malignant nodules flagged: **3 of 9** 33 %, band ") for line in lines)
-    assert any(line.startswith("- false positives a scan: **0.2** band ") for line in lines)
+    assert "- nodules found: **9 of 18**, 50 %" in lines
+    assert any(line.startswith("- malignant nodules flagged: **3 of 9**, 33 %, band ") for line in lines)
+    assert any(line.startswith("- false positives a scan: **0.2**, band ") for line in lines)
     # Of the five nodules in scans that were read; both malignant ones are larger, one is said less than a benign one.
-    assert f"- malignancy AUC: **0.833** band {low:.3f} to {high:.3f}, diameter alone 1.000" in lines
-    assert "- scans: **12** 3 set aside, their nodules missed" in lines
+    assert f"- malignancy AUC: **0.833**, band {low:.3f} to {high:.3f}, diameter alone 1.000" in lines
+    assert "- scans: **12**, 3 set aside, their nodules missed" in lines
     assert any(line.endswith("is not known of them, stands under Limits.") for line in lines)
 
 
 def test_what_too_few_scans_tell_has_no_band() -> None:
     lines = render_markdown(facts(), CARD).splitlines()
     # Malignant nodules were judged in two scans only.
-    assert "- malignancy AUC: **0.833** diameter alone 1.000" in lines
+    assert "- malignancy AUC: **0.833**, diameter alone 1.000" in lines
     assert "| model less diameter | -0.167 | none |" in lines
     assert any(line.startswith("| CPM, their mean | 0.619 | 0.") for line in lines)
     # One nodule of 20 mm or more was found, one was not, in two scans.
@@ -361,7 +361,7 @@ def test_every_figure_can_be_drawn_whatever_there_is_to_score(card: Scorecard) -
 def test_what_there_is_none_of_is_said() -> None:
     empty = render_markdown(facts(), EMPTY)
     assert "- nodules found: **0 of 0**\n" in empty
-    assert "- malignancy AUC: **none** diameter alone none" in empty
+    assert "- malignancy AUC: **none**, diameter alone none" in empty
     assert "Not known of any nodule here: diameter, slice spacing, texture." in empty
     assert "No scan was read: there is nothing to score." in render_markdown(facts(), NOT_READ)
     assert "| CPM, their mean | 0.000 | none |" in render_markdown(facts(), NOT_READ)

@@ -103,7 +103,7 @@ def test_headings_tables_and_pictures_can_be_heard() -> None:
 
 def test_the_markdown_says_the_same_without_pictures() -> None:
     assert to_markdown(page()) == (
-        "# words\n\n> **words**\n\n- words: **words** words\n- words: **1**\n\n"
+        "# words\n\n> **words**\n\n- words: **words**, words\n- words: **1**\n\n"
         "## First part\n\nwords\n\n- words\n- words\n\n"
         "words:\n\n|  | words |\n| --- | ---: |\n| words | 1 |\n| words | words |\n\n"
         "c:\n\n|  |  |\n| --- | ---: |\n| a | b |\n\n"

@@ -164,7 +164,7 @@ def test_the_quarantine_is_a_table_that_names_no_folder(
     none, (row,) = shown[0]["table"], shown[1]["table"]
     assert none[0]["series"] == "none"
     assert row["series"] == "1.2"
-    assert row["reason"].startswith("1.2.mhd: its data file 1.2.raw is missing; ")
+    assert row["reason"].startswith("its data file .raw is missing; ")
     assert "Doe" not in str(shown)
     assert "1 of 2 scans are set aside" in shown[1]["description"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -71,3 +72,18 @@ def test_the_next_run_ends_that_of_a_killed_process(tmp_path: Path, monkeypatch:
     with tracking.open_run(home, "end-to-end", name="luna-1", run_id=left.info.run_id, sample_every_s=None):
         assert client.get_run(left.info.run_id).data.tags[OPENED_BY_TAG] == this_process()
         assert end_orphans(client, left.info.experiment_id) == []
+
+
+def test_a_run_that_goes_on_is_ours_at_once(
+    tmp_path: Path, new_home: Callable[[Path], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = new_home(tmp_path)
+    client = tracking.client_of(home)
+    with tracking.open_run(home, "segmentation", name="x", sample_every_s=None) as run:
+        pass
+    client.set_tag(run.run_id, OPENED_BY_TAG, f"{this_machine()}-{2**22 + 1}-1")  # no process has that number
+    monkeypatch.setattr("tasks.outbox.answers", lambda _: False)  # what the run logs waits, its tags too
+    with tracking.open_run(home, "segmentation", name="x", sample_every_s=None, run_id=run.run_id):
+        assert end_orphans(client, run.experiment_id) == []
+        assert client.get_run(run.run_id).info.status == "RUNNING"

@@ -49,6 +49,12 @@ def test_what_cannot_be_reused_is_refused(given: dict[str, Any], words: str) -> 
         parse_reused(given)
 
 
+def test_a_stage_is_not_both_trained_again_and_given() -> None:
+    with pytest.raises(ReuseError, match="ask for one of the two"):
+        parse_reused({"malignancy": "models:/m-1"}, ["evaluate", "malignancy"])
+    assert parse_reused({"malignancy": "models:/m-1"}, ["evaluate"]) == {"malignancy": ("models:/m-1",)}
+
+
 def test_what_its_run_says_of_a_model_comes_along(home: Home) -> None:
     uri = toy_model(home, "classification")
     client = tracking.client_of(home)

@@ -191,6 +191,17 @@ def test_files_wait_as_copies(home: Home, client: MlflowClient, run_id: str, tmp
     assert not list(home.spool.iterdir())
 
 
+def test_a_relative_folder_is_kept_too(
+    home: Home, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "roc.png").write_bytes(b"now")
+    monkeypatch.chdir(tmp_path)
+    with tracking.open_run(home, "segmentation", name="x", sample_every_s=None) as run:
+        run.log_files(Path("out"), "test")
+    assert [file.path for file in client.list_artifacts(run.run_id, "test")] == ["test/roc.png"]
+
+
 def test_a_full_disk_names_the_spool(home: Home, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
+from lungml.gate import Decision
 from lungml.home import Home
 from lungml.recipes.data import PreparedScan
 from lungml.score import Table
+from lungml.wording import BAND
 from tasks import model_page as model_module
 from tasks import summaries, tracking
 from tasks.links import MLFLOW_URL, UNLINKED
 from tasks.model_page import model_page
 from tasks.pipeline import Pipeline, TrainedModel
-from tasks.summaries import summarize_prepare
+from tasks.summaries import publish_summary, summarize_prepare
 from tasks.summary_pages import evaluation_page, prepare_page, summary_page
 from tasks.tracking import TrackingError
 from tasks.truth import ScanTruth
@@ -77,7 +79,7 @@ def test_every_scan_and_nodule_is_counted_once(truths: list[ScanTruth]) -> None:
         ["test", "1", "1", "2", "1", "0"],
         ["all", "4", "1", "8", "4", "0"],
     ]
-    assert "- converting: 2 scans kept from before\n- drawing masks: 0 scans kept" in page
+    assert "- converting: 2 scans kept from before\n- drawing masks: nothing" in page
     assert "Real scans. **Not for clinical use.**" in page
 
 
@@ -163,13 +165,10 @@ def test_models_stand_beside_those_in_use(pipeline: Pipeline, standing: Callable
     out = trained(home, "scratch", {"auc": 0.1, "f1": 0.1, "threshold": 0.5})
     page = model_page([new, kept], pipeline, [out])
     assert rows(page, "## On the validation scans") == [
-        ["model", "auc", "f1", "threshold"],
-        ["new", "0.900", "0.500", "0.500"],
-        ["new-2", "0.600", "none", "0.400"],
-        ["scratch", "0.100", "0.100", "0.500"],
-        ["**mean of those that go on**", "0.750", "none", "0.450"],
-        ["in use: models:/luna/3", "0.600", "", "0.300"],
-        ["**difference**", "+0.150", "", ""],
+        ["metric", "new", "new-2", "scratch", "mean of those that go on", "in use: models:/luna/3", "difference"],
+        ["auc", "0.900", "0.600", "0.100", "0.750", "0.600", "+0.150"],
+        ["f1", "0.500", "none", "0.100", "none", "", ""],
+        ["threshold", "0.500", "0.400", "0.500", "0.450", "0.300", ""],
     ]
     assert "Both were judged on the same validation scans." in page
     assert [row[1:4] for row in rows(page)[1:]] == [
@@ -195,7 +194,7 @@ def test_without_anything_in_use_the_models_stand_alone(pipeline: Pipeline, monk
     new = trained(pipeline.home, "new", {"auc": 0.9})
     page = model_page([new], pipeline)
     assert "There is no @demo yet to compare with." in page
-    assert rows(page, "## On the validation scans") == [["model", "auc"], ["new", "0.900"]]
+    assert rows(page, "## On the validation scans") == [["metric", "new"], ["auc", "0.900"]]
 
     def gone(home: Home, uri: str) -> None:
         raise TrackingError("models:/luna/3: no such model")
@@ -236,8 +235,8 @@ def score(split: str, cpm: float, counts: tuple[tuple[int, int, int, int], ...])
         "diameter_auc": 0.9,
         "end_to_end_malignancy_auc": math.nan,
     }
-    froc = SimpleNamespace(cpm=cpm, cpm_band=(cpm - 0.1, cpm + 0.1))
-    return SimpleNamespace(split=split, table=table, froc=froc, metrics=metrics)
+    band = (cpm - 0.1, cpm + 0.1)
+    return SimpleNamespace(split=split, table=table, froc=SimpleNamespace(cpm=cpm), cpm_band=band, metrics=metrics)
 
 
 VAL = score("val", 0.5, ((0, 3, 2, 1), (1, 0, 4, 0), (0, 1, 1, 3)))
@@ -253,7 +252,7 @@ def test_a_bundle_stands_beside_the_one_in_use_on_the_test_scans(pipeline: Pipel
         ["CPM", "0.500 (0.400 to 0.600)", "0.600 (0.500 to 0.700)", "0.400 (0.300 to 0.500)", "+0.200"],
         ["nodules found", "8 of 10", "8 of 9", "5 of 9", "+3"],
         ["malignant nodules flagged", "3 of 5", "4 of 5", "2 of 5", "+2"],
-        ["false positives a scan", "0.750", "0.500", "2.000", "-1.500"],
+        ["false positives a scan", "0.8", "0.5", "2.0", "-1.5"],
         ["malignancy AUC", "0.800", "0.800", "0.800", "0.000"],
         ["AUC of the diameter alone", "0.900", "0.900", "0.900", "0.000"],
         ["end-to-end malignancy AUC", "none", "none", "none", "none"],
@@ -264,7 +263,9 @@ def test_a_bundle_stands_beside_the_one_in_use_on_the_test_scans(pipeline: Pipel
 
 
 def test_the_first_bundle_has_nothing_beside_it(pipeline: Pipeline) -> None:
-    page = evaluation_page([VAL, TEST], "models:/luna/1", "abc", pipeline)
+    few = SimpleNamespace(**{**vars(TEST), "cpm_band": (math.nan, math.nan)})
+    page = evaluation_page([VAL, few], "models:/luna/1", "abc", pipeline)  # type: ignore[list-item]
+    assert rows(page)[1] == ["CPM", "0.500 (0.400 to 0.600)", "0.600"]
     assert rows(page)[0] == ["", "validation (4 scans)", "test (4 scans)"]
     assert "there is nothing to compare with" in page
     assert "gate" not in page
@@ -272,7 +273,32 @@ def test_the_first_bundle_has_nothing_beside_it(pipeline: Pipeline) -> None:
 
 def test_the_runs_page_names_its_models_and_tables(pipeline: Pipeline) -> None:
     new = trained(pipeline.home, "new", {"auc": 0.9})
-    page = summary_page([VAL, TEST], [new], pipeline)
-    assert rows(page)[1][:4] == ["new", "3", "auc 0.900", ""]
-    assert "CPM 0.600, 95 % band 0.500 to 0.700" in page
+    page = summary_page([VAL, TEST], [new], pipeline, "models:/luna/7")
+    assert rows(page)[1][:5] == ["new", "3", "auc", "0.900", ""]
+    assert f"CPM 0.600, {BAND} 0.500 to 0.700" in page
     assert rows(page, "## Validation scans")[1] == ["non-nodule", "", "3", "2", "1"]
+
+
+def test_the_runs_page_and_its_log_say_first_what_became_of_the_bundle(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    shown: list[str] = []
+    log = SimpleNamespace(info=lambda text, *values: said.append(text % values), warning=pytest.fail)
+    monkeypatch.setattr(summaries, "get_run_logger", lambda: log)
+    monkeypatch.setattr(summaries, "create_markdown_artifact", lambda text, **_: shown.append(text))
+    decision = Decision(
+        challenger="models:/luna/7", champion=None, alias="demo", promoted=True, reasons=("better",), checks=()
+    )
+    publish_summary.fn([TEST], [], pipeline, "models:/luna/7", decision=decision, drift="none")
+    publish_summary.fn([TEST], [], pipeline, "models:/luna/7")
+    assert said == [
+        "models:/luna/7 becomes @demo: better",
+        "test: CPM 0.600, 8 of 9 nodules found",
+        "models:/luna/7 is in use already",
+        "test: CPM 0.600, 8 of 9 nodules found",
+    ]
+    assert shown[0].startswith("# `models:/luna/7` becomes @demo\n")
+    assert "- better\n- drift: none\n" in shown[0]
+    assert shown[1].startswith("# `models:/luna/7` is in use already\n")
+    assert "drift:" not in shown[1]
