@@ -49,8 +49,12 @@ class DriftReport:
         """In a few words, as a run's tag shows it."""
         if not self.comparisons:
             return "not known"
-        names = [f"{name}: {s.words}" for name, comparison in self.comparisons.items() for s in comparison.drifted]
-        return "; ".join(names) or "none"
+        told = [
+            f"{COMPARISONS[name][0]}: {', '.join(shift.words for shift in comparison.drifted)}"
+            for name, comparison in self.comparisons.items()
+            if comparison.drifted
+        ]
+        return "; ".join(told) or "none"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -70,12 +74,16 @@ class DriftReport:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The table a person reads, what drifted first; a note a row where something could not be compared."""
+        """The table a person reads, what drifted first; of notes alone where nothing could be compared.
+
+        Beside numbers a note would push them out of a page's sight.
+        """
         order = ("drifted", "moved", "same")
         told = [(name, s) for name, one in self.comparisons.items() for s in one.shifts]
         told.sort(key=lambda pair: order.index(pair[1].verdict))
         rows: list[dict[str, Any]] = [
             {
+                "verdict": shift.verdict,
                 "what": COMPARISONS[name][0],
                 "quantity": shift.words,
                 "before": f"{shift.before:.4g}",
@@ -84,11 +92,10 @@ class DriftReport:
                 "PSI by chance": round(shift.psi_by_chance, 3),
                 "distance": round(shift.distance, 3),
                 "p": round(shift.p, 4),
-                "verdict": shift.verdict,
             }
             for name, shift in told
         ]
-        return rows + [{"what": note, "verdict": "not compared"} for note in self.notes]
+        return rows or [{"verdict": "not compared", "what": note} for note in self.notes]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""

@@ -83,11 +83,9 @@ def watch_drift(
         log.warning(line)
     for note in report.notes:
         log.info("drift: %s", note)
-    create_table_artifact(
-        report.rows,
-        key="luna-drift",
-        description=f"{bundle.name} beside {report.reference or 'nothing'}; drift: {report.verdict}",
-    )
+    said = [f"{bundle.name} beside {report.reference or 'nothing'}; drift: {report.verdict}"]
+    said += [f"not compared: {note}" for note in report.notes if report.comparisons]
+    create_table_artifact(report.rows, key="luna-drift", description="\n\n".join(said))
     return report
 
 

@@ -26,7 +26,7 @@ from tasks.recorded import log_recorded
 from tasks.reporting import Chosen, WrittenReport
 from tasks.truth import ScanTruth
 
-ASKED = ("recipe", "val_stride", "budget")  # of a run's parameters, what two runs are told apart by; all are in a file
+ASKED = ("recipe", "val_stride")  # of a run's parameters, what two runs are told apart by; all are in a file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,7 +193,7 @@ def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline:
         run.log_text(text, "gate.json")
         data = kind(scans)
         page = markdown(decision, data)
-        run.log_tag(tracking.RUN_NOTE, page)
+        run.log_tag(tracking.RUN_NOTE, page.replace(f"@{decision.alias}", f"`{decision.alias}`"))  # no @: it would link
     create_markdown_artifact(page, key="luna-gate", description="Did the challenger become the one to use, and why?")
     create_table_artifact(
         [{"check": check.name, "passed": check.passed, "what": check.words} for check in decision.checks],

@@ -88,19 +88,23 @@ def _told(facts: RunFacts, split: str) -> dict[str, float]:
 def _compared(
     own: Mapping[str, Mapping[str, float]], kept: Sequence[str], standing: Sequence[Mapping[str, float]], uri: str
 ) -> list[str]:
-    """A row for each metric; a column for each model, the mean of those kept, those in use, and the difference."""
+    """A row for each metric; columns for the models, or their mean and each of them, those in use and the difference.
+
+    What matters stands left: a page shows the first 700 pixels of a table.
+    """
     names = list(dict.fromkeys(name for metrics in own.values() for name in metrics))
     ours = _means([own[name] for name in kept])
-    columns: dict[str, Mapping[str, float]] = {**own}
-    if len(own) > 1:
-        columns["mean of those that go on"] = ours
     theirs = _means(standing) if standing else {}
-    if standing:
-        columns[f"in use: {uri}"] = theirs
-    rows = [[name, *(_cell(name, metrics) for metrics in columns.values())] for name in names]
-    if standing:
-        rows = [[*row, _gap(row[0], ours, theirs)] for row in rows]
-    return table(["metric", *columns, *["difference"] * bool(standing)], rows)
+    several = len(own) > 1
+    mean = f"mean of the {len(kept)} that go on" if len(kept) > 1 else "the one that goes on"
+    first = [mean] if several else list(own)
+    head = ["metric", *first, *([f"in use: {uri}", "difference"] if standing else []), *(own if several else [])]
+    rows = []
+    for name in names:
+        beside = [_cell(name, theirs), _gap(name, ours, theirs)] if standing else []
+        each = [_cell(name, metrics) for metrics in own.values()] if several else []
+        rows.append([name, _cell(name, ours), *beside, *each])
+    return table(head, rows)
 
 
 def _means(models: Sequence[Mapping[str, float]]) -> dict[str, float]:

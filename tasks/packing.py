@@ -30,7 +30,7 @@ CODE = Path(__file__).with_name("served.py")
 # What finding nodules imports. luna itself lies on no package index: it must be installed already.
 REQUIRED = (
     "mlflow", "torch", "numpy", "scipy", "pandas", "safetensors", "pydicom", "nibabel", "SimpleITK", "zarr", "xxhash",
-    "psutil",
+    "psutil", "httpx", "sqlalchemy",
 )  # fmt: skip
 
 

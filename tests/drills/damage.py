@@ -62,7 +62,7 @@ def checkpoint(scene: Scene) -> Iterator[Step]:
     os.truncate(file, file.stat().st_size // 2)
     yield Step(did="kill -9 while training the nodule classifier, truncated its last.pt", saw="a damaged checkpoint")
     step = finish(scene, MINED, since, "ran it again")
-    warned = "damaged" in (scene.folder / "logs" / "the pipeline.log").read_text()
+    warned = "damaged" in scene.started[-1].text
     yield Step(
         did=step.did,
         saw=f"{'a warning of the damage; ' if warned else ''}{step.saw}",

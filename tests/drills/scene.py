@@ -94,6 +94,7 @@ class Scene:
         self.mark = str(folder)
         self.port = free_port()
         self.api = f"http://127.0.0.1:{self.port}/api"
+        self.started: list[Program] = []
         self._server: Program | None = None
         self._reference: Reference | None = None
 
@@ -122,7 +123,9 @@ class Scene:
     def luna(self, name: str, *arguments: str, prefix: Sequence[str] = (), **more: str) -> Program:
         """Start `luna arguments`, with further environment variables, behind another command's words if need be."""
         command = [*prefix, sys.executable, "-c", LUNA, *arguments]
-        return Program(name, command, self.env(**more), self.code, self.folder / "logs" / f"{name}.log")
+        log = self.folder / "logs" / f"{len(self.started):03} {name}.log"
+        self.started.append(Program(name, command, self.env(**more), self.code, log))
+        return self.started[-1]
 
     def pipeline(self, name: str = "the pipeline", *, prefix: Sequence[str] = (), **more: str) -> Program:
         """Start the whole pipeline as a user does."""

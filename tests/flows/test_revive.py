@@ -6,9 +6,10 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,17 +70,17 @@ def test_a_run_of_a_dead_worker_is_scheduled_again(state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "run",
+    "make_run",
     [
-        a_run("RUNNING", LIVING),
-        a_run("CANCELLING", LIVING),
-        a_run("RUNNING", "somebody-elses"),
-        a_run("CRASHED", "somebody-elses"),
-        a_run("RUNNING", None),
-        a_run("PENDING", DEAD, age_s=5.0),  # the living one has just claimed it, and says its name in a moment
-        a_run("PENDING", None, age_s=5.0),
-        a_run("CRASHED", LIVING, age_s=20.0),  # the worker will say so once more
-        a_run("CRASHED", message=f"{GIVEN_UP} after 3 more tries: its process died"),
+        partial(a_run, "RUNNING", LIVING),
+        partial(a_run, "CANCELLING", LIVING),
+        partial(a_run, "RUNNING", "somebody-elses"),
+        partial(a_run, "CRASHED", "somebody-elses"),
+        partial(a_run, "RUNNING", None),
+        partial(a_run, "PENDING", DEAD, age_s=5.0),  # the living one has just claimed it, and says its name in a moment
+        partial(a_run, "PENDING", None, age_s=5.0),
+        partial(a_run, "CRASHED", LIVING, age_s=20.0),  # the worker will say so once more
+        partial(a_run, "CRASHED", message=f"{GIVEN_UP} after 3 more tries: its process died"),
     ],
     ids=[
         "living",
@@ -93,7 +94,8 @@ def test_a_run_of_a_dead_worker_is_scheduled_again(state: str) -> None:
         "given up",
     ],
 )
-def test_what_is_not_lost_is_left_alone(run: dict[str, Any]) -> None:
+def test_what_is_not_lost_is_left_alone(make_run: Callable[[], dict[str, Any]]) -> None:
+    run = make_run()  # now: its age is told from when it is made
     before = dict(run["state"])
     api = FakeApi(known=[run])
     assert take_up_lost(api, OURS, [LIVING]) == []

@@ -190,7 +190,7 @@ def test_a_profile_stays_as_it_was(home: Home, champion: NamedBundle) -> None:
     before = profile_path(home, champion).read_bytes()
     report = watch(home, scans, champion, None, times=2)
     assert report.reference == champion.name
-    assert report.verdict == "answers: candidates a scan; answers: candidates taken for nodules a scan"
+    assert report.verdict == "answers: candidates a scan, candidates taken for nodules a scan"
     assert profile_path(home, champion).read_bytes() == before
 
 

@@ -165,10 +165,10 @@ def test_models_stand_beside_those_in_use(pipeline: Pipeline, standing: Callable
     out = trained(home, "scratch", {"auc": 0.1, "f1": 0.1, "threshold": 0.5})
     page = model_page([new, kept], pipeline, [out])
     assert rows(page, "## On the validation scans") == [
-        ["metric", "new", "new-2", "scratch", "mean of those that go on", "in use: models:/luna/3", "difference"],
-        ["auc", "0.900", "0.600", "0.100", "0.750", "0.600", "+0.150"],
-        ["f1", "0.500", "none", "0.100", "none", "", ""],
-        ["threshold", "0.500", "0.400", "0.500", "0.450", "0.300", ""],
+        ["metric", "mean of the 2 that go on", "in use: models:/luna/3", "difference", "new", "new-2", "scratch"],
+        ["auc", "0.750", "0.600", "+0.150", "0.900", "0.600", "0.100"],
+        ["f1", "none", "", "", "0.500", "none", "0.100"],
+        ["threshold", "0.450", "0.300", "", "0.500", "0.400", "0.500"],
     ]
     assert "Both were judged on the same validation scans." in page
     assert [row[1:4] for row in rows(page)[1:]] == [
@@ -187,7 +187,7 @@ def test_other_scans_are_no_comparison(pipeline: Pipeline, standing: Callable[..
     standing(trained(pipeline.home, "old", {"auc": 0.5}, data="others"))
     page = model_page([trained(pipeline.home, "new", {"auc": 0.9})], pipeline)
     assert "judged on other validation scans" in page
-    assert "mean of those" not in page  # of one there is none
+    assert "mean of the" not in page  # of one there is none
 
 
 def test_without_anything_in_use_the_models_stand_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
