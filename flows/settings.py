@@ -104,7 +104,9 @@ def hear_the_library() -> None:
     Prefect gives its handlers to the loggers that PREFECT_LOGGING_EXTRA_LOGGERS names, but no level; and a worker that
     somebody else started, or a notebook, may lack that variable. Levels that a person has set stay.
     """
-    to_pages = logging.getLogger("prefect.extra").handlers
+    from prefect.logging.handlers import APILogHandler
+
+    to_pages = [one for one in logging.getLogger("prefect.extra").handlers if isinstance(one, APILogHandler)]
     for name in LIBRARY:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -109,7 +110,7 @@ def write_group(
     folder = group.parent.parent if within else group.parent
     beside = beside_path(folder / "-".join(group.relative_to(folder).parts))
     try:
-        with naming(group):
+        with naming(group), _system_errors():
             folder.mkdir(parents=True, exist_ok=True)
             beside.mkdir()
             about = _write_arrays(beside, arrays, chunks or {})
@@ -265,6 +266,18 @@ def use_zarrs() -> None:
     # It says so for each array of each object store, and nothing can be done about it.
     warnings.filterwarnings("ignore", "Successfully reconstructed a store", RuntimeWarning)
     zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Let a full disk be an OSError: zarrs makes a RuntimeError of it that only says the error's number."""
+    try:
+        yield
+    except RuntimeError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _write_arrays(

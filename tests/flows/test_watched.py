@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.logging.handlers import APILogHandler
 from prefect.states import State
 from prefect.testing.utilities import prefect_test_harness
 
@@ -72,8 +73,8 @@ def test_the_form_in_the_ui_knows_every_parameter(one: object) -> None:
 
 
 def test_the_library_is_heard_once_and_at_info(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = logging.NullHandler()
-    monkeypatch.setattr(logging.getLogger("prefect.extra"), "handlers", [handler])
+    handler = APILogHandler()
+    monkeypatch.setattr(logging.getLogger("prefect.extra"), "handlers", [logging.NullHandler(), handler])
     for name in LIBRARY:
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)

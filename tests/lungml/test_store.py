@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import resource
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +62,19 @@ def test_a_failed_write_leaves_the_old_store_and_nothing_else(tmp_path: Path, mo
         store.write_scan(path, volume() + 1, GRID, key={"v": 2})
     assert groups.is_current(path, {"v": 1})
     assert sorted(p.name for p in tmp_path.iterdir()) == [".groups.lock", "a.zarr"]
+
+
+def test_a_chunk_that_cannot_be_written_is_an_error_of_the_system_that_names_the_store(tmp_path: Path) -> None:
+    path, allowed = tmp_path / "a.zarr", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, allowed[1]))  # a chunk is larger, its description is not
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            store.write_scan(path, volume(), GRID, key={"v": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert isinstance(caught.value.__cause__.__cause__, RuntimeError)  # of zarrs, which says no more than a number
+    assert not list(tmp_path.glob("*.zarr"))
 
 
 def test_rewriting_replaces_the_store(tmp_path: Path) -> None:
