@@ -74,4 +74,4 @@ def test_what_others_configured_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "LUNA_HOME", "KEPT"):
         monkeypatch.setenv(name, "x")
     env = clean_environment(LUNA_SCANS="y")
-    assert [name for name, value in sorted(env.items()) if value in "xy"] == ["KEPT", "LUNA_SCANS"]
+    assert [name for name, value in sorted(env.items()) if value in ("x", "y")] == ["KEPT", "LUNA_SCANS"]
