@@ -43,6 +43,7 @@ from tasks.finding import FoundScan, NamedBundle, find_nodules
 from tasks.gate import gate, to_beat
 from tasks.manifest import describe_bundle
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.promotion import OvertakenError
 from tasks.reporting import WrittenReport, report_evaluation
 from tasks.summaries import summarize_evaluation
 from tasks.tracking import TrackingError
@@ -89,10 +90,7 @@ def evaluate(
     bundle, standing = NamedBundle.of(pipeline.home, bundle_uri), standing_bundle(bundle_uri, pipeline)
     found = {split: find_split(split, scans, bundle, pipeline) for split in HELD_OUT}
     val, test = (score_split(split, scans, found[split], set_aside, bundle, pipeline) for split in HELD_OUT)
-    champion = None
-    if standing:
-        its_own = find_split("test", scans, standing, pipeline)
-        champion = score_split("test", scans, its_own, set_aside, standing, pipeline)
+    champion = score_standing(scans, set_aside, standing, pipeline)
     stores = {scan.series_uid: scan.store for scan in scans}
     beside = [against(test, standing, champion)] if standing and champion else []
     reports = tuple(
@@ -123,18 +121,23 @@ def evaluate(
     )
     describe_bundle(bundle_uri, run_id, (val, test), pipeline)
     decision = None
-    if to_beat(pipeline.home, pipeline.origin) != bundle_uri:
-        decision = gate(
-            bundle_uri,
-            standing.name if standing else None,  # whoever came meanwhile was not scored, and is not replaced
-            test.card.samples,
-            champion.card.samples if champion else None,
-            series_uids=test.card.series_uids,
-            malignant=test.table.malignant,
-            set_aside=len(test.card.set_aside),
-            pipeline=pipeline,
-            settings=gate_settings,
-        )
+    while decision is None and to_beat(pipeline.home, pipeline.origin) != bundle_uri:
+        try:
+            decision = gate(
+                bundle_uri,
+                standing.name if standing else None,  # whoever came meanwhile was not scored, and is not replaced
+                test.card.samples,
+                champion.card.samples if champion else None,
+                series_uids=test.card.series_uids,
+                malignant=test.table.malignant,
+                set_aside=len(test.card.set_aside),
+                pipeline=pipeline,
+                settings=gate_settings,
+            )
+        except OvertakenError as error:  # another run was faster: judge against its bundle
+            get_run_logger().warning("%s", error)
+            standing = standing_bundle(bundle_uri, pipeline)
+            champion = score_standing(scans, set_aside, standing, pipeline)
     summarize_evaluation(
         (val, test),
         bundle_uri,
@@ -159,6 +162,15 @@ def standing_bundle(bundle_uri: str, pipeline: Pipeline) -> NamedBundle | None:
         get_run_logger().warning("%s cannot be scored beside %s: %s", beat, bundle_uri, error)
         return None
     return standing
+
+
+def score_standing(
+    scans: Sequence[PreparedScan], set_aside: Sequence[ScanTruth], standing: NamedBundle | None, pipeline: Pipeline
+) -> SplitScore | None:
+    """How the bundle to beat does on the test scans, where there is one."""
+    if standing is None:
+        return None
+    return score_split("test", scans, find_split("test", scans, standing, pipeline), set_aside, standing, pipeline)
 
 
 def against(score: SplitScore, other: NamedBundle, its_score: SplitScore) -> Compared:

@@ -44,6 +44,10 @@ MAX_BECAUSE = 500  # characters: a reason, not a report
 WHOEVER = "whoever"  # bears the alias may be replaced
 
 
+class OvertakenError(TrackingError):
+    """Another bundle than the one that was judged against bears the alias by now; judging again may end it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Moved:
     """An alias that was moved.
@@ -137,7 +141,8 @@ def promote(
     Raises:
         TrackingError: no reason was given; there is no such bundle, it is not whole, a file of it or of its models is
             gone or another one; one of synthetic scans asks for more than `@demo`, or one of real scans for that; it
-            bears the alias already, or another one does than it was judged against.
+            bears the alias already.
+        OvertakenError: another one bears it than it was judged against.
     """
     if alias not in (CHAMPION, DEMO):
         raise TrackingError(f"@{alias} cannot be given; choose {CHAMPION} or {DEMO}")
@@ -148,7 +153,7 @@ def promote(
         now = _aliases(tracking.client_of(home), BUNDLE_NAME)
         stands = _uri(now[alias]) if alias in now else None
         if instead_of not in (WHOEVER, stands) and now.get(alias) != version:
-            raise TrackingError(
+            raise OvertakenError(
                 f"@{alias} is {stands or 'nobody'} by now, {_uri(version)} was judged against "
                 f"{instead_of or 'nobody'}; judge it again"
             )

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from lungml.calibration import Calibration
 from lungml.candidates import GroupingSettings
+from lungml.files import locked
 from lungml.groups import key_digest
 from lungml.home import Home
 from lungml.inference import InferenceSettings
@@ -61,13 +62,19 @@ def register_bundle(home: Home, bundle: Mapping[str, Any]) -> str:
     files = _member_files(home, bundle)
     digests = {name: sha256(file) for name, file in files.items()}
     whole = {**plain_bundle(bundle), "code": tracking.git_commit(), "sha256": digests}
+    with locked(home.mlflow_db.with_name("bundles")):  # two equal runs at once register one version
+        return _find_or_register(home, whole, files)
+
+
+def _find_or_register(home: Home, whole: Mapping[str, Any], files: Mapping[str, Path]) -> str:
+    """The version that holds this bundle; made when there is none."""
     client = tracking.client_of(home)
     content = key_digest(whole)
     for known in _versions_with(client, content):
         if _holds(home, f"models:/{BUNDLE_NAME}/{known}", whole):
             return f"models:/{BUNDLE_NAME}/{known}"
     for member, stage in BUNDLE_MEMBERS.items():
-        for uri in member_uris(bundle, member):
+        for uri in member_uris(whole, member):
             register_version(client, f"luna-{stage}", uri)
     logged = client.create_logged_model(
         tracking.experiment_id_of(home, "end-to-end"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lungml.phantom import UID_ROOT
 from tasks import promotion, registry, tracking
 from tasks.promotion import alias_of, list_bundles, promote, resolve, rollback
 from tasks.tracking import TrackingError
-from tests.tasks.toy_bundles import STAGES, forget_aliases, old_bundle, toy_bundle, toy_model
+from tests.tasks.toy_bundles import STAGES, forget_aliases, old_bundle, toy_bundle, toy_fields, toy_model
 
 DRAWN = f"{UID_ROOT}.1.1{'0' * 24}0001"
 NAMES = ["luna", *(f"luna-{stage}" for stage in STAGES.values())]
@@ -384,3 +385,12 @@ def test_an_alias_resolves_to_its_version(home: Home) -> None:
     promote(home, "models:/luna/2", "champion", "first")
     assert resolve(home, "models:/luna@champion") == alias_of(home, "champion") == "models:/luna/2"
     assert resolve(home, "models:/luna/2") == "models:/luna/2"
+
+
+def test_two_equal_runs_at_once_register_one_version(tmp_path: Path, new_home: Callable[[Path], Home]) -> None:
+    home = new_home(tmp_path)
+    fields = toy_fields(home)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        uris = list(pool.map(lambda _: registry.register_bundle(home, fields), range(2)))
+    assert uris[0] == uris[1]
+    assert len(list_bundles(home)) == 1
