@@ -36,7 +36,7 @@ check: $(READY)  ## lint, types, import contract, audit, then the real and slow 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.audit
-	@$(BIN)/python -m pytest -q -m "real or slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 15 -m "real or slow"
 
 audit: $(READY)  ## known vulnerabilities of what is installed, where an advisory service can be reached
 	@$(BIN)/python -m tests.audit
