@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow import MlflowClient
@@ -93,7 +93,7 @@ def kept_copy(record: Mapping[str, Any], beside: Path) -> Mapping[str, Any]:
     if record["kind"] != "files":
         return record
     number = str(time.time_ns())
-    shutil.copytree(record["folder"], beside / number)
+    shutil.copytree(record["folder"], beside / number, ignore=shutil.ignore_patterns(".*"))
     return {**record, "folder": number}
 
 
@@ -121,7 +121,11 @@ def _send_text(client: MlflowClient, run_id: str, record: Mapping[str, Any], _: 
 
 
 def _send_files(client: MlflowClient, run_id: str, record: Mapping[str, Any], beside: Path) -> None:
-    client.log_artifacts(run_id, str(beside / record["folder"]), record["under"] or None)
+    folder = beside / record["folder"]
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):  # a hidden one another run is just writing
+            under = PurePosixPath(record["under"], *file.relative_to(folder).parent.parts)
+            client.log_artifact(run_id, str(file), str(under) if under.parts else None)
 
 
 def _send_inputs(client: MlflowClient, run_id: str, record: Mapping[str, Any], _: Path) -> None:

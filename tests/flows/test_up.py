@@ -392,7 +392,12 @@ def test_runs_come_to_their_end_through_trouble_and_nothing_stays(tmp_path: Path
     command = [sys.executable, "-c", RUN_UP, str(tmp_path), str(prefect_port), str(mlflow_port)]
 
     def ask(path: str, body: dict[str, Any]) -> Any:
-        return httpx.post(f"{api}/{path}", json=body, timeout=30.0).raise_for_status().json()
+        for _ in range(30):  # a server that was just started is too busy to answer, and says so
+            answer = httpx.post(f"{api}/{path}", json=body, timeout=30.0)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1.0)
+        return answer.raise_for_status().json()
 
     def state_of(run: dict[str, Any]) -> str:
         (found,) = ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from lungml.files import beside_path
 from lungml.home import Home
 from tasks import outbox, spool, spooled, tracking
 from tasks.connection import patience_s, patiently, plain
@@ -270,3 +271,23 @@ def test_patience_is_a_number_of_seconds(said: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LUNA_MLFLOW_PATIENCE_S", said)
     with pytest.raises(TrackingError, match=rf"^LUNA_MLFLOW_PATIENCE_S is '{said}'; give a number of seconds"):
         patience_s()
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_file_that_another_run_is_just_writing_is_left_out(home: Home, tmp_path: Path, away: bool) -> None:
+    folder = tmp_path / "report"
+    (folder / "figures").mkdir(parents=True)
+    for file in (folder / "report.md", folder / "figures" / "froc.png", beside_path(folder / "figures" / "froc.png")):
+        file.write_text(file.name)
+    with tracking.open_run(home, "end-to-end", name="x", sample_every_s=None) as run:
+        if away:
+            with held(home):
+                run.log_files(folder, "test")
+        else:
+            run.log_files(folder, "test")
+            run.log_files(folder)
+    client = tracking.client_of(home)
+    for under in ("test", *([] if away else [""])):
+        logged = [file.path for file in client.list_artifacts(run.run_id, f"{under}/figures".strip("/"))]
+        assert logged == [f"{under}/figures/froc.png".strip("/")]
+        assert f"{under}/report.md".strip("/") in {f.path for f in client.list_artifacts(run.run_id, under or None)}
