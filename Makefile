@@ -48,7 +48,7 @@ $(VENV)/.bench: $(READY)
 bench: $(VENV)/.bench  ## paired timings of the data path and the models, beside MONAI and diskcache
 	@$(BIN)/python -m tests.benchmarks.run
 
-drills: $(READY)  ## kill, starve and lock out a tiny pipeline, and write docs/drills.md: half an hour
+drills: $(READY)  ## kill, starve and lock out a tiny pipeline, and write docs/drills.md: forty minutes
 	@$(BIN)/python -m tests.drills.run
 
 up: $(READY)  ## Prefect server, work pool, worker and MLflow UI, until Ctrl-C

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -103,6 +104,11 @@ class Scene:
         """The undisturbed run; only once `make_ready` was called."""
         assert self._reference is not None
         return self._reference
+
+    @property
+    def commit(self) -> str:
+        """That the copied code was at."""
+        return (self.folder / "commit").read_text()
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -228,6 +234,7 @@ class Scene:
                 shutil.copytree(source, self.code / name, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy2(source, self.code / name)
+        write_text_atomic(self.folder / "commit", code_commit())
 
     def _undisturbed(self) -> dict[str, Any]:
         """Run the pipeline, and keep its home at some points while it stands still for a moment."""
@@ -254,3 +261,13 @@ class Scene:
             raise DrillError("the undisturbed run left no models, metrics, bundle, scorecards or findings")
         total = {task: sum(states[task].values()) for task in recorded.WORK}
         return {"outcome": reached.as_dict(), "seconds": seconds, "completed": completed, "total": total}
+
+
+def code_commit() -> str:
+    """The commit this code is at, shortened, with `-dirty` where files differ; empty without git."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        answer = subprocess.run(describe, cwd=PROJECT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
