@@ -19,13 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit, urlunsplit
 
 from flows.prefect_api import PrefectApi
 from flows.services import UpError
 from flows.settings import server_answers
 from lungml.files import write_text_atomic
 from lungml.home import Home
+from lungml.secrets import without_credentials
 
 LOOK_S = 0.3  # `luna status` holds the lock for a moment, to look who has it
 ADDRESS_MARK = "# Written by `luna up`, which takes it away when it stops.\n"
@@ -65,12 +65,6 @@ def find_servers(host: str, prefect_port: int, mlflow_port: int, project: Path) 
         own_prefect=other is None,
         own_mlflow=not served,
     )
-
-
-def without_credentials(url: str) -> str:
-    """A URL as everybody may see it: no user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,7 @@ def show_folds(result: CrossValidation, home: Home, console: Console) -> None:
 
 def _verdict(decision: Decision) -> str:
     """The gate's decision and its reasons, one a line."""
-    verdict = f"{'becomes' if decision.promoted else 'does not become'} @{decision.alias}"
-    return "\n           ".join([verdict, *decision.reasons])
+    return "\n           ".join([decision.verdict, *decision.reasons])
 
 
 def show_models(models: Sequence[TrainedModel], origin: str, home: Home, console: Console) -> None:

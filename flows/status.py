@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.prefect_api import FLOW, POOL, PrefectApi
-from flows.servers import Running, running, without_credentials
+from flows.servers import Running, running
 from flows.settings import server_answers
 from lungml.errors import LunaError
 from lungml.home import Home
+from lungml.secrets import without_credentials
 
 LAST_RUNS = 5
 ROLES = ("champion", "demo")

@@ -24,11 +24,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.prefect_api import CPU_QUEUE, GPU_QUEUE, POOL, PrefectApi
-from flows.servers import Servers, announced, find_servers, only_one, without_credentials
+from flows.servers import Servers, announced, find_servers, only_one
 from flows.services import POLL_S, START_TIMEOUT_S, Services, StopAskedError, UpError, end_orphans
 from flows.settings import server_answers
 from lungml.files import write_text_atomic
 from lungml.home import Home
+from lungml.secrets import without_credentials
 from tasks.gpu_locks import gpus_here
 
 DEPLOYMENT = "luna/end-to-end"

@@ -113,10 +113,14 @@ class Decision:
     checks: tuple[Check, ...]
 
     @property
+    def verdict(self) -> str:
+        """What became of the challenger, without its name."""
+        return f"becomes @{self.alias}" if self.promoted else f"does not become @{self.alias}"
+
+    @property
     def words(self) -> str:
         """In one line."""
-        verdict = f"becomes @{self.alias}" if self.promoted else f"does not become @{self.alias}"
-        return f"{self.challenger} {verdict}: {'; '.join(self.reasons)}"
+        return f"{self.challenger} {self.verdict}: {'; '.join(self.reasons)}"
 
     def unmoved(self, why: str) -> Decision:
         """What is left of a promotion when the alias could not be moved: a refusal."""

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 MASK = "***"
 MIN_CHARACTERS = 6  # a shorter secret is found in URLs and headers only: masking "luna" everywhere hides every word
@@ -40,6 +40,12 @@ def without_secrets(text: str) -> str:
     text = USER_INFO.sub(f"{MASK}@", text)
     text = QUERY_VALUE.sub(rf"\1={MASK}", text)
     return HEADER.sub(rf"\1 {MASK}", text)
+
+
+def without_credentials(url: str) -> str:
+    """A URL as everybody may see it: no user, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def mask_logs() -> None:

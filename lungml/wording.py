@@ -132,3 +132,12 @@ def _hundredths(share: float) -> str:
     if text == "0" and share > 0:
         return "under 1"
     return "over 99" if text == "100" and share < 1 else text
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -22,6 +22,7 @@ from mlflow.tracking import set_tracking_uri
 from lungml.files import locked
 from lungml.home import Home
 from lungml.secrets import mask_logs, without_secrets
+from lungml.wording import duration
 from tasks.child import pause
 from tasks.reachable import REFUSALS, TrackingDown, TrackingError, answers, first_line, is_away, is_odd
 
@@ -138,7 +139,7 @@ def patiently(uri: str, ask: Callable[[], Answer]) -> Answer:
             left_s = patience - (time.monotonic() - began)
             if left_s <= 0:
                 raise TrackingDown(
-                    f"{where}: MLflow did not answer for {in_words(patience)} ({first_line(error)}); start it, or set "
+                    f"{where}: MLflow did not answer for {duration(patience)} ({first_line(error)}); start it, or set "
                     "MLFLOW_TRACKING_URI, and run again: finished work is kept"
                 ) from None
             if not said:
@@ -146,7 +147,7 @@ def patiently(uri: str, ask: Callable[[], Answer]) -> Answer:
                     "no MLflow answers at %s (%s); waiting up to %s: start it, or end this and set MLFLOW_TRACKING_URI",
                     where,
                     first_line(error),
-                    in_words(patience),
+                    duration(patience),
                 )
                 said = True
             pause(min(pause_s, left_s))
@@ -171,11 +172,6 @@ def patience_s() -> float:
     if not 0 <= seconds < float("inf"):
         raise TrackingError(f"LUNA_MLFLOW_PATIENCE_S is {said!r}; give a number of seconds, such as 1800")
     return seconds
-
-
-def in_words(seconds: float) -> str:
-    """A length of time as a person says it."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _raise_masked(error: Exception) -> NoReturn:

@@ -20,7 +20,7 @@ from lungml.scorecard import Scorecard, score_scans
 from lungml.worst_cases import Case, choose_worst
 from tasks import tracking
 from tasks.drift import log_drift
-from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence
+from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence, slug_of
 from tasks.pipeline import Pipeline, TrainedModel
 from tasks.recorded import log_recorded
 from tasks.reporting import Chosen, WrittenReport
@@ -141,7 +141,7 @@ def log_end_to_end(
     with tracking.open_run(
         pipeline.home,
         "end-to-end",
-        name=bundle_uri.removeprefix("models:/").replace("/", "-"),
+        name=slug_of(bundle_uri),
         pipeline_id=pipeline.pipeline_id,
         params={
             "bundle": bundle_uri,

@@ -59,6 +59,11 @@ class Readable(Known, Protocol):
     def store(self) -> Location: ...
 
 
+def slug_of(uri: str) -> str:
+    """A bundle's URI, or what it is called, as part of a file's name: luna-7."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", uri.removeprefix("models:/"))[:80].strip("-.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedBundle:
     """A bundle to be asked: a registered one, or one that is not registered yet.
@@ -79,7 +84,7 @@ class NamedBundle:
     @property
     def slug(self) -> str:
         """The name as part of a file's: luna-7."""
-        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name.removeprefix("models:/"))[:80].strip("-.")
+        return slug_of(self.name)
 
     @property
     def content(self) -> dict[str, Any]:

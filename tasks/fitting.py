@@ -25,6 +25,7 @@ from lungml.leaks import too_good
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
 from lungml.recipes.data import PreparedScan, Stage
+from lungml.wording import duration
 from tasks import tracking
 from tasks.bundles import stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
@@ -32,7 +33,7 @@ from tasks.child import one_at_a_time, run_child
 from tasks.gpu_locks import Gpu, child_environment
 from tasks.gpus import gpu_slots
 from tasks.members import build_model
-from tasks.pipeline import Pipeline, TrainedModel
+from tasks.pipeline import LOGGED, Pipeline, TrainedModel
 from tasks.recorded import digests_of, sizes_of
 
 FINISHED, RUN = "finished.json", "mlflow-run.json"
@@ -199,8 +200,8 @@ def _log_model(
         val["threshold"] = result.threshold
     test = {**result.test, **training.extra.get("test", {})}
     logged = {
-        "val/best_": {**val, **result.quality.get("val", {})},
-        "test/": {**test, **result.quality.get("test", {})},
+        LOGGED["val"]: {**val, **result.quality.get("val", {})},
+        LOGGED["test"]: {**test, **result.quality.get("test", {})},
     }
     metrics = {f"{split}{name}": value for split, one in logged.items() for name, value in one.items()}
     run.log_metrics({**metrics, "best_epoch": result.best_epoch})
@@ -298,7 +299,7 @@ class _Events:
             shown.append(f"best {self._select_by} {report['best_score']:.3f} (epoch {report['best_epoch']})")
         shown.append(f"{report['samples_per_s']:.0f} samples/s")
         if report["seconds_left"] >= 1:
-            shown.append(f"{in_words(report['seconds_left'])} left")
+            shown.append(f"{duration(report['seconds_left'])} left")
         self._log.info("%s %d/%d: %s", self._name, epoch, epochs, ", ".join(shown))
         self._show(100.0 * epoch / epochs, ", ".join([f"epoch {epoch} of {epochs}", *shown]))
 
@@ -308,7 +309,7 @@ class _Events:
             100.0 * done / report["epochs"],
             f"epoch {report['epoch']} of {report['epochs']}, step {report['step']} of {report['steps']}, "
             f"loss {report['loss']:.4f}, {report['samples_per_s']:.0f} samples/s, "
-            f"{in_words(report['seconds_left'])} left",
+            f"{duration(report['seconds_left'])} left",
         )
 
     def _show(self, percent: float, text: str) -> None:
@@ -326,12 +327,3 @@ class _Events:
 
 
 SHOWN = ("precision", "recall", "f1", "auc")
-
-
-def in_words(seconds: float) -> str:
-    """A length of time as a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from lungml.gate import Decision, GateSettings, decide
 from lungml.home import Home
 from lungml.phantom import is_phantom_uid
 from tasks import promotion, registry, tracking
+from tasks.finding import slug_of
 from tasks.members import load_member
 from tasks.pipeline import Pipeline
 from tasks.provenance import learned_origin, used_by
@@ -158,7 +159,7 @@ def _leaks(home: Home, fields: Mapping[str, Any], series_uids: Sequence[str]) ->
 
 def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline: Pipeline) -> None:
     """Write the decision wherever somebody may look for it."""
-    home, name = pipeline.home, decision.challenger.removeprefix("models:/").replace("/", "-")
+    home, name = pipeline.home, slug_of(decision.challenger)
     verdict, reasons = "promoted" if decision.promoted else "refused", "; ".join(decision.reasons)
     said = {**decision.as_dict(), "settings": asdict(settings), "scans": kind(scans), "not for": "clinical use"}
     text = json.dumps(said, indent=1, allow_nan=False)
@@ -204,9 +205,9 @@ def _record(decision: Decision, scans: Origin, settings: GateSettings, pipeline:
 
 def markdown(decision: Decision, data: str) -> str:
     """The decision as a page; `data` says what the scans are."""
-    verdict = f"becomes @{decision.alias}" if decision.promoted else f"does not become @{decision.alias}"
     against = f"against `{decision.champion}`" if decision.champion else f"there was no @{decision.alias} before"
-    lines = [f"# `{decision.challenger}` {verdict}", "", f"{data.capitalize()}, {against}. Not for clinical use.", ""]
+    lines = [f"# `{decision.challenger}` {decision.verdict}", ""]
+    lines += [f"{data.capitalize()}, {against}. Not for clinical use.", ""]
     lines += [f"- {reason}" for reason in decision.reasons]
     lines += ["", "| check | | what |", "| --- | --- | --- |"]
     lines += [f"| {c.name} | {'passed' if c.passed else '**failed**'} | {c.words} |" for c in decision.checks]

@@ -62,7 +62,7 @@ class ModelLineage:
             "seed": run.params.get("seed") if run else None,
             "settings": dict(run.params) if run else {},
             "differs": {name: {"model": one, "recipe": other} for name, (one, other) in self.settings.items()},
-            "data": {split: {"digest": d.digest, **d.sizes} for split, d in run.data.items()} if run else {},
+            "data": run.told_data() if run else {},
             "parents": {stage: parent.as_dict() for stage, parent in self.parents.items()},
             "missing": list(self.missing),
         }
@@ -116,7 +116,7 @@ class BundleLineage:
             "environment": run.environment if run else {},
             "parameters": dict(self.parameters),
             "code": dict(self.code),
-            "data": {split: {"digest": d.digest, **d.sizes} for split, d in run.data.items()} if run else {},
+            "data": run.told_data() if run else {},
             "bundle": dict(self.fields),
             "members": [{"member": member, **model.as_dict()} for member, model in self.members],
             "missing": list(self.missing),

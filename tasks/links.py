@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from lungml.home import Home
+from lungml.secrets import without_credentials
 from tasks import tracking
 from tasks.registry import BUNDLE_NAME
 
@@ -61,6 +62,4 @@ def _for_browsers(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    place = f"{host}:{parts.port}" if parts.port else host
-    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
+    return without_credentials(url).rstrip("/")

@@ -26,17 +26,17 @@ from lungml.score import finite_or_none
 from lungml.scorecard import Scorecard
 from tasks import promotion, registry, runs, tracking
 from tasks.evaluation import SplitScore
-from tasks.finding import NamedBundle
+from tasks.finding import slug_of
 from tasks.lineage import MADE_BY, PIPELINE, BundleLineage, bundle_lineage, settings_of
 from tasks.packing import BUNDLE_FILE, MEMBER_FILES, member_file, sha256
-from tasks.pipeline import Pipeline, may_pass
+from tasks.pipeline import LOGGED, Pipeline, may_pass
 from tasks.tracking import TrackingError
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = 1  # of the manifest
 MANIFEST_TAG = "luna.manifest"  # of a bundle's version: the manifest's own sha256
 NO_SETTINGS = (*registry.BUNDLE_MEMBERS, "recipe", "origin")  # of a bundle's fields
-OF_THE_KEPT = ("val/best_", "test/", "best_epoch")  # how a training's metrics of the epoch that was kept begin
+OF_THE_KEPT = (*LOGGED.values(), "best_epoch")  # how a training's metrics of the epoch that was kept begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Described:
 
 def described_at(home: Home, uri: str) -> Described:
     """Where the manifest and the card of `models:/luna/N` lie, if they were written."""
-    folder = home.reports / "bundles" / NamedBundle(name=uri, fields={}).slug
+    folder = home.reports / "bundles" / slug_of(uri)
     return Described(manifest=folder / MANIFEST, card=folder / CARD)
 
 
@@ -126,7 +126,7 @@ def build_manifest(
         "environment": run.environment if run else {},
         "parameters": dict(lineage.parameters) or None,
         "seeds": {"pipeline": lineage.parameters.get("seed"), **{one["uri"]: one["seed"] for one in members}},
-        "data": {split: {"digest": d.digest, **d.sizes} for split, d in run.data.items()} if run else {},
+        "data": run.told_data() if run else {},
         "settings": {name: value for name, value in registry.as_given(fields).items() if name not in NO_SETTINGS},
         "members": members,
         "files": files_of(home, lineage.uri),

@@ -11,14 +11,11 @@ from lungml.wording import rate, signed
 from tasks import promotion, registry
 from tasks.gate import to_beat
 from tasks.links import Links
-from tasks.pipeline import Pipeline, TrainedModel
+from tasks.pipeline import LOGGED, Pipeline, TrainedModel
 from tasks.runs import RunFacts, facts_of_model
 from tasks.summary_pages import SPLIT_NAMES, digits_of, ended, table, title
 from tasks.tracking import TrackingError
 
-MEMBERS = {stage: member for member, stage in registry.BUNDLE_MEMBERS.items()}
-LOGGED = {"val": "val/best_", "test": "test/"}  # how a training's run names its model's metrics
-COUNTED = {"scans": "scans", "nodules": "nodules", "malignant": "of them malignant"}
 NOT_COMPARED = ("threshold",)  # a setting, not a score: neither more nor less of it is better
 
 
@@ -52,7 +49,7 @@ def model_page(models: Sequence[TrainedModel], pipeline: Pipeline, others: Seque
         if not any(own.values()):
             continue
         lines += ["", f"## On the {SPLIT_NAMES[split]} scans", ""]
-        lines += _compared(own, [model.name for model in models], [_told(facts, split) for facts in standing], uri)
+        lines += _compared(own, [model.name for model in models], [facts.scores(split) for facts in standing], uri)
         lines += ["", _same_scans(split, first, standing)] if standing else []
     lines += ["", note] if note else []
     return "\n".join(ended(lines, links))
@@ -68,8 +65,9 @@ def _standing(pipeline: Pipeline, stage: Stage) -> tuple[list[RunFacts], str, st
         fields = registry.read_bundle(pipeline.home, uri)
     except TrackingError as error:
         return [], uri, f"@{alias} cannot be compared with: {one_line(str(error))}."
-    found = [facts_of_model(pipeline.home, member) for member in registry.member_uris(fields, MEMBERS[stage])]
-    known = [facts for facts in found if facts and any(_told(facts, split) for split in LOGGED)]
+    uris = registry.member_uris(fields, registry.MEMBER_OF[stage])
+    found = [facts_of_model(pipeline.home, model) for model in uris]
+    known = [facts for facts in found if facts and any(facts.scores(split) for split in LOGGED)]
     if len(known) < len(found):
         return [], uri, f"@{alias}, {uri}, has models whose runs do not say how they did."
     return known, uri, ""
@@ -77,12 +75,6 @@ def _standing(pipeline: Pipeline, stage: Stage) -> tuple[list[RunFacts], str, st
 
 def _scores(model: TrainedModel, split: str) -> Mapping[str, float]:
     return {"val": model.val, "test": model.test}[split]
-
-
-def _told(facts: RunFacts, split: str) -> dict[str, float]:
-    """A run's metrics of its model, with their bare names."""
-    prefix = LOGGED[split]
-    return {name.removeprefix(prefix): value for name, value in facts.metrics.items() if name.startswith(prefix)}
 
 
 def _compared(

@@ -54,6 +54,10 @@ class Pipeline:
         return Hardware(device=self.device, count=self.devices, precision=self.precision)
 
 
+# How a training's run names the metrics of the epoch that was kept, by split: the others are of every epoch.
+LOGGED = {"val": "val/best_", "test": "test/"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """A finished model: its URI and how its best epoch did; metric names are bare."""

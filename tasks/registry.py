@@ -30,6 +30,7 @@ from tasks.tracking import TrackingError
 
 BUNDLE_NAME = "luna"
 BUNDLE_MEMBERS = {"segmentation": "segmentation", "nodule": "classification", "malignancy": "malignancy"}
+MEMBER_OF = {stage: member for member, stage in BUNDLE_MEMBERS.items()}
 THRESHOLDS = ("nodule_threshold", "malignant_threshold")
 BUNDLE_FIELDS = (*BUNDLE_MEMBERS, "grouping", *THRESHOLDS, "recipe", "origin")
 # Older bundles have none of these: no flips, no calibration, malignancy where a nodule is seen, default means.

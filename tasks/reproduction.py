@@ -16,7 +16,7 @@ from lungml.files import write_text_atomic
 from lungml.home import Home
 from tasks import promotion, registry, runs, tracking
 from tasks.evaluation import SplitScore, log_score
-from tasks.finding import NamedBundle
+from tasks.finding import slug_of
 from tasks.lineage import BundleLineage, bundle_lineage
 from tasks.packing import member_file
 from tasks.pipeline import Pipeline
@@ -155,7 +155,7 @@ def log_reproduction(result: Reproduction, scores: Sequence[SplitScore], pipelin
     The new bundle bears no alias, and a tag that says which one it repeats. Returns the run's id.
     """
     home, text = pipeline.home, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n"
-    slug = NamedBundle(name=result.uri, fields={}).slug
+    slug = slug_of(result.uri)
     write_text_atomic(home.reports / "reproductions" / slug / "reproduction.json", text)
     tags = {REPRODUCES: result.uri, "luna.reproduced": str(result.equal).lower(), "luna.origin": pipeline.origin}
     promotion.tag_version(home, result.made, {REPRODUCES: result.uri})

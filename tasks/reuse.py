@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -14,12 +13,10 @@ from lungml.figures import THRESHOLD
 from lungml.home import Home
 from lungml.recipes.data import PreparedScan, Stage
 from tasks import registry, tracking
-from tasks.pipeline import TrainedModel
+from tasks.pipeline import LOGGED, TrainedModel
 from tasks.provenance import used_by
 from tasks.rounds import TRAININGS
-
-MEMBERS = {stage: member for member, stage in registry.BUNDLE_MEMBERS.items()}
-SPLITS = {"val": "val/best_", "test": "test/"}  # how a training's run names its model's metrics
+from tasks.runs import facts_of_run
 
 
 class ReuseError(LunaError):
@@ -95,7 +92,7 @@ def check_new_to(home: Home, stage: Stage, uri: str, scans: Iterable[PreparedSca
         ReuseError: see `reuse_models`.
     """
     sides = {scan.series_uid: scan.split for scan in scans}
-    fields = {member: uri if member == MEMBERS[stage] else [] for member in registry.BUNDLE_MEMBERS}
+    fields = {member: uri if member == registry.MEMBER_OF[stage] else [] for member in registry.BUNDLE_MEMBERS}
     notes = []
     for used in used_by(home, fields):
         for uid, side in sides.items():
@@ -110,21 +107,23 @@ def check_new_to(home: Home, stage: Stage, uri: str, scans: Iterable[PreparedSca
 
 
 def as_trained(home: Home, stage: Stage, uri: str) -> TrainedModel:
-    """A model as its training left it; one that came from elsewhere has no metrics, and 0.5 as its threshold."""
-    client = tracking.client_of(home)
-    model = client.get_logged_model(uri.removeprefix("models:/"))
-    metrics: Mapping[str, Any] = client.get_run(model.source_run_id).data.metrics if model.source_run_id else {}
-    told = {
-        split: {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
-        for split, prefix in SPLITS.items()
-    }
+    """A model as its training left it; one that came from elsewhere has no metrics, and 0.5 as its threshold.
+
+    Raises:
+        ReuseError: the run that made it is gone.
+    """
+    model = tracking.client_of(home).get_logged_model(uri.removeprefix("models:/"))
+    run = facts_of_run(home, model.source_run_id) if model.source_run_id else None
+    if model.source_run_id and run is None:
+        raise ReuseError(f"{uri}: its run {model.source_run_id} is gone, and with it how good it is; train anew")
+    told = {split: run.scores(split) if run else {} for split in LOGGED}
     if stage != "segmentation":
         told["val"].setdefault("threshold", THRESHOLD)
     return TrainedModel(
         stage=stage,
         name=model.name,
         uri=uri,
-        best_epoch=int(metrics.get("best_epoch", 0)),
+        best_epoch=int(run.metrics.get("best_epoch", 0)) if run else 0,
         val=told["val"],
         test=told["test"],
     )

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from lungml.home import Home
 from tasks import tracking
 from tasks.connection import patiently
+from tasks.pipeline import LOGGED
 from tasks.provenance import MISSING, PARENT
 from tasks.registry import BUNDLE_NAME
 
@@ -70,6 +71,15 @@ class RunFacts:
     def environment(self) -> dict[str, str]:
         """See `tasks.machine.environment`."""
         return {name.removeprefix("env."): value for name, value in self.tags.items() if name.startswith("env.")}
+
+    def scores(self, split: str) -> dict[str, float]:
+        """Of a training's run: its model's metrics on a split, val or test, by their bare names."""
+        prefix = LOGGED[split]
+        return {name.removeprefix(prefix): value for name, value in self.metrics.items() if name.startswith(prefix)}
+
+    def told_data(self) -> dict[str, dict[str, Any]]:
+        """Split -> digest and sizes of its data; JSON-able."""
+        return {split: {"digest": one.digest, **one.sizes} for split, one in self.data.items()}
 
     @property
     def parents(self) -> dict[str, str]:

@@ -82,8 +82,7 @@ def evaluation_page(
     lines = [*title(f"`{bundle_uri}` end to end", pipeline.origin)]
     lines += [f"- bundle: {links.bundle(bundle_uri)}", f"- MLflow run: {links.run('end-to-end', run_id, run_id)}"]
     if decision:
-        verdict = f"becomes @{decision.alias}" if decision.promoted else f"does not become @{decision.alias}"
-        lines += [f"- gate: it {verdict}", *(f"    - {reason}" for reason in decision.reasons)]
+        lines += [f"- gate: it {decision.verdict}", *(f"    - {reason}" for reason in decision.reasons)]
     shown = {SPLIT_NAMES[score.split]: score for score in scores}
     head = ["", *(f"{name} ({score.table.scans:,} scans)" for name, score in shown.items())]
     head += [f"test, {champion_uri}", "difference"] if champion else []
@@ -131,7 +130,7 @@ def outcome(bundle_uri: str, decision: Decision | None) -> str:
     """What became of a run's bundle, as a heading."""
     if decision is None:  # an equal one was made before
         return f"`{bundle_uri}` is in use already"
-    return f"`{bundle_uri}` {'becomes' if decision.promoted else 'does not become'} @{decision.alias}"
+    return f"`{bundle_uri}` {decision.verdict}"
 
 
 def title(what: str, origin: Origin) -> list[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import cli
 from lungml.phantom import PhantomSettings, write_phantoms
 
 PROJECT = Path(__file__).parents[2]
@@ -29,20 +28,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     yield
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture
-def luna(environment: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Luna:
-    """Run the command in this process: exit status, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luna", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capfd.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

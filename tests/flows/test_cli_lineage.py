@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 from prefect.logging import disable_run_logger
 from rich.console import Console
 
-from flows import cli, reproduce, temporary_server
+from flows import reproduce, temporary_server
 from flows.show_lineage import show_reproduction
 from lungml.home import Home
 from tasks import registry
@@ -35,21 +34,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def luna(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Luna]:
-    """Run the command in this process: exit status, stdout, stderr."""
+def environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets what Prefect and MLflow read; here it is all put back."""
     before = dict(os.environ)
     monkeypatch.setenv("LUNA_HOME", str(home.root))
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luna", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capfd.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    yield run
+    yield
     os.environ.clear()
     os.environ.update(before)
 

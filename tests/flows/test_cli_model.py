@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flows import cli
 from flows.cli_model import show_bundles
 from lungml.home import Home
 from tasks import promotion, tracking
@@ -48,20 +46,6 @@ def environment(stocked: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture
-def luna(environment: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Luna:
-    """Run the command in this process: exit status, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["luna", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capfd.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return run
 
 
 def only_line(said: str) -> str:

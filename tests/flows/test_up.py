@@ -36,11 +36,11 @@ from flows.servers import (
     find_servers,
     only_one,
     running,
-    without_credentials,
 )
 from flows.services import MARK, Services, StopAskedError, UpError, end_orphans
 from flows.up import up
 from lungml.home import Home
+from lungml.secrets import without_credentials
 
 PROJECT = Path(__file__).parents[2]
 SLEEP = "import time; time.sleep(600)"

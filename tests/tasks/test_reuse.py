@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lungml.home import Home
-from tasks import tracking
+from tasks import reuse, tracking
 from tasks.reuse import ReuseError, as_trained, check_new_to, check_origin, parse_reused
 from tasks.tracking import TrackingError
 from tests.tasks.toy_bundles import toy_model
@@ -117,3 +117,12 @@ def test_silence_is_told(home: Home) -> None:
 def test_a_model_that_is_not_there_is_named(home: Home) -> None:
     with pytest.raises(TrackingError, match="models:/m-gone"):
         tracking.load_model(home, "models:/m-gone", expect_stage="malignancy")
+
+
+def test_a_model_whose_run_is_gone_is_not_taken_for_one_from_elsewhere(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = toy_model(home, "classification")
+    monkeypatch.setattr(reuse, "facts_of_run", lambda home, run_id: None)
+    with pytest.raises(ReuseError, match=rf"^{uri}: its run \S+ is gone"):
+        as_trained(home, "classification", uri)

@@ -245,7 +245,14 @@ OLD = score("test", 0.4, ((0, 3, 6, 2), (1, 0, 3, 0), (2, 1, 0, 2)))
 
 
 def test_a_bundle_stands_beside_the_one_in_use_on_the_test_scans(pipeline: Pipeline) -> None:
-    decision = SimpleNamespace(promoted=False, alias="demo", reasons=("too few scans", "worse"))
+    decision = Decision(
+        challenger="models:/luna/7",
+        champion="models:/luna/3",
+        alias="demo",
+        promoted=False,
+        reasons=("too few scans", "worse"),
+        checks=(),
+    )
     page = evaluation_page([VAL, TEST], "models:/luna/7", "abc", pipeline, OLD, "models:/luna/3", decision)  # type: ignore[arg-type]
     assert rows(page) == [
         ["", "validation (4 scans)", "test (4 scans)", "test, models:/luna/3", "difference"],
