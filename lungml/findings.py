@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ Stage = Literal["filtered", "benign", "malignant"]
 Member = Literal["segmentation", "nodule", "malignancy"]
 FINDINGS_COLUMNS = (
     "series_uid", "x_mm", "y_mm", "z_mm", "index", "row", "col", "prob_nodule", "prob_malignant", "stage",
-    "diameter_mm", "reason",
+    "diameter_mm", "reason", "prob_segmentation",
 )  # fmt: skip
 ASKED_DIGITS = 6  # of the logit from which on malignancy is asked; a little below it is asked too
 
@@ -48,6 +48,7 @@ class Finding:
             the malignancy models were not asked.
         stage: where it ended: filtered (taken for no nodule), benign or malignant.
         reason: why it ended there, in words.
+        prob_segmentation: mean probability of the voxels that the segmentation marked there; NaN where it is not kept.
     """
 
     center_irc: tuple[float, float, float]
@@ -57,6 +58,7 @@ class Finding:
     prob_malignant: float
     stage: Stage
     reason: str = ""
+    prob_segmentation: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,7 @@ def judge(answers: Answers, grid: Grid, bundle: Bundle) -> tuple[Finding, ...]:
                 prob_malignant=malignant,
                 stage=stage,
                 reason=reason,
+                prob_segmentation=float(candidates.scores[position]),
             )
         )
     return tuple(findings)
@@ -223,7 +226,12 @@ def find_nodules(
 
 def findings_text(series_uid: str, findings: Sequence[Finding]) -> str:
     """The text of a `findings.csv`, every candidate a row; a scan without candidates has a header only."""
-    rows = [
+    return csv_text(FINDINGS_COLUMNS, findings_rows(series_uid, findings))
+
+
+def findings_rows(series_uid: str, findings: Sequence[Finding]) -> list[tuple[Any, ...]]:
+    """A scan's rows of a table with `FINDINGS_COLUMNS`."""
+    return [
         (
             series_uid,
             *(f"{mm:.4f}" for mm in f.center_xyz),
@@ -233,10 +241,10 @@ def findings_text(series_uid: str, findings: Sequence[Finding]) -> str:
             f.stage,
             "" if math.isnan(f.diameter_mm) else f"{f.diameter_mm:.2f}",
             f.reason,
+            "" if math.isnan(f.prob_segmentation) else f"{f.prob_segmentation:.4f}",
         )
         for f in findings
     ]
-    return csv_text(FINDINGS_COLUMNS, rows)
 
 
 def write_findings(path: Path, series_uid: str, findings: Sequence[Finding]) -> None:
@@ -256,6 +264,7 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
                 stage=row["stage"],  # type: ignore[arg-type]
                 diameter_mm=float(row["diameter_mm"] or math.nan),
                 reason=row["reason"],
+                prob_segmentation=float(row.get("prob_segmentation") or math.nan),  # older tables have none
             )
             for row in csv.DictReader(handle)
         )

@@ -1,0 +1,1 @@
+"""What a person gets to see of a scan, and what they say to it: files, page, DICOM objects, corrections."""
