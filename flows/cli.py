@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.markup import escape
 
-from flows import cli_data, cli_evaluate, cli_model
+from flows import cli_corrections, cli_data, cli_evaluate, cli_model, cli_read, cli_show
 from flows.failures import in_words
 from flows.settings import tell_the_story
 from flows.terminal import MAX_SEED, err, out, start
@@ -24,7 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_read.read)
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_corrections.app, name="corrections")
+app.command()(cli_show.show)
 
 
 RECIPE_HELP = "best, report (the project report's, constant by constant) or demo (best cut to minutes)"
@@ -187,55 +190,6 @@ def status() -> None:
     from flows.status import show_status
 
     show_status(home, out)
-
-
-@app.command()
-def read(
-    scans: Annotated[list[Path], typer.Argument(help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips")],
-    bundle: Annotated[str, typer.Option(help="models:/luna/N or models:/luna@alias")],
-    out_dir: Annotated[Path, typer.Option("--out", help="folder of the results")],
-    grouping: Annotated[str | None, typer.Option(help="report or best; the bundle's own when not given")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-) -> None:
-    """Find the nodules of scans: OUT/<series_uid>/findings.csv, every candidate a row."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from flows.read import read_scans
-
-    home = start(flows=False)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
-    ) as progress:
-        bar = progress.add_task("segmenting", total=None)
-
-        def on_slice(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        def on_scan(series_uid: str, findings: Any, where: str) -> None:
-            if findings is None:
-                err.print(f"[red]not read:[/] {escape(where)}", soft_wrap=True)
-                return
-            kept = sum(f.stage != "filtered" for f in findings)
-            malignant = sum(f.stage == "malignant" for f in findings)
-            out.print(
-                f"{series_uid}: {len(findings)} candidates, {kept} taken for nodules, "
-                f"{malignant} of them for malignant -> {where}",
-                soft_wrap=True,
-            )
-
-        failed = read_scans(
-            scans,
-            bundle,
-            out_dir,
-            home=home,
-            grouping=grouping,
-            device=device,
-            on_scan=on_scan,
-            on_slice=on_slice,
-            on_warning=lambda line: err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True),
-        )
-    out.print("A model's opinion, not for clinical use.")
-    raise typer.Exit(1 if failed else 0)
 
 
 STOPPED, TERMINATED = 130, 143  # 128 + SIGINT, + SIGTERM, as shells have it

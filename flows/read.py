@@ -1,9 +1,10 @@
-"""Which findings does this scan hold? One scan in, one `findings.csv` out, no server needed."""
+"""Which findings do these scans hold? Scans in, a folder for each out, no server needed."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -14,10 +15,57 @@ from flows.watched import watched
 from lungml.candidates import Grouping
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
 from lungml.errors import FindingError, LunaError
-from lungml.findings import Finding, ask, judge, write_findings
 from lungml.home import Home
-from tasks.bundles import load_bundle, with_grouping
+from lungml.reading.deliver import PAGE, deliver, header_warnings, prepare_folder, source_headers
+from lungml.reading.known import Known, read_known
+from lungml.reading.record import Opinion, Reading, found_nodules
 from tasks.gpus import cuda_name, gpu_slots
+from tasks.reading import Reader, open_reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadScan:
+    """What became of one scan that was to be read.
+
+    Attributes:
+        path: as it was given.
+        series_uid: of the scan; what its path suggests where it could not be read.
+        folder: that holds the results; None where there are none.
+        opinions: of the bundle, or of both.
+        known: nodules of the truth and how many of them each bundle found; None where no truth is known.
+        problems: why it was not read, or what of its results could not be written.
+        warnings: what a person should know of it.
+    """
+
+    path: Path
+    series_uid: str
+    folder: Path | None = None
+    opinions: tuple[Opinion, ...] = ()
+    known: tuple[int, tuple[int, ...]] | None = None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> Path | None:
+        """The page to open."""
+        return self.folder and self.folder / PAGE
+
+    @property
+    def summary(self) -> str:
+        """What was found, in one line."""
+        parts = [_counts(opinion) for opinion in self.opinions]
+        if self.known:
+            nodules, found = self.known
+            parts = [f"{part}, {hits} of {nodules} known nodules found" for part, hits in zip(parts, found)]
+        if len(parts) == 1:
+            return parts[0]
+        return "; ".join(f"{opinion.bundle}: {part}" for opinion, part in zip(self.opinions, parts))
+
+
+def _counts(opinion: Opinion) -> str:
+    kept = sum(finding.stage != "filtered" for finding in opinion.findings)
+    malignant = sum(finding.stage == "malignant" for finding in opinion.findings)
+    return f"{len(opinion.findings)} candidates, {kept} taken for nodules, {malignant} of them for malignant"
 
 
 def read_scans(
@@ -26,64 +74,105 @@ def read_scans(
     out: Path,
     *,
     home: Home,
+    compare: str | None = None,
+    truth: Path | None = None,
     grouping: str | None = None,
     device: str = "auto",
-    on_scan: Callable[[str, tuple[Finding, ...] | None, str], None] | None = None,
+    on_start: Callable[[int, Path], None] | None = None,
     on_slice: Callable[[int, int], None] | None = None,
-    on_warning: Callable[[str], None] | None = None,
+    on_scan: Callable[[ReadScan], None] | None = None,
 ) -> int:
-    """Write `OUT/<series_uid>/findings.csv` for every scan; a scan that cannot be read costs only itself.
+    """Read every scan and write `OUT/<series_uid>/`; a scan that cannot be read costs only itself.
 
     Args:
         paths: scans of any kind that `read_scan` takes.
         bundle_uri: `models:/luna/N` or an alias.
-        out: folder of the results.
+        out: folder of the results, see `lungml.reading.deliver`.
         home: where models live.
-        grouping: a rule that replaces the bundle's own.
+        compare: a second bundle, whose findings stand beside the first's.
+        truth: folder of tables that know the nodules, see `lungml.reading.known`.
+        grouping: a rule that replaces the bundles' own.
         device: auto, cpu or cuda.
-        on_scan: called with (series_uid, findings or None, the file written or the reason it was not).
+        on_start: called with (the scan's place in the list, its path).
         on_slice: progress within a scan.
-        on_warning: called with what a person should know of a scan that was read, one line each.
+        on_scan: called with what became of each scan.
 
     Returns:
-        how many scans could not be read, or have the series_uid of another one.
+        how many scans lack something that was asked for.
 
     Raises:
-        NotADirectoryError: `out` is a file.
+        OSError: nothing can be written to `out`.
+        LunaError: the bundle, the rule or the truth is not there.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
-    bundle = load_bundle(home, bundle_uri, device)
-    if grouping is not None:
-        bundle = with_grouping(bundle, grouping)
-    failed = 0
-    read: dict[str, Path] = {}
-    for path in paths:
-        try:
-            scan = read_scan(path)
-            if scan.series_uid in read:
-                raise DuplicateScanError(
-                    path, f"the same series_uid as {read[scan.series_uid]}", "read it into another --out"
-                )
-            read[scan.series_uid] = path
-            if on_warning:
-                for warning in scan.warnings:
-                    on_warning(f"{scan.series_uid}: {warning}")
-            answers = ask(scan.hu, scan.grid, bundle, on_slice=on_slice)
-            findings = judge(answers, scan.grid, bundle)
-        except (ScanError, FindingError, OSError) as error:
-            failed += 1
-            if on_scan:
-                on_scan(scan_name(path), None, str(error))
-            continue
-        left_out = answers.candidates.left_out
-        if left_out and on_warning:
-            on_warning(f"{scan.series_uid}: {left_out} further places are beyond the limit of candidates a scan")
-        file = out / scan.series_uid / "findings.csv"
-        write_findings(file, scan.series_uid, findings)
+    prepare_folder(out)
+    known = read_known(truth) if truth else None
+    readers = [
+        open_reader(home, uri, device=device, grouping=grouping) for uri in (bundle_uri, compare) if uri is not None
+    ]
+    lacking = 0
+    seen: dict[str, Path] = {}
+    for place, path in enumerate(paths):
+        if on_start:
+            on_start(place, path)
+        result = _read_one(path, readers, out, known, seen, on_slice)
+        lacking += bool(result.problems)
         if on_scan:
-            on_scan(scan.series_uid, findings, str(file))
-    return failed
+            on_scan(result)
+    return lacking
+
+
+def _read_one(
+    path: Path,
+    readers: Sequence[Reader],
+    out: Path,
+    known: Known | None,
+    seen: dict[str, Path],
+    on_slice: Callable[[int, int], None] | None,
+) -> ReadScan:
+    """One scan, whatever may be wrong with it; `seen` learns its series_uid."""
+    try:
+        scan = read_scan(path)
+        if scan.series_uid in seen:
+            raise DuplicateScanError(
+                path, f"the same series_uid as {seen[scan.series_uid]}", "read it into another --out"
+            )
+        seen[scan.series_uid] = path
+        truth = known.of(scan.series_uid) if known else None
+        opinions = tuple(reader.read(scan, on_slice) for reader in readers)
+        headers = source_headers(path)
+        warnings = (*scan.warnings, *header_warnings(headers), *_limits(opinions))
+        if known and truth is None:
+            warnings = (*warnings, "no table of the truth names this scan: nothing is marked as a hit or a miss")
+        reading = Reading(
+            series_uid=scan.series_uid,
+            hu=scan.hu,
+            grid=scan.grid,
+            opinions=opinions,
+            made=datetime.now(UTC),
+            warnings=warnings,
+            truth=truth,
+        )
+        delivered = deliver(out / scan.series_uid, reading, headers)
+    except (ScanError, FindingError, OSError) as error:
+        return ReadScan(path=path, series_uid=scan_name(path), problems=(str(error),))
+    hits = truth and tuple(len(found_nodules(opinion.findings, truth)) for opinion in opinions)
+    return ReadScan(
+        path=path,
+        series_uid=scan.series_uid,
+        folder=out / scan.series_uid,
+        opinions=opinions,
+        known=(len(truth.nodules), hits) if truth is not None and hits is not None else None,
+        problems=delivered.problems,
+        warnings=warnings,
+    )
+
+
+def _limits(opinions: Sequence[Opinion]) -> tuple[str, ...]:
+    return tuple(
+        f"{opinion.left_out} further places are beyond the limit of candidates a scan"
+        for opinion in opinions
+        if opinion.left_out
+    )
 
 
 class ReadingError(LunaError):
@@ -98,6 +187,8 @@ def read_in_background(
     bundle: str = "models:/luna@champion",
     grouping: Grouping | None = None,
     device: str = "auto",
+    compare: str | None = None,
+    truth: str | None = None,
 ) -> None:
     """Find the nodules of scans as `read_scans` does, where nobody waits for it; a GPU is held from first to last.
 
@@ -110,46 +201,55 @@ def read_in_background(
         bundle: models:/luna/N or models:/luna@alias.
         grouping: report, union or best; the bundle's own when not given.
         device: auto, cpu or cuda.
+        compare: a second bundle, whose findings stand beside the first's on the same page.
+        truth: folder of tables that know the scans' nodules, to mark hits, misses and false positives.
 
     Raises:
-        ReadingError: at the end, when a scan could not be read; the others' findings are written.
+        ReadingError: at the end, when a scan lacks something that was asked for; the others' results are written.
         TrainingError: the device is not there.
     """
     log = get_run_logger()
     rows: list[dict[str, str | int]] = []
 
-    def on_scan(series_uid: str, findings: tuple[Finding, ...] | None, where: str) -> None:
+    def on_scan(one: ReadScan) -> None:
         place = len(rows) + 1
-        if findings is None:
-            log.error("scan %d of %d was not read: %s", place, len(scans), where)
+        for warning in one.warnings:
+            log.warning("%s: %s", one.series_uid, warning)
+        for problem in one.problems:
+            log.error(
+                "scan %d of %d %s: %s", place, len(scans), "lacks a part" if one.folder else "was not read", problem
+            )
+        if not one.folder:
             rows.append({"scan": place, "series": "", "candidates": "not read", "nodules": "", "malignant": ""})
             return
-        nodules = sum(finding.stage != "filtered" for finding in findings)
-        malignant = sum(finding.stage == "malignant" for finding in findings)
-        log.info("%s: %d candidates, %d nodules, %d malignant", series_uid, len(findings), nodules, malignant)
-        rows.append(
-            {
-                "scan": place,
-                "series": series_uid,
-                "candidates": len(findings),
-                "nodules": nodules,
-                "malignant": malignant,
-            }
-        )
+        log.info("%s: %s", one.series_uid, one.summary)
+        for opinion in one.opinions:
+            stages = [finding.stage for finding in opinion.findings]
+            rows.append(
+                {
+                    "scan": place,
+                    "series": one.series_uid,
+                    "candidates": len(stages),
+                    "nodules": len(stages) - stages.count("filtered"),
+                    "malignant": stages.count("malignant"),
+                    **({"bundle": opinion.bundle} if compare else {}),
+                }
+            )
 
     with gpu_slots(device) as gpus:
-        failed = read_scans(
+        lacking = read_scans(
             [Path(scan) for scan in scans],
             bundle,
             Path(out),
             home=Home.from_env(),
+            compare=compare,
+            truth=Path(truth) if truth else None,
             grouping=grouping,
             device=cuda_name(gpus, device),
             on_scan=on_scan,
-            on_warning=log.warning,
         )
     create_table_artifact(rows, key="read", description=f"Read with {bundle}. A model's opinion, not for clinical use.")
-    if failed:
+    if lacking:
         raise ReadingError(
-            f"{failed} of {len(scans)} scans were not read; the run's log says why, the others' findings are written"
+            f"{lacking} of {len(scans)} scans were not read, or not wholly; the run's log says why, the rest is written"
         )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +113,7 @@ def read_scan(path: Path) -> Scan:
     Raises:
         ScanError: one of its kinds, whenever the scan is not exactly what a CT has to be.
     """
-    kind = _kind(path)
+    kind = scan_kind(path)
     if kind == "dicom":
         series_uid, hu, grid = read_series(path)
     elif kind == "nifti":
@@ -169,7 +170,7 @@ def scan_fingerprint(path: Path) -> str:
     Raises:
         ScanError: the header cannot be parsed or a file is missing.
     """
-    kind = _kind(path)
+    kind = scan_kind(path)
     if path.is_dir():
         return _fingerprint(b"", path, dicom_files(path))
     if kind != "dicom":
@@ -187,7 +188,7 @@ def source_files(path: Path) -> tuple[Path, ...]:
     Raises:
         ScanError: the header cannot be parsed.
     """
-    kind = _kind(path)
+    kind = scan_kind(path)
     if kind == "dicom":
         return dicom_files(path)
     return (path,) if kind == "nifti" else tuple(sorted({path, read_header(path).data_file}))
@@ -203,7 +204,12 @@ def _fingerprint(head: bytes, path: Path, files: Iterable[Path]) -> str:
     return found.hexdigest()
 
 
-def _kind(path: Path) -> str:
+def scan_kind(path: Path) -> Literal["dicom", "nifti", "metaimage"]:
+    """What a path is read as, by its name.
+
+    Raises:
+        FormatError: none of them.
+    """
     name = path.name.lower()
     if path.is_dir() or name.endswith(".zip"):
         return "dicom"

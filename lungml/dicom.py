@@ -1,7 +1,7 @@
 """What does a DICOM series hold, in a folder or a zip, and is every slice of it there?
 
 File names, extensions and order mean nothing: slices are put in order by their positions in the patient. Nothing of a
-patient but the series_uid leaves this module.
+patient but the series_uid leaves this module, but for what `read_headers` is asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -71,6 +72,19 @@ UNEVEN_MM, UNEVEN = 0.11, 0.05  # mm, or a part of the spacing when that is more
 MISSING_FROM = 1.5  # times the spacing: a slice is missing from here on
 MAX_SIDEWAYS = 0.25  # pixels off the line through the first slice: no voxel is placed worse than that
 MAX_TURN = 1e-4  # between the direction cosines of two slices
+# What an object made from a series takes over from it, DICOM PS3.3: what the standard demands of a patient and a study
+# (and who issued the patient's id, by which archives file), and which slice is where. All else stays with the source.
+PATIENT_FIELDS = (
+    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyInstanceUID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "StudyDescription",
+)  # fmt: skip
+SLICE_FIELDS = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "FrameOfReferenceUID",
+    "PositionReferenceIndicator", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "SliceThickness", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    "ContrastBolusAgent",  # taken over by none: what a person is warned of
+)  # fmt: skip
 
 
 def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
@@ -103,6 +117,28 @@ def read_grid(path: Path) -> Grid:
     """
     with opened(path) as files:
         return _order(_slices(files)[1], path)[1]
+
+
+def read_headers(path: Path) -> list[Dataset]:
+    """What objects made from a series, such as a segmentation of it, need of its headers.
+
+    These, and nothing else that we read, name a patient: they are for `lungml.reading.dicom_objects`, whose files must
+    carry the patient and study of their source, and go nowhere else, neither into a log nor onto a page.
+
+    Returns:
+        one dataset a slice, without pixels, in the order of `read_series`, with those of `PATIENT_FIELDS` and
+        `SLICE_FIELDS` that it has, unchecked but for what `read_series` checks.
+
+    Raises:
+        ScanError: as `read_series`, but for the pixels.
+    """
+    with opened(path) as files:
+        return [_header(files, one.name) for one in _order(_slices(files)[1], path)[0]]
+
+
+def _header(files: SeriesFiles, name: str) -> Dataset:
+    with files.open(name) as handle:
+        return parse(handle, name, files.path, [*PATIENT_FIELDS, *SLICE_FIELDS])[0]
 
 
 def find_dicom_series(folder: Path) -> dict[str, Path]:

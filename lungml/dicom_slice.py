@@ -1,7 +1,7 @@
 """What does the header of one DICOM file say, and is it a CT slice?
 
 pydicom parses it; what it would guess, print or look away from is refused here. No value that could name a patient is
-ever asked for, nor quoted.
+ever quoted, nor asked for but by `lungml.dicom.read_headers`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class LunaError(ValueError):
       RecipeError     no such recipe
       ProfileError    a kept profile that cannot be read
       RecordError     a text that is not the record that was asked for
+      DicomObjectError a DICOM segmentation or report that a series' headers do not allow
       ReadingError    some of the scans that were to be read could not be
       GroupingError   no such grouping
       InferenceError  no such way of segmenting and judging

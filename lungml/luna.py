@@ -162,7 +162,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
     notes: list[str] = []
     if unreadable:  # no table could name them
         notes.append(f"{len(unreadable)} scans have names that are no UTF-8 text and are left out; rename them")
-    nodules = _read_nodules(tables / "annotations_with_malignancy.csv")
+    nodules = read_nodules(tables / "annotations_with_malignancy.csv")
     annotated = _read_annotated(tables / "annotations.csv", nodules, notes)
     excluded = read_excluded(tables / "annotations_excluded.csv", notes)
     negatives = _read_negatives(tables, notes)
@@ -384,7 +384,12 @@ def _read_split(split_csv: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _read_nodules(path: Path) -> tuple[Nodule, ...]:
+def read_nodules(path: Path) -> tuple[Nodule, ...]:
+    """Read annotations_with_malignancy.csv.
+
+    Raises:
+        TableError: it is missing or malformed.
+    """
     if not path.exists():
         raise TableError(
             path,

@@ -28,6 +28,8 @@ SAMPLED = 2**17  # voxels looked at where a share is asked for
 ROUGHER = 2.0  # times: real scans in the wrong byte order are some hundred times as rough as in the right one
 MIN_SLICES = 2  # with one there is no spacing between slices, and nothing to look at in 3D
 
+SAME_MM = 0.01  # spacings are rounded: LUNA16 has 2.5000001
+THICK_MM = 2.5  # LUNA16 left out scans of thicker slices
 MIN_EXTENT_MM = 100.0  # a lung is about 250 mm high and 300 mm wide
 COARSE = 4  # every 4th voxel in plane and every 4th slice are enough to see a lung
 MIN_LUNG = 0.01  # of the voxels; the real scans have 0.10 and more
@@ -129,7 +131,7 @@ def _is_swapped(hu: npt.NDArray[np.int16]) -> bool:
 
 
 def doubts(hu: npt.NDArray[np.int16], grid: Grid) -> tuple[str, ...]:
-    """What a person should know of a scan that can be read: no lungs in it, or too little of a chest.
+    """What a person should know of a scan that can be read: no lungs, too little of a chest, or slices far apart.
 
     Lung is air that the body encloses within its slice, looked for in every 4th voxel along each axis.
 
@@ -145,6 +147,11 @@ def doubts(hu: npt.NDArray[np.int16], grid: Grid) -> tuple[str, ...]:
     if extents.min() < MIN_EXTENT_MM:
         size = " x ".join(f"{mm:.0f}" for mm in extents)
         found.append(f"only {size} mm (index x row x col): not a whole chest")
+    if grid.spacing_irc[0] > THICK_MM + SAME_MM:
+        found.append(
+            f"slices {grid.spacing_irc[0]:.3g} mm apart: LUNA16's are {THICK_MM:g} mm at most, and a small nodule may "
+            "lie between two of these"
+        )
     air = hu[::COARSE, ::COARSE, ::COARSE] < AIR_BELOW_HU
     in_slice = np.zeros((3, 3, 3), dtype=bool)
     in_slice[1] = ndimage.generate_binary_structure(2, 1)

@@ -116,6 +116,12 @@ def outcomes(findings: Sequence[Finding], truth: KnownTruth) -> tuple[Outcome, .
     return tuple(_outcome(finding, truth) for finding in findings)
 
 
+def found_nodules(findings: Sequence[Finding], truth: KnownTruth) -> frozenset[int]:
+    """Which nodules of the truth are hit by a finding that was taken for a nodule."""
+    ends = outcomes(findings, truth)
+    return frozenset(end.nodule for end, f in zip(ends, findings) if end.nodule is not None and f.stage != "filtered")
+
+
 def _outcome(finding: Finding, truth: KnownTruth) -> Outcome:
     away = [math.dist(finding.center_xyz, nodule.center_xyz) / nodule.diameter_mm for nodule in truth.nodules]
     nearest = int(np.argmin(away)) if away else -1

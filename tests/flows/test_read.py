@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +18,16 @@ import pytest
 import SimpleITK as sitk
 
 from flows import read as reading
-from flows.read import ReadingError, read_in_background, read_scans
+from flows.read import ReadingError, ReadScan, read_in_background, read_scans
+from lungml.candidates import GroupingSettings
+from lungml.ct import Scan
 from lungml.errors import FindingError
-from lungml.findings import FINDINGS_COLUMNS, Finding
+from lungml.findings import Finding
+from lungml.geometry import Grid, irc_to_xyz
 from lungml.home import Home
+from lungml.marked import Marked
+from lungml.reading.deliver import Delivered
+from lungml.reading.record import READING_COLUMNS, Opinion
 from tasks.bundles import WeightsError, import_published, load_bundle
 from tasks.registry import read_bundle
 from tasks.tracking import TrackingError
@@ -62,13 +71,9 @@ def test_the_published_weights_find_what_the_report_found(
     assert (bundle["origin"], bundle["recipe"], bundle["grouping"]["rule"]) == ("real", "published", "report")
     series = list(EXPECTED) if weights == "malignancy-finetuned" else list(EXPECTED)[:1]
     scans = [data / "luna16" / "scans" / f"{series_uid}.mhd" for series_uid in series]
-    found: dict[str, tuple[Finding, ...]] = {}
-
-    def keep(series_uid: str, findings: tuple[Finding, ...] | None, _where: str) -> None:
-        assert findings is not None
-        found[series_uid] = findings
-
-    assert read_scans(scans, uri, tmp_path, home=home, grouping="report", on_scan=keep) == 0
+    told: list[ReadScan] = []
+    assert read_scans(scans, uri, tmp_path, home=home, grouping="report", on_scan=told.append) == 0
+    found = {one.series_uid: one.opinions[0].findings for one in told}
     for series_uid in series:
         candidates, nodules = EXPECTED[series_uid]
         findings = found[series_uid]
@@ -87,7 +92,7 @@ def test_the_published_weights_find_what_the_report_found(
         assert len(set(nearest)) == candidates  # one to one
         with (tmp_path / series_uid / "findings.csv").open(newline="") as handle:
             rows = list(csv.reader(handle))
-        assert tuple(rows[0]) == FINDINGS_COLUMNS
+        assert tuple(rows[0]) == READING_COLUMNS
         assert len(rows) == candidates + 1  # what was filtered is there too
 
 
@@ -99,21 +104,57 @@ def test_a_bad_scan_costs_only_itself(data: Path, home: Home, tmp_path: Path, mo
     )
     told = []
     scans = [tmp_path / "gone.mhd", data / "odd" / "uint8_flipped.mha"]
-    failed = read_scans(scans, uri, tmp_path / "out", home=home, on_scan=lambda *said: told.append(said))
+    failed = read_scans(scans, uri, tmp_path / "out", home=home, on_scan=told.append)
     assert failed == 2
-    assert [(uid, findings) for uid, findings, _ in told] == [("gone", None), ("uint8_flipped", None)]
-    assert "no such file" in told[0][2]
-    assert "8-bit" in told[1][2]
+    assert [(one.series_uid, one.folder, one.opinions) for one in told] == [
+        ("gone", None, ()),
+        ("uint8_flipped", None, ()),
+    ]
+    assert "no such file" in told[0].problems[0]
+    assert "8-bit" in told[1].problems[0]
     assert not (tmp_path / "out").exists()
+
+
+class QuickReader:
+    """Says the same of every scan, at once: a nodule in its middle and something that was filtered."""
+
+    uri = "models:/luna/1"
+
+    def read(self, scan: Scan, on_slice: Any = None) -> Opinion:
+        index, row, col = (float(size // 2) for size in scan.hu.shape)
+        x, y, z = irc_to_xyz((index, row, col), scan.grid).tolist()
+        kept = Finding(
+            center_irc=(index, row, col),
+            center_xyz=(x, y, z),
+            diameter_mm=4.0,
+            prob_nodule=0.9,
+            prob_malignant=0.8,
+            stage="malignant",
+        )
+        return Opinion(
+            bundle=self.uri,
+            asked_as=self.uri,
+            recipe="best",
+            origin="real",
+            nodule_threshold=0.5,
+            malignant_threshold=0.5,
+            grouping=GroupingSettings(),
+            findings=(kept, replace(kept, prob_nodule=0.1, prob_malignant=math.nan, stage="filtered")),
+            marked=Marked.of_mask(scan.hu > 200),
+        )
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle that finds nothing, at once."""
-    monkeypatch.setattr("flows.read.load_bundle", lambda *_: None)
-    nothing = SimpleNamespace(candidates=SimpleNamespace(left_out=0))
-    monkeypatch.setattr("flows.read.ask", lambda *_, **__: nothing)
-    monkeypatch.setattr("flows.read.judge", lambda *_: ())
+    """Bundles that say the same of every scan."""
+    monkeypatch.setattr("flows.read.open_reader", lambda *_, **__: QuickReader())
+
+
+SCAN = Scan(
+    series_uid="1.2.3",
+    hu=np.full((3, 4, 5), -900, np.int16),
+    grid=Grid(shape_irc=(3, 4, 5), spacing_xyz=(1, 1, 1), origin_xyz=(0, 0, 0)),
+)
 
 
 def small_scan(path: Path) -> Path:
@@ -128,14 +169,16 @@ def test_a_scan_that_a_network_fails_on_costs_only_itself(
 ) -> None:
     scans = [small_scan(tmp_path / f"{number}.mha") for number in range(3)]
 
-    def judge(*_: object) -> tuple[Finding, ...]:
+    told: list[int] = []
+    plain = QuickReader.read
+
+    def read(self: QuickReader, *scan: Any) -> Opinion:
         told.append(1)
         if len(told) == 2:
             raise FindingError("a nodule classifier gave a probability that is not a number")
-        return ()
+        return plain(self, *scan)
 
-    told: list[int] = []
-    monkeypatch.setattr("flows.read.judge", judge)
+    monkeypatch.setattr(QuickReader, "read", read)
     out = tmp_path / "out"
     assert read_scans(scans, "models:/luna/1", out, home=home) == 1
     assert sorted(path.parent.name for path in out.rglob("findings.csv")) == ["0", "2"]
@@ -144,14 +187,16 @@ def test_a_scan_that_a_network_fails_on_costs_only_itself(
 @pytest.mark.usefixtures("quick")
 def test_two_scans_of_one_uid_do_not_overwrite_each_other(home: Home, tmp_path: Path) -> None:
     one, other = small_scan(tmp_path / "a/1.2.nii"), small_scan(tmp_path / "b/1.2.mha")
-    told, notes = [], []
+    told: list[ReadScan] = []
     out = tmp_path / "out"
-    failed = read_scans([one, other], "", out, home=home, on_scan=lambda *s: told.append(s), on_warning=notes.append)
+    failed = read_scans([one, other], "", out, home=home, on_scan=told.append)
     assert failed == 1
-    assert [uid for uid, _, _ in told] == ["1.2", "1.2"]
-    assert told[0][2] == str(out / "1.2" / "findings.csv")
-    assert f"the same series_uid as {one}" in told[1][2]
-    assert notes[0].startswith("1.2: only 3 x 4 x 5 mm")
+    assert [one.series_uid for one in told] == ["1.2", "1.2"]
+    assert told[0].page == out / "1.2" / "index.html"
+    assert told[0].summary == "2 candidates, 1 taken for nodules, 1 of them for malignant"
+    assert f"the same series_uid as {one}" in told[1].problems[0]
+    assert told[1].folder is None
+    assert told[0].warnings[0].startswith("only 3 x 4 x 5 mm")
 
 
 @pytest.mark.usefixtures("quick")
@@ -160,14 +205,52 @@ def test_every_kind_is_read_under_its_own_name_and_a_bad_folder_is_called_by_its
 ) -> None:
     (tmp_path / "1.2.840").mkdir()
     scans = [small_scan(tmp_path / name) for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz")]
-    told = []
-    failed = read_scans(
-        [*scans, tmp_path / "1.2.840"], "", tmp_path / "out", home=home, on_scan=lambda *s: told.append(s)
-    )
+    told: list[ReadScan] = []
+    failed = read_scans([*scans, tmp_path / "1.2.840"], "", tmp_path / "out", home=home, on_scan=told.append)
     assert failed == 1
-    assert [uid for uid, _, _ in told] == ["a", "b", "c", "d", "1.2.840"]
-    assert "no DICOM image" in told[-1][2]
+    assert [one.series_uid for one in told] == ["a", "b", "c", "d", "1.2.840"]
+    assert "no DICOM image" in told[-1].problems[0]
     assert sorted(file.parent.name for file in (tmp_path / "out").glob("*/findings.csv")) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_bundles_and_the_truth_stand_side_by_side(home: Home, tmp_path: Path) -> None:
+    scan = small_scan(tmp_path / "1.2.mha")
+    # The middle voxel is (1, 2, 2) of spacing 1 mm, so that it lies at (2, 2, 1).
+    (tmp_path / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2,2,2,1,3\n1.2,4,3,2,2\n")
+    told: list[ReadScan] = []
+    out = tmp_path / "out"
+    lacking = read_scans(
+        [scan, small_scan(tmp_path / "1.3.mha")],
+        "models:/luna/1",
+        out,
+        home=home,
+        compare="models:/luna/2",
+        truth=tmp_path,
+        on_scan=told.append,
+    )
+    assert lacking == 0
+    assert [one.known for one in told] == [(2, (1, 1)), None]
+    assert told[0].summary.count("1 of 2 known nodules found") == 2
+    assert "no table of the truth names this scan" in told[1].warnings[-1]
+    found = json.loads((out / "1.2/findings.json").read_text())
+    assert len(found["bundles"]) == 2
+    assert [finding["truth"]["kind"] for finding in found["bundles"][0]["findings"]] == ["nodule", "nodule"]
+    assert (out / "1.2/submission-compared.csv").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_of_a_scan_cannot_be_written_is_told_and_counts(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(*_: Any) -> Delivered:
+        return Delivered(files=(), problems=("1.2: no frame of reference",))
+
+    monkeypatch.setattr(reading, "deliver", half)
+    told: list[ReadScan] = []
+    assert read_scans([small_scan(tmp_path / "1.2.mha")], "", tmp_path / "out", home=home, on_scan=told.append) == 1
+    assert told[0].problems == ("1.2: no frame of reference",)
+    assert told[0].folder == tmp_path / "out" / "1.2"
 
 
 def test_a_wrong_out_is_said_before_a_bundle_or_a_scan_is_touched(home: Home, tmp_path: Path) -> None:
@@ -208,8 +291,9 @@ def test_in_the_background_the_run_fails_at_the_end_and_its_table_names_no_path(
     def read(scans: list[Path], bundle: str, out: Path, **how: Any) -> int:
         assert (scans, bundle, out) == ([Path("/data/JANE DOE"), Path("/data/b.mhd")], "models:/luna/1", Path("/out"))
         assert (how["home"], how["grouping"], how["device"]) == (home, "best", "cpu")
-        how["on_scan"]("JANE DOE", None, "/data/JANE DOE: no scan")
-        how["on_scan"]("1.2.3", (SimpleNamespace(stage="malignant"), SimpleNamespace(stage="filtered")), "/out/f.csv")
+        how["on_scan"](ReadScan(path=scans[0], series_uid="JANE DOE", problems=("/data/JANE DOE: no scan",)))
+        opinion = QuickReader().read(SCAN)
+        how["on_scan"](ReadScan(path=scans[1], series_uid="1.2.3", folder=out / "1.2.3", opinions=(opinion,)))
         return 1
 
     said: list[str] = []
@@ -220,7 +304,7 @@ def test_in_the_background_the_run_fails_at_the_end_and_its_table_names_no_path(
     monkeypatch.setattr(reading, "get_run_logger", lambda: log)
     monkeypatch.setattr(reading, "create_table_artifact", lambda table, **how: kept.update(table=table, **how))
     scans = ["/data/JANE DOE", "/data/b.mhd"]
-    with pytest.raises(ReadingError, match=r"^1 of 2 scans were not read; .* the others' findings are written$"):
+    with pytest.raises(ReadingError, match=r"^1 of 2 scans were not read, or not wholly; .* the rest is written$"):
         read_in_background.fn(scans, "/out", "models:/luna/1", "best", "cpu")
     assert said == ["scan 1 of 2 was not read: /data/JANE DOE: no scan"]
     assert [list(row.values()) for row in kept["table"]] == [[1, "", "not read", "", ""], [2, "1.2.3", 2, 1, 1]]

@@ -9,7 +9,7 @@ from lungml.plausibility import as_int16, check_plausible, doubts
 from lungml.scan_errors import ByteOrderError, ElementTypeError, ScanGeometryError
 
 SHAPE = (40, 128, 128)
-GRID = Grid(shape_irc=SHAPE, spacing_xyz=(2.5, 2.5, 5.0), origin_xyz=(0, 0, 0))
+GRID = Grid(shape_irc=SHAPE, spacing_xyz=(2.5, 2.5, 2.5), origin_xyz=(0, 0, 0))
 
 
 def body(lungs: bool = True) -> np.ndarray:
@@ -65,8 +65,17 @@ def test_values_that_are_right_both_ways_stay_as_they_are() -> None:
 
 
 def test_a_few_slices_are_no_whole_chest() -> None:
-    grid = Grid(shape_irc=(10, 128, 128), spacing_xyz=(2.5, 2.5, 5.0), origin_xyz=(0, 0, 0))
-    assert doubts(body()[:10], grid) == ("only 50 x 320 x 320 mm (index x row x col): not a whole chest",)
+    grid = Grid(shape_irc=(10, 128, 128), spacing_xyz=(2.5, 2.5, 2.5), origin_xyz=(0, 0, 0))
+    assert doubts(body()[:10], grid) == ("only 25 x 320 x 320 mm (index x row x col): not a whole chest",)
+
+
+def test_thick_slices_are_told_of_and_a_rounded_spacing_is_not() -> None:
+    thick, rounded = (
+        Grid(shape_irc=SHAPE, spacing_xyz=(2.5, 2.5, slice_mm), origin_xyz=(0, 0, 0)) for slice_mm in (5.0, 2.5000001)
+    )
+    (line,) = doubts(body(), thick)
+    assert line.startswith("slices 5 mm apart: LUNA16's are 2.5 mm at most")
+    assert doubts(body(), rounded) == ()
 
 
 def test_one_slice_is_no_volume() -> None:

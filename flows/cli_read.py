@@ -1,0 +1,78 @@
+"""The `luna read` command: scans in, findings and a page for a reader out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows.terminal import err, out, start
+
+if TYPE_CHECKING:
+    from flows.read import ReadScan
+
+BUNDLE_HELP = "models:/luna/N or models:/luna@alias"
+COMPARE_HELP = "a second bundle: its findings stand beside the first's on the same page"
+TRUTH_HELP = "folder with annotations.csv or annotations_with_malignancy.csv: hits, misses and false alarms are marked"
+DEVICE_HELP = "auto, cpu or cuda"
+
+
+def read(
+    scans: Annotated[list[Path], typer.Argument(help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips")],
+    bundle: Annotated[str, typer.Option(help=BUNDLE_HELP)],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder of the results, a folder a scan")],
+    compare: Annotated[str | None, typer.Option(metavar="URI", help=COMPARE_HELP)] = None,
+    truth: Annotated[Path | None, typer.Option(help=TRUTH_HELP)] = None,
+    grouping: Annotated[str | None, typer.Option(help="report, union or best; else the bundle's own")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+) -> None:
+    """Find the nodules of scans, and write what a reader needs to check and correct them.
+
+    OUT/<series_uid>/ gets index.html (the page to open), findings.csv and .json with every candidate, submission.csv
+    as LUNA16 takes it, markups.mrk.json for 3D Slicer, and for a DICOM series segmentation.dcm and report.dcm.
+    """
+    home = start(flows=False)
+    from flows.read import read_scans
+
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
+    ) as progress:
+        bar = progress.add_task("loading models", total=None)
+
+        def on_start(place: int, _path: Path) -> None:
+            progress.reset(bar, total=None, description=f"scan {place + 1} of {len(scans)}: reading")
+
+        def on_slice(done: int, total: int) -> None:
+            stage = "segmenting" if done < total else "judging"
+            description = str(progress.tasks[0].description).partition(":")[0]
+            progress.update(bar, completed=done, total=total, description=f"{description}: {stage}")
+
+        lacking = read_scans(
+            scans,
+            bundle,
+            out_dir,
+            home=home,
+            compare=compare,
+            truth=truth,
+            grouping=grouping,
+            device=device,
+            on_start=on_start,
+            on_slice=on_slice,
+            on_scan=show_scan,
+        )
+    out.print("A model's opinion, not for clinical use.")
+    raise typer.Exit(1 if lacking else 0)
+
+
+def show_scan(one: ReadScan) -> None:
+    """Print what became of one scan."""
+    for warning in one.warnings:
+        err.print(f"[yellow]note:[/] {escape(f'{one.series_uid}: {warning}')}", soft_wrap=True)
+    for problem in one.problems:
+        what = "not written" if one.folder else "not read"
+        err.print(f"[red]{what}:[/] {escape(problem)}", soft_wrap=True)
+    if one.page:
+        out.print(f"{one.series_uid}: {one.summary} -> {one.page}", soft_wrap=True)

@@ -1,0 +1,123 @@
+"""Which files does a reading leave, and what could not be written?"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+
+from lungml.ct import scan_kind
+from lungml.dicom import read_headers
+from lungml.files import beside_path, write_text_atomic
+from lungml.reading.dicom_objects import DicomObjectError
+from lungml.reading.dicom_seg import write_segmentation
+from lungml.reading.dicom_sr import write_report
+from lungml.reading.markups import markups_json
+from lungml.reading.page import write_page
+from lungml.reading.record import Reading, reading_csv, reading_json, submission_csv
+
+FINDINGS_CSV, FINDINGS_JSON, SUBMISSION = "findings.csv", "findings.json", "submission.csv"
+COMPARED_SUBMISSION = "submission-compared.csv"  # of the second bundle
+PAGE, MARKUPS = "index.html", "markups.mrk.json"
+SEGMENTATION, REPORT = "segmentation.dcm", "report.dcm"
+CONTRAST = "a contrast agent was given: vessels are bright, and how well the models do on such scans was not measured"
+OPTIONAL = (COMPARED_SUBMISSION, SEGMENTATION, REPORT)  # that not every reading leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """What lies in a scan's folder now.
+
+    Attributes:
+        files: that were written.
+        problems: what was asked for and could not be, one line each.
+    """
+
+    files: tuple[Path, ...]
+    problems: tuple[str, ...] = ()
+
+
+def prepare_folder(out: Path) -> None:
+    """See that results can be written to a folder, before hours of work; it need not be there yet.
+
+    Raises:
+        OSError: it is a file, or nothing can be written there.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    trial = beside_path(there / "trial")  # permissions say nothing about a disk that is mounted for reading
+    try:
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except OSError as error:
+        raise type(error)(error.errno, f"{error.strerror}: name another --out", str(out)) from error
+    trial.unlink()
+
+
+def source_headers(source: Path) -> list[Dataset] | None:
+    """The headers of a DICOM series, slice by slice; None for a scan of another kind.
+
+    Raises:
+        ScanError: as of `read_scan`.
+    """
+    return read_headers(source) if scan_kind(source) == "dicom" else None
+
+
+def header_warnings(headers: Sequence[Dataset] | None) -> tuple[str, ...]:
+    """What a person should know of a series by its headers, one line each; no value of a header is quoted."""
+    return (CONTRAST,) if any(header.get("ContrastBolusAgent") for header in headers or ()) else ()
+
+
+def deliver(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -> Delivered:
+    """Write everything that a reading leaves; each file appears whole or not at all.
+
+    Of an earlier reading in the same folder nothing stays that does not belong to this one.
+
+    Args:
+        folder: of the scan.
+        reading: the scan and what was said of it; of two bundles that are compared, the DICOM objects hold the first's.
+        headers: of the DICOM series that was read: SEG and SR name its patient and study, no other file does. Without
+            them there are no such objects.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    texts = {
+        FINDINGS_CSV: reading_csv(reading),
+        FINDINGS_JSON: reading_json(reading),
+        MARKUPS: markups_json(reading),
+    }
+    for name, opinion in zip((SUBMISSION, COMPARED_SUBMISSION), reading.opinions):
+        texts[name] = submission_csv(reading.series_uid, opinion.findings)
+    for name, text in texts.items():
+        write_text_atomic(folder / name, text)
+    write_page(folder / PAGE, reading)
+    written, problems = [*texts, PAGE], list[str]()
+    if headers is not None:
+        objects, problems = _write_objects(folder, reading, headers)
+        written += objects
+    for name in OPTIONAL:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+    return Delivered(files=tuple(folder / name for name in written), problems=tuple(problems))
+
+
+def _write_objects(folder: Path, reading: Reading, headers: Sequence[Dataset]) -> tuple[list[str], list[str]]:
+    """SEG and SR: which were written, and why one was not; a report needs no segmentation."""
+    written, problems = [], []
+    segmentation = None
+    try:
+        segmentation = write_segmentation(folder / SEGMENTATION, reading, headers)
+        written += [] if segmentation is None else [SEGMENTATION]
+    except DicomObjectError as error:
+        problems.append(str(error))
+    try:
+        write_report(folder / REPORT, reading, headers, segmentation)
+        written.append(REPORT)
+    except DicomObjectError as error:
+        problems.append(str(error))
+    return written, problems

@@ -1,0 +1,181 @@
+// What does the reader say, how is it undone, and where is it kept?
+
+const CORRECTIONS_FORMAT = "luna-corrections";
+const CORRECTIONS_VERSION = 1;
+const ALIAS = /^[A-Za-z0-9._-]{1,32}$/;
+const KINDS = ["accept", "reject", "relabel", "add", "note"];
+const STORED_STEPS = 60; // of the history, so that what is stored stays small
+const LONGEST_NOTE = 2000; // letters
+const STORE_KEY = ["luna", reading.series_uid, ...reading.bundles.map((b) => b.bundle), reading.made].join("|");
+const ALIAS_KEY = "luna|reader";
+
+const reader = {
+  alias: "",
+  steps: [{ what: "start", corrections: {} }], // every state since the start; corrections by id
+  now: 0,
+  exported: 0, // the step that was exported last
+  storage: true,
+};
+
+const corrections = () => reader.steps[reader.now].corrections;
+const correctionOf = (row) => corrections()[row.id] || null;
+const utcNow = () => new Date().toISOString().replace(/\.\d+Z$/, "Z");
+
+function change(what, id, correction) {
+  const next = { ...corrections() };
+  if (correction) next[id] = correction;
+  else delete next[id];
+  step(what, next);
+}
+
+function step(what, next) {
+  reader.steps = [...reader.steps.slice(0, reader.now + 1), { what, corrections: next }];
+  reader.now = reader.steps.length - 1;
+  if (reader.exported > reader.now) reader.exported = -1;
+  store();
+}
+
+function undo() {
+  if (reader.now === 0) return "";
+  reader.now -= 1;
+  store();
+  return reader.steps[reader.now + 1].what;
+}
+
+function redo() {
+  if (reader.now + 1 >= reader.steps.length) return "";
+  reader.now += 1;
+  store();
+  return reader.steps[reader.now].what;
+}
+
+function store() {
+  const from = Math.max(0, reader.steps.length - STORED_STEPS);
+  const kept = { steps: reader.steps.slice(Math.min(from, reader.now)), now: reader.now - Math.min(from, reader.now),
+    exported: reader.exported - Math.min(from, reader.now) };
+  try {
+    localStorage.setItem(STORE_KEY, JSON.stringify(kept));
+    localStorage.setItem(ALIAS_KEY, reader.alias);
+    reader.storage = true;
+  } catch {
+    reader.storage = false; // said on the page: export before it is closed
+  }
+}
+
+function restore() {
+  try {
+    const alias = localStorage.getItem(ALIAS_KEY) || "";
+    reader.alias = ALIAS.test(alias) ? alias : "";
+    const kept = JSON.parse(localStorage.getItem(STORE_KEY) || "null");
+    if (kept && Array.isArray(kept.steps) && kept.steps[kept.now]) Object.assign(reader, kept);
+    reader.storage = true;
+  } catch {
+    reader.storage = false;
+  }
+}
+
+// ---- one correction
+function said(row, kind, more = {}) {
+  const before = correctionOf(row);
+  const base = before || blank(row);
+  return { ...base, kind, time: utcNow(), label: null, ...more };
+}
+
+function blank(row) {
+  if (row.added) return { ...row.added };
+  const finding = row.parts.find(Boolean);
+  return { kind: "note", time: utcNow(), finding: finding.n, center_xyz: finding.mm, diameter_mm: finding.diameter,
+    label: null, text: "", ...(comparing ? { bundle: opinions[finding.o].bundle.bundle } : {}) };
+}
+
+function newAdd(mm, diameter) {
+  return { kind: "add", time: utcNow(), finding: null, center_xyz: mm.map((v) => Math.round(v * 1e4) / 1e4),
+    diameter_mm: Math.round(diameter * 10) / 10, label: null, text: "",
+    ...(comparing ? { bundle: opinions[0].bundle.bundle } : {}) };
+}
+
+const newAddId = () => `add:${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
+
+function addedRows() {
+  return Object.entries(corrections())
+    .filter(([, correction]) => correction.kind === "add")
+    .map(([id, correction], k) => ({ id, added: correction, number: k + 1, parts: [], at: toVoxel(correction.center_xyz),
+      mm: correction.center_xyz, diameter: correction.diameter_mm }));
+}
+
+function wordsOf(correction) {
+  if (!correction) return "";
+  if (correction.kind === "relabel") return `relabelled ${correction.label}`;
+  const words = { accept: "accepted", reject: "rejected", add: "added by you", note: "note" }[correction.kind];
+  return correction.kind === "add" && correction.label ? `${words}, ${correction.label}` : words;
+}
+
+// ---- the file that goes back
+function exportText() {
+  return JSON.stringify({
+    format: CORRECTIONS_FORMAT,
+    version: CORRECTIONS_VERSION,
+    series_uid: reading.series_uid,
+    bundle: reading.bundles[0].bundle,
+    reader: reader.alias,
+    exported: utcNow(),
+    corrections: Object.values(corrections()),
+  }, null, 1) + "\n";
+}
+
+function exportFile() {
+  const link = document.createElement("a");
+  const url = URL.createObjectURL(new Blob([exportText()], { type: "application/json" }));
+  link.href = url;
+  link.download = "corrections.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  reader.exported = reader.now;
+  store();
+}
+
+// The corrections of a file by id, or an Error that says what is wrong with it.
+function importText(text) {
+  const file = JSON.parse(text);
+  if (file === null || typeof file !== "object" || file.format !== CORRECTIONS_FORMAT) {
+    throw new Error("this is no file of corrections");
+  }
+  if (file.version !== CORRECTIONS_VERSION) {
+    throw new Error(`its version is ${file.version}, this page reads ${CORRECTIONS_VERSION}`);
+  }
+  if (file.series_uid !== reading.series_uid) throw new Error("it is about another scan");
+  if (!Array.isArray(file.corrections)) throw new Error("it holds no list of corrections");
+  const read = {};
+  for (const [k, correction] of file.corrections.entries()) {
+    const wrong = wrongWith(correction);
+    if (wrong) throw new Error(`correction ${k + 1}: ${wrong}`);
+    const bundle = correction.bundle === undefined ? file.bundle : correction.bundle;
+    const o = reading.bundles.findIndex((each) => each.bundle === bundle);
+    if (o < 0) throw new Error(`correction ${k + 1} was made on ${bundle}, which is not on this page`);
+    const fields = { kind: correction.kind, time: correction.time, finding: correction.finding,
+      center_xyz: correction.center_xyz, diameter_mm: correction.diameter_mm, label: correction.label,
+      text: correction.text, ...(comparing ? { bundle } : {}) };
+    if (correction.finding === null) {
+      read[`${newAddId()}${k}`] = fields;
+      continue;
+    }
+    const finding = opinions[o].findings[correction.finding - 1];
+    if (!finding) throw new Error(`correction ${k + 1} is of a finding that this reading has not`);
+    if (between(finding.mm, correction.center_xyz) > 1) throw new Error(`correction ${k + 1} is of another place`);
+    read[rowOf.get(finding).id] = fields;
+  }
+  return { read, alias: ALIAS.test(file.reader) ? file.reader : "" };
+}
+
+function wrongWith(correction) {
+  if (correction === null || typeof correction !== "object" || !KINDS.includes(correction.kind)) return "unknown kind";
+  const { kind, finding, center_xyz: mm, diameter_mm: diameter, label, text, time } = correction;
+  if (!Array.isArray(mm) || mm.length !== 3 || !mm.every(Number.isFinite)) return "its place is not three numbers";
+  if (diameter !== null && !(Number.isFinite(diameter) && diameter > 0)) return "its diameter is not positive";
+  if (![null, "benign", "malignant"].includes(label)) return "unknown label";
+  if (typeof text !== "string" || typeof time !== "string") return "its text or time is missing";
+  if ((kind === "add") !== (finding === null)) return "only what was added has no number";
+  if (kind === "add" && diameter === null) return "what was added has no diameter";
+  if (kind === "relabel" && label === null) return "it has no label";
+  return "";
+}
