@@ -26,6 +26,10 @@ class LunaError(ValueError):
       ProfileError    a kept profile that cannot be read
       RecordError     a text that is not the record that was asked for
       DicomObjectError a DICOM segmentation or report that a series' headers do not allow
+      PlaceError      no such place in a scan
+      MarksError      a findings.csv that is none, or another scan's
+      RenderingError  no 3D picture can be had here
+      OutError        the folder for figures cannot be written to
       ReadingError    some of the scans that were to be read could not be
       GroupingError   no such grouping
       InferenceError  no such way of segmenting and judging

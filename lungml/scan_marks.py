@@ -17,14 +17,14 @@ from lungml.ct import Scan
 from lungml.errors import FileError, LunaError
 from lungml.findings import Stage, read_findings
 from lungml.geometry import Grid, as_triple, irc_to_xyz, xyz_to_irc
-from lungml.luna import CENTER_COLUMNS, Nodule, by_series, read_annotations, unrated
+from lungml.luna import Nodule
 from lungml.masks import NoduleBox, nodule_boxes
-from lungml.tables import SERIES_COLUMN, TableError, read_table, refuse_where
+from lungml.reading.known import read_known
+from lungml.reading.record import KnownTruth
 
 Kind = Literal["malignant", "benign", "filtered", "truth_malignant", "truth"]
 # Older files lack some of the others.
 NEEDED_COLUMNS = ("series_uid", "x_mm", "y_mm", "z_mm", "prob_nodule", "prob_malignant", "stage", "diameter_mm")
-TRUE_WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class PlaceError(LunaError):
@@ -101,20 +101,16 @@ def truth_marks(tables: Path, scan: Scan) -> tuple[Mark, ...]:
     Raises:
         TableError: neither table is there, or one is malformed.
     """
-    rated_path, plain_path = tables / "annotations_with_malignancy.csv", tables / "annotations.csv"
-    if not rated_path.exists() and not plain_path.exists():
-        raise TableError(tables, f"neither {rated_path.name} nor {plain_path.name} is there", "name another folder")
-    nodules = _rated(rated_path, scan.series_uid) if rated_path.exists() else []
-    annotated = by_series(read_annotations(plain_path)).get(scan.series_uid, ()) if plain_path.exists() else ()
-    nodules += [
+    truth = read_known(tables).of(scan.series_uid) or KnownTruth()
+    nodules = [
         Nodule(
-            series_uid=found.series_uid,
-            center_xyz=found.center_xyz,
-            diameter_mm=found.diameter_mm,
-            malignant=False,
+            series_uid=scan.series_uid,
+            center_xyz=known.center_xyz,
+            diameter_mm=known.diameter_mm,
+            malignant=bool(known.malignant),
             ratings=(),
         )
-        for found in unrated(annotated, nodules)
+        for known in truth.nodules
     ]
     boxes = nodule_boxes(scan.hu, nodules, scan.grid, "bounded").boxes
     return tuple(
@@ -126,19 +122,6 @@ def truth_marks(tables: Path, scan: Scan) -> tuple[Mark, ...]:
         )
         for position, nodule in enumerate(nodules)
     )
-
-
-def _rated(path: Path, series_uid: str) -> list[Nodule]:
-    """The rows of annotations_with_malignancy.csv that belong to one scan."""
-    table = read_table(path, [*CENTER_COLUMNS, "diameter_mm"], ["mal_bool"])
-    table = table[table[SERIES_COLUMN] == series_uid]
-    malignant = table["mal_bool"].str.strip().str.lower().map(TRUE_WORDS)
-    refuse_where(malignant.isna(), path, "mal_bool is neither True nor False")
-    columns = zip(*(table[column].tolist() for column in [*CENTER_COLUMNS, "diameter_mm"]), malignant.tolist())
-    return [
-        Nodule(series_uid=series_uid, center_xyz=(x, y, z), diameter_mm=mm, malignant=bool(bad), ratings=())
-        for x, y, z, mm, bad in columns
-    ]
 
 
 def parse_place(text: str) -> int | tuple[float, float, float]:
