@@ -41,6 +41,7 @@ REFRESH_HELP = (
 )
 REUSE_HELP = "use a model instead of training that stage, such as segmentation=models:/m-...; may be given often"
 FOLDS_HELP = "cross-validate instead: 10 (LUNA16's own subsets), or some of them such as 0,3; 0,3/5 are two of five"
+CORRECTIONS_HELP = "use readers' corrections up to this version on training scans; 0 for none, else all"
 LIMIT_HELP = "hours that the training of one model may take"
 Budget = Annotated[float, typer.Option(help=BUDGET_HELP)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SETTING=VALUE", help=SET_HELP)]
@@ -48,6 +49,7 @@ Devices = Annotated[int, typer.Option(min=1, help=DEVICES_HELP)]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=PRECISION_HELP)]
 Refresh = Annotated[list[str] | None, typer.Option("--refresh", metavar="STAGE", help=REFRESH_HELP)]
 Reuse = Annotated[list[str] | None, typer.Option("--reuse", metavar="STAGE=URI", help=REUSE_HELP)]
+Corrections = Annotated[int | None, typer.Option(metavar="VERSION", min=0, help=CORRECTIONS_HELP)]
 TimeLimit = Annotated[float | None, typer.Option("--time-limit", min=0.01, help=LIMIT_HELP)]
 
 
@@ -60,7 +62,15 @@ def demo(
     refresh: Refresh = None,
 ) -> None:
     """Synthetic scans -> three trained models -> an evaluated table, in minutes on two cores."""
-    _run_pipeline(recipe="demo", val_stride=val_stride, seed=seed, phantoms=scans, fresh=fresh, refresh=refresh or [])
+    _run_pipeline(
+        recipe="demo",
+        val_stride=val_stride,
+        seed=seed,
+        phantoms=scans,
+        fresh=fresh,
+        refresh=refresh or [],
+        corrections=0,
+    )
 
 
 @app.command()
@@ -80,6 +90,7 @@ def run(
     devices: Devices = 1,
     precision: PrecisionOption = "fp32",
     time_limit: TimeLimit = None,
+    corrections: Corrections = None,
     folds: Annotated[str | None, typer.Option(help=FOLDS_HELP)] = None,
     refresh: Refresh = None,
     reuse: Reuse = None,
@@ -90,9 +101,17 @@ def run(
 
     whole: partial[None]
     if folds is None:
-        whole = partial(_run_pipeline, val_stride=val_stride, refresh=refresh or [], reuse_models=_reused(reuse or []))
+        whole = partial(
+            _run_pipeline,
+            val_stride=val_stride,
+            refresh=refresh or [],
+            reuse_models=_reused(reuse or []),
+            corrections=corrections,
+        )
     elif refresh or reuse:
         raise RecipeError("--folds trains every fold's own models: --refresh and --reuse are not for it; --fresh is")
+    elif corrections:
+        raise RecipeError("--folds trains on what it tests elsewhere: readers' corrections are not for it")
     else:
         whole = partial(_cross_validate, folds)
     whole(
@@ -130,6 +149,7 @@ def train(
     precision: PrecisionOption = "fp32",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again even where an equal model is finished")] = False,
     time_limit: TimeLimit = None,
+    corrections: Corrections = None,
 ) -> None:
     """One of the three models, from given ones where it needs any; prints its URI and its metrics."""
     from lungml.recipes import RecipeError
@@ -164,6 +184,7 @@ def train(
         nodule=nodule,
         fresh=fresh,
         time_limit_h=time_limit,
+        corrections=corrections,
         **parameters,
     )
     show_models(trained.models, trained.origin, home, out)

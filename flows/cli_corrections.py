@@ -83,13 +83,15 @@ def list_all(
         out.print("no corrections are kept yet; luna corrections add brings them in")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("version", "series", "split", "reader", "bundle", "what"):
+    for column in ("version", "series", "split", "reader", "bundle"):
         table.add_column(column, no_wrap=True)
-    table.add_column("what becomes of it")
+    table.add_column("what")
+    table.add_column("what becomes of it", min_width=20)
     for row in rows:
         uid = row.series_uid
         series = f"…{uid[-SHORT:]}" if len(uid) > SHORT + 1 else uid
-        cells = (row.name, series, row.split, row.reader, row.bundle, row.what, row.outcome)
+        bundle = row.bundle.removeprefix("models:/")
+        cells = (row.name, series, row.split, row.reader, bundle, row.what, row.outcome)
         table.add_row(*map(Text, cells))
     out.print(table)
 

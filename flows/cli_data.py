@@ -77,6 +77,9 @@ def prepare(
     masks: Annotated[str | None, typer.Option(help=MASKS_HELP)] = None,
     recheck: Annotated[bool, typer.Option("--recheck", help="read scans that were set aside once more")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="do again what is finished, as when in doubt")] = False,
+    corrections: Annotated[
+        int | None, typer.Option(metavar="VERSION", min=0, help="readers' corrections up to this version; 0 for none")
+    ] = None,
 ) -> None:
     """Fetch (if asked), convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet."""
     from lungml.download import DownloadSettings
@@ -112,6 +115,7 @@ def prepare(
         more=str(more.absolute()) if more else None,
         masks=rule,
         refresh=refresh,
+        corrections=corrections,
     )
     out.print(
         f"{len(prepared.scans)} scans ready under {home.scans}, {len(prepared.set_aside)} set aside", soft_wrap=True

@@ -68,6 +68,7 @@ def end_to_end(
     gate_settings: GateSettings | None = None,
     refresh: Sequence[Redo] = (),
     reuse_models: Mapping[str, list[str]] | None = None,
+    corrections: int | None = None,
 ) -> Summary:
     """Train and evaluate the three models on a LUNA16 tree, or on synthetic scans where none is given.
 
@@ -94,6 +95,7 @@ def end_to_end(
         refresh: stages to do again though they are finished: prepare, segmentation, classification, malignancy,
             evaluate. A run that was cut short is gone on with by the next one of equal parameters.
         reuse_models: models to use instead of training, such as {"segmentation": ["models:/m-..."]}.
+        corrections: use readers' corrections up to this version on training scans; 0 for none, all when not given.
     """
     home, settings = Home.from_env(), recipe_of(recipe, budget=budget, overrides=overrides)
     check_training(settings, Hardware(device=device, count=devices, precision=precision))
@@ -113,6 +115,7 @@ def end_to_end(
         masks=masks,
         overrides=overrides,
         refresh=again is not None and again.due("prepare", "all of it"),
+        corrections=corrections,
     )
     if again:
         again.done("prepare", "all of it")
@@ -126,6 +129,7 @@ def end_to_end(
         precision=precision,
         round=again,
         time_limit_h=time_limit_h,
+        corrections=prepared.corrections,
     )
     trained = train(prepared.scans, settings, pipeline, reused)
     judged = evaluate(
@@ -135,7 +139,8 @@ def end_to_end(
         trained.members,
         pipeline,
         gate_settings,
-        told_parameters(flow_run.parameters),
+        # Of the corrections those that there were: later runs will find more.
+        {**told_parameters(flow_run.parameters), "corrections": prepared.corrections.get("version", 0)},
     )
     publish_summary(
         judged.scores,

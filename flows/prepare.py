@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from lungml.home import Home
 from lungml.lidc_xml import LidcError
 from lungml.luna_archives import LIDC_XML, parse_subsets
 from lungml.masks import MaskRule
+from lungml.reading.corrections import corrections_folder, read_versions
 from lungml.recipes.data import PreparedScan, Split
 from lungml.recipes.variants import recipe_of
+from tasks.corrections import correct_truths, used_corrections, words_of
 from tasks.data import build_mask, cache_crops, convert_scan, publish_quarantine, warn_in_sum, with_reasons
 from tasks.download import download as fetch_luna
 from tasks.rounds import open_round
@@ -39,11 +41,13 @@ class Prepared:
         scans: ready for training.
         set_aside: those that cannot be read, with their truth.
         origin: see `data_origin`.
+        corrections: which of the readers' corrections were used, see `used_corrections`.
     """
 
     scans: tuple[PreparedScan, ...]
     set_aside: tuple[ScanTruth, ...]
     origin: Literal["real", "phantom"]
+    corrections: Mapping[str, int] = field(default_factory=dict)
 
 
 @flow(name="luna", flow_run_name="prepare {recipe}", task_runner=MappedRunner(), on_failure=[run_again_later])
@@ -64,6 +68,7 @@ def prepare(
     overrides: Mapping[str, Any] | None = None,
     sides: Mapping[str, Split] | None = None,
     refresh: bool = False,
+    corrections: int | None = None,
 ) -> Prepared:
     """Convert, mask and crop every scan of a LUNA16 tree, whatever of it is not done yet.
 
@@ -85,8 +90,10 @@ def prepare(
         overrides: single settings of the recipe to change, such as {"segmentation.fit.batch_size": 8}.
         sides: train, val or test of every scan, instead of the split that the home keeps: for one fold of several.
         refresh: convert, mask and cut every scan again though it is done; after a run that was cut short, what is left.
+        corrections: use readers' corrections up to this version on training scans; 0 for none, all when not given.
     """
     home, settings = Home.from_env(), recipe_of(recipe, overrides=overrides)
+    versions = read_versions(corrections_folder(home), corrections)
     sweep(home.root, home.crops, *[home.scans] if isinstance(home.scans, Path) else [])
     tables = Path(tables_dir) if tables_dir else None
     if download:
@@ -107,6 +114,7 @@ def prepare(
         more=Path(more) if more else None,
         sides=sides,
     )
+    truths, resolved = correct_truths(truths, versions, home)
     remember_folders(home, DataFolders(luna_dir=Path(luna_dir), tables_dir=tables))
     rule = masks or settings.segmentation.mask_rule
     again = open_round(home, ["prepare"] if refresh else [], flow_run.parameters)
@@ -132,11 +140,15 @@ def prepare(
         again.close()
     set_aside = with_reasons([truth for truth, scan in zip(truths, converted) if scan is None], home)
     get_run_logger().info("%d scans prepared (%s), %d set aside", len(scans), _by_split(scans), len(set_aside))
+    used = used_corrections(resolved, [scan.series_uid for scan in scans])
+    if versions:
+        get_run_logger().info(words_of(used))
     summarize_prepare(scans, set_aside, kept, data_origin(truths))
     return Prepared(
         scans=tuple(scans),
         set_aside=set_aside,
         origin=data_origin(truths),
+        corrections=used,
     )
 
 

@@ -68,6 +68,7 @@ def reproduce(
         devices=asked["devices"],
         precision=asked["precision"],
         round=again,
+        corrections=prepared.corrections,
     )
     trained = train(scans, recorded.recipe, pipeline, asked.get("reuse_models"))
     bundle = NamedBundle.of(home, trained.bundle_uri)
@@ -106,4 +107,5 @@ def _prepare(
         more=more,
         masks=asked.get("masks"),
         overrides=asked.get("overrides"),
+        corrections=asked.get("corrections") or 0,  # older runs knew of none
     )

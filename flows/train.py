@@ -178,6 +178,7 @@ def train_stage(
     precision: Precision = "fp32",
     fresh: bool = False,
     time_limit_h: float | None = None,
+    corrections: int | None = None,
 ) -> Models:
     """Train one of the three models on a LUNA16 tree, from given models where it needs any.
 
@@ -198,6 +199,7 @@ def train_stage(
         precision: fp32, or bf16 where autocast thinks it safe.
         fresh: train again even where a model of equal data, settings and code is finished.
         time_limit_h: hours that the training may take; none when not given.
+        corrections: use readers' corrections up to this version on training scans; 0 for none, all when not given.
 
     Raises:
         RecipeError: when a model that the recipe needs is not given.
@@ -216,7 +218,16 @@ def train_stage(
             raise RecipeError(f"{uri}: is no model's own URI; give models:/m-..., as its run shows it")
         if uri:
             tracking.load_model(home, uri, expect_stage=of)  # before hours of work, not after
-    prepared = prepare(luna_dir, tables_dir, recipe, val_stride, seed, for_training=True, overrides=overrides)
+    prepared = prepare(
+        luna_dir,
+        tables_dir,
+        recipe,
+        val_stride,
+        seed,
+        for_training=True,
+        overrides=overrides,
+        corrections=corrections,
+    )
     pipeline = Pipeline(
         home=home,
         pipeline_id=str(flow_run.id),
@@ -227,6 +238,7 @@ def train_stage(
         precision=precision,
         round=again,
         time_limit_h=time_limit_h,
+        corrections=prepared.corrections,
     )
     with children_ended():
         models = _train_stage(stage, prepared.scans, settings, pipeline, segmentation, nodule)

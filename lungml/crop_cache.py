@@ -22,6 +22,10 @@ from lungml.groups import StoreError, key_digest, map_array, read_attributes, wr
 
 CROP_FORMAT_VERSION = 3
 NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
+# Of crops at places that a reader corrected: a nodule whose malignancy nobody knows, and what is none though it was
+# taken for one. Only training scans have any.
+UNJUDGED, REJECTED = 3, 4
+NODULES, NON_NODULES = (BENIGN, MALIGNANT, UNJUDGED), (NON_NODULE, REJECTED)
 PIECE_BYTES = 2**26  # of an array on its way to a device
 
 
@@ -30,7 +34,7 @@ class CropSite:
     """One place to cut: a voxel, what is there, and how large it is."""
 
     center_irc: tuple[float, float, float]
-    label: int  # NON_NODULE, BENIGN or MALIGNANT
+    label: int  # NON_NODULE, BENIGN, MALIGNANT, UNJUDGED or REJECTED
     diameter_mm: float  # NaN for non-nodules
     ratings: tuple[int, ...] = ()  # the radiologists' malignancy ratings, 1..5
 

@@ -26,6 +26,8 @@ class LunaError(ValueError):
       ProfileError    a kept profile that cannot be read
       RecordError     a text that is not the record that was asked for
       DicomObjectError a DICOM segmentation or report that a series' headers do not allow
+      CorrectionError a file of corrections that cannot be taken
+      CorrectionStoreError  a kept version of the corrections is missing or damaged
       PlaceError      no such place in a scan
       MarksError      a findings.csv that is none, or another scan's
       RenderingError  no 3D picture can be had here

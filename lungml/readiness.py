@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
+from lungml.crop_cache import BENIGN, MALIGNANT, NODULES, NON_NODULES
 from lungml.errors import TrainingError, one_line
 from lungml.groups import map_array
 from lungml.luna import SPLITS
@@ -14,8 +14,8 @@ from lungml.recipes.data import PreparedScan, Stage, of_split
 
 # Per stage: what its crops' labels must hold of each class, by name.
 CLASSES: dict[Stage, dict[str, tuple[int, ...]]] = {
-    "segmentation": {"nodule": (BENIGN, MALIGNANT)},
-    "classification": {"nodule": (BENIGN, MALIGNANT), "non-nodule": (NON_NODULE,)},
+    "segmentation": {"nodule": NODULES},
+    "classification": {"nodule": NODULES, "non-nodule": NON_NODULES},
     "malignancy": {"malignant nodule": (MALIGNANT,), "benign nodule": (BENIGN,)},
 }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lungml import luna, store
 from lungml.data_folders import known_folders
-from lungml.errors import LunaError, one_line
+from lungml.errors import FileError, LunaError, one_line
 from lungml.geometry import xyz_to_irc
 from lungml.groups import StoreError
 from lungml.home import Home
@@ -183,7 +183,9 @@ def _tables(home: Home, splits: Mapping[str, str], series_uids: Iterable[str]) -
         folders = known_folders(home)
         data = luna.read_luna(folders.luna_dir, folders.tables_dir)
     except LunaError as error:
-        return {uid: Tables() for uid in training}, f"what the tables say of these places is not known: {error}"
+        why = error.args[1] if isinstance(error, FileError) else str(error)  # its advice is for other commands
+        note = f"what the tables say of these places is not known ({why}); luna data prepare reads them"
+        return {uid: Tables() for uid in training}, note
     data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid in training})
     return {truth.series_uid: _known(truth) for truth in truths_of(data, dict.fromkeys(training, "train"), {})}, ""
 

@@ -194,7 +194,7 @@ def build_mask(scan: StoredScan, rule: MaskRule, again: Round | None = None) -> 
             get_run_logger().warning(
                 "%s: %d nodules have no contours that fit: drawn by the rule bounded", scan.truth.series_uid, without
             )
-    found = nodule_boxes(hu, scan.truth.nodules, grid, rule, contours)
+    found = nodule_boxes(hu, scan.truth.drawn, grid, rule, contours)
     if found.left_out:
         get_run_logger().warning(
             "%s: %d annotated nodules lie outside the scan and cannot be learned from",
@@ -224,6 +224,9 @@ def cache_crops(
     Training scans keep the negatives that the recipe asks for; validation and test scans keep all, and no slabs: those
     are the same for every recipe. What two runs want differently lies in two folders, so that runs of other settings
     on one home do not take each other's crops away.
+
+    What readers corrected on a training scan is cut whatever the recipe asks for: nodules of unknown malignancy, and
+    places that are none; the latter get slabs where the recipe has any without a nodule.
     """
     truth = scan.truth
     training, drawn = truth.split == "train", truth.negatives_xyz is None
@@ -242,6 +245,9 @@ def cache_crops(
         "findings": digest(truth.findings_xyz.tolist()) if drawn else None,
         "wanted": wanted,
         "series_uid": truth.series_uid,
+        # Without corrections the key is what it always was.
+        **({"unjudged": digest([asdict(n) for n in truth.unjudged])} if truth.unjudged else {}),
+        **({"rejected": digest(truth.rejected_xyz)} if truth.rejected_xyz else {}),
     }
     prepared = PreparedScan(
         series_uid=truth.series_uid,
@@ -257,6 +263,7 @@ def cache_crops(
         patient=truth.patient,
         unrated=truth.unrated,
         textures=truth.textures,
+        unjudged=truth.unjudged,
     )
     if _stays(folder, key, again, f"crops {truth.series_uid}"):
         return kept(prepared)
@@ -272,8 +279,21 @@ def cache_crops(
         )
         for n in truth.nodules
     ]
+    sites += [
+        crop_cache.CropSite(
+            center_irc=tuple(xyz_to_irc(n.center_xyz, grid)), label=crop_cache.UNJUDGED, diameter_mm=n.diameter_mm
+        )
+        for n in truth.unjudged
+    ]
     sites = [s for s in sites if _inside(s.center_irc, hu.shape)]
-    nodules = len(sites)
+    with_slabs = len(sites)
+    sites += [
+        crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.REJECTED, diameter_mm=float("nan"))
+        for c in xyz_to_irc(np.array(truth.rejected_xyz, dtype=np.float64).reshape(-1, 3), grid)
+        if _inside(c, hu.shape)
+    ]
+    if negative_slabs_per_scan:
+        with_slabs = len(sites) + negative_slabs_per_scan
     places_xyz = truth.negatives_xyz
     if places_xyz is None:
         places_xyz = lung_positions(
@@ -292,7 +312,7 @@ def cache_crops(
         for c in centers
         if _inside(c, hu.shape)
     ]
-    slabs = range(min(len(sites), nodules + negative_slabs_per_scan)) if training else range(0)
+    slabs = range(min(len(sites), with_slabs)) if training else range(0)
     mask = np.zeros(hu.shape, np.uint8)
     if slabs:
         mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
@@ -319,7 +339,7 @@ def mask_key(scan: StoredScan, rule: MaskRule) -> dict[str, Any]:
         "rule": rule,
         "version": MASK_VERSION,
         "code": code_digest((*MASK_MODULES, *CONTOUR_MODULES) if rule == "consensus" else MASK_MODULES),
-        "nodules": digest([(n.center_xyz, n.diameter_mm) for n in scan.truth.nodules]),
+        "nodules": digest([(n.center_xyz, n.diameter_mm) for n in scan.truth.drawn]),
         "contours": digest([_outlines(n) for n in scan.truth.readings]) if rule == "consensus" else None,
     }
 

@@ -19,6 +19,7 @@ from lungml.score import Table
 from lungml.scorecard import Scorecard, score_scans
 from lungml.worst_cases import Case, choose_worst
 from tasks import tracking
+from tasks.corrections import metrics_of
 from tasks.drift import log_drift
 from tasks.finding import FoundScan, Known, NamedBundle, Readable, gather_evidence, slug_of
 from tasks.pipeline import Pipeline, TrainedModel
@@ -155,6 +156,7 @@ def log_end_to_end(
     ) as run:
         if parameters is not None:
             log_recorded(run, pipeline, scans, set_aside, parameters)
+            run.log_metrics(metrics_of(pipeline.corrections))
         for score in scores:
             log_score(run, score, score.split)
         for report in reports:

@@ -30,6 +30,7 @@ from tasks import tracking
 from tasks.bundles import stage_example
 from tasks.caching import TRAINING_MODULES, code_digest, digest, kept
 from tasks.child import one_at_a_time, run_child
+from tasks.corrections import metrics_of
 from tasks.gpu_locks import Gpu, child_environment
 from tasks.gpus import gpu_slots
 from tasks.members import build_model
@@ -146,6 +147,7 @@ def _log_data(run: tracking.Run, training: Training) -> None:
     scans = training.scans
     run.log_datasets("scans", training.digests, sizes=training.sizes, parents=training.parents)
     run.log_text(json.dumps({scan.series_uid: scan.split for scan in scans}, indent=1), tracking.SCANS)
+    run.log_metrics(metrics_of(training.pipeline.corrections))
     notes = check_ready(
         training.stage,
         scans,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefect.states import State
@@ -31,6 +31,7 @@ class Pipeline:
         round: what shall be done anew though it is finished; None repeats nothing.
         time_limit_h: hours that one training may take; None sets no limit.
         checkpoint_steps: steps between two checkpoints of a training.
+        corrections: which of the readers' corrections were used, see `tasks.corrections.used_corrections`.
     """
 
     home: Home
@@ -43,6 +44,7 @@ class Pipeline:
     round: Round | None = None
     time_limit_h: float | None = None
     checkpoint_steps: int = CHECKPOINT_STEPS
+    corrections: Mapping[str, int] = field(default_factory=dict)
 
     def round_of(self, stage: Redo) -> str | None:
         """The round in which this stage is done anew, as part of its key; None where finished work will do."""

@@ -55,13 +55,14 @@ def digests_of(scans: Sequence[PreparedScan]) -> dict[str, str]:
 
 
 def sizes_of(scans: Sequence[PreparedScan]) -> dict[str, dict[str, int]]:
-    """Split -> scans, nodules and malignant nodules in it."""
+    """Split -> scans, nodules (those of unknown malignancy too) and malignant nodules in it."""
     sizes: dict[str, dict[str, int]] = {}
     for split in SPLITS:
         chosen = of_split(scans, split)
         nodules = [nodule for scan in chosen for nodule in scan.nodules]
         malignant = sum(nodule.malignant for nodule in nodules)
-        sizes[split] = {"scans": len(chosen), "nodules": len(nodules), "malignant": malignant}
+        unjudged = sum(len(scan.unjudged) for scan in chosen)
+        sizes[split] = {"scans": len(chosen), "nodules": len(nodules) + unjudged, "malignant": malignant}
     return sizes
 
 

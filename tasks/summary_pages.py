@@ -13,6 +13,7 @@ from lungml.luna import SPLITS
 from lungml.recipes.data import PreparedScan, Stage
 from lungml.score import COLUMNS
 from lungml.wording import BAND, edges, part_of, rate, signed
+from tasks.corrections import words_of
 from tasks.evaluation import SplitScore
 from tasks.links import UNLINKED, Links
 from tasks.pipeline import Pipeline, TrainedModel
@@ -113,6 +114,7 @@ def summary_page(
     lines = [*title(outcome(bundle_uri, decision), pipeline.origin), f"- bundle: {links.bundle(bundle_uri)}"]
     lines += [f"- {reason}" for reason in decision.reasons] if decision else []
     lines += [f"- drift: {drift}"] if drift else []
+    lines += [f"- {words}"] if (words := words_of(pipeline.corrections)) else []
     rows = []
     for model in models:
         name = HEADLINES[model.stage]

@@ -18,6 +18,7 @@ from lungml.candidates import GroupingSettings, group_candidates
 from lungml.devices import resolve_device
 from lungml.geometry import irc_to_xyz
 from lungml.leaks import check_splits
+from lungml.luna import Annotation, Nodule
 from lungml.recipes import Recipe
 from lungml.recipes.data import PreparedScan
 from lungml.recipes.malignancy import MalignancyRecipe, diameter_baseline
@@ -69,7 +70,8 @@ def mine_candidates(
 ) -> State | PreparedScan:
     """Cut crops at the segmenter's own candidates of a training scan: it is all the classifier sees at inference.
 
-    A candidate within a nodule's radius shows that nodule; one within an excluded finding's radius is left out.
+    A candidate within a nodule's radius shows that nodule, one of unknown malignancy too; one within an excluded
+    finding's radius is left out.
     The segmenter was trained on the same scan, not on other folds of the training scans, so that these candidates
     flatter it: folds would train it as many times.
     """
@@ -94,22 +96,25 @@ def mine_candidates(
         model = load_unet(pipeline.home, segmentation_uri, device)
         marked = segment(hu, model, floor=grouping.floor)
     centers = group_candidates(marked, hu, grid, grouping).centers_irc
-    sites = []
+    sites: list[crop_cache.CropSite] = []
+    known: tuple[Nodule | Annotation, ...] = (*scan.nodules, *scan.unjudged)
     for center, point in zip(centers, irc_to_xyz(centers, grid)):
-        near = [n for n in scan.nodules if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
+        near = [n for n in known if math.dist(point, n.center_xyz) < max(n.diameter_mm / 2, MINED_NEAR_MM)]
         nodule = min(near, key=lambda n: math.dist(point, n.center_xyz), default=None)
         if nodule is None and any(math.dist(point, e.center_xyz) < e.diameter_mm / 2 for e in scan.excluded):
             continue
         label = crop_cache.NON_NODULE
-        if nodule:
+        if isinstance(nodule, Nodule):
             label = crop_cache.MALIGNANT if nodule.malignant else crop_cache.BENIGN
+        elif nodule:
+            label = crop_cache.UNJUDGED
         index, row, col = center.tolist()
         sites.append(
             crop_cache.CropSite(
                 center_irc=(index, row, col),
                 label=label,
                 diameter_mm=nodule.diameter_mm if nodule else math.nan,
-                ratings=nodule.ratings if nodule else (),
+                ratings=nodule.ratings if isinstance(nodule, Nodule) else (),
             )
         )
     crop_cache.write_scan_crops(folder, hu, np.zeros(hu.shape, np.uint8), grid, sites, slab_sites=[], key=key)

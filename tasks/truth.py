@@ -48,6 +48,8 @@ class ScanTruth:
             them.
         textures: of each nodule, "" where it is not known; empty where nothing is known of any.
         reason: why the scan is set aside; empty for one that reads well.
+        unjudged: nodules of unknown malignancy that readers added: learned from as nodules, on training scans only.
+        rejected_xyz: places that readers rejected: always cut as non-nodules, on training scans only; mm.
     """
 
     series_uid: str
@@ -62,6 +64,23 @@ class ScanTruth:
     unrated: tuple[luna.Annotation, ...] = ()
     textures: tuple[str, ...] = ()
     reason: str = ""
+    unjudged: tuple[luna.Annotation, ...] = ()
+    rejected_xyz: tuple[tuple[float, float, float], ...] = ()
+
+    @property
+    def drawn(self) -> tuple[luna.Nodule, ...]:
+        """What masks show: the nodules and, behind them, those of unknown malignancy, whose label says nothing."""
+        unjudged = (
+            luna.Nodule(
+                series_uid=one.series_uid,
+                center_xyz=one.center_xyz,
+                diameter_mm=one.diameter_mm,
+                malignant=False,
+                ratings=(),
+            )
+            for one in self.unjudged
+        )
+        return (*self.nodules, *unjudged)
 
 
 @task(name="rate_nodules", task_run_name="rate nodules", cache_policy=NO_CACHE)
@@ -195,7 +214,7 @@ def read_truths(
             f"{len(twice)} series are left out: another series of their patients tests or validates{since}; such as "
             f"{such_as}"
         )
-    truths = _truths(data, split, patients)
+    truths = truths_of(data, split, patients)
     unrated = sum(len(truth.unrated) for truth in truths)
     if unrated:
         notes.append(
@@ -347,7 +366,7 @@ def data_origin(truths: Sequence[ScanTruth]) -> Literal["real", "phantom"]:
     return "phantom" if any(is_phantom_uid(truth.series_uid) for truth in truths) else "real"
 
 
-def _truths(data: luna.LunaData, split: Mapping[str, Split], patients: Mapping[str, str]) -> list[ScanTruth]:
+def truths_of(data: luna.LunaData, split: Mapping[str, Split], patients: Mapping[str, str]) -> list[ScanTruth]:
     """What LUNA16's tables say of every scan on disk."""
     nodules, annotated = luna.by_series(data.nodules), luna.by_series(data.annotated)
     excluded, textures = luna.by_series(data.excluded), luna.by_series(data.textures)

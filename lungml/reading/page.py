@@ -29,7 +29,10 @@ from lungml.reading.pixels import (
 )
 from lungml.reading.record import Reading, reading_dict
 
-SCRIPTS = ("scan.js", "findings.js", "reader.js", "views.js", "list.js", "page.js")  # in this order
+SCRIPTS = (
+    "scan.js", "findings.js", "reader.js", "pictures.js", "marks.js", "views.js", "list.js", "judge.js", "controls.js",
+    "keys.js", "page.js",
+)  # fmt: skip  # in this order
 # Nothing but what the file holds; the hashes are of its one style and its one script.
 POLICY = (
     "default-src 'none'; img-src blob: data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; "

@@ -26,8 +26,9 @@ from PIL import Image
 from lungml.geometry import Grid, as_triple, irc_to_xyz
 from lungml.marked import Marked
 
-# (HU, level), straight between; what lies beyond an end is shown as the end. Air and lung take 9 HU a level, soft tissue
-# 4, bone and metal 22: the steps of the lung window's 256 greys are 6 HU, of the mediastinum's 1.6, below CT's noise.
+# (HU, level), straight between; what lies beyond an end is shown as the end. Air and lung take 9 HU a level, soft
+# tissue 4, bone and metal 22: the steps of the lung window's 256 greys are 6 HU, of the
+# mediastinum's 1.6, below CT's noise.
 LEVELS = ((-1100, 0), (-160, 104), (240, 204), (1360, 255))
 QUALITIES = (94, 92, 89, 85, 80, 72)  # of JPEG, the best first
 TEXT_BYTES_PER_VOXEL = 0.3  # base64: 79 kB for a slice of 512 x 512, 10.5 MB for 133 of them
@@ -187,9 +188,7 @@ def _turned(voxels: npt.NDArray[np.int64], turn: Upright) -> tuple[npt.NDArray[n
     return flat[order], order
 
 
-def hu_errors(
-    hu: npt.NDArray[np.int16], window_hu: Sequence[float], packed: PackedSlices
-) -> tuple[float, float]:
+def hu_errors(hu: npt.NDArray[np.int16], window_hu: Sequence[float], packed: PackedSlices) -> tuple[float, float]:
     """How far pictures are from the HU that lie in a window: root of the mean square, and maximum.
 
     Args:

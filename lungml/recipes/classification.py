@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lungml import augment
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE, CropCache
+from lungml.crop_cache import BENIGN, MALIGNANT, NODULES, NON_NODULE, NON_NODULES, CropCache
 from lungml.crops import resample_mm
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
@@ -29,7 +29,7 @@ from lungml.tally import Tally
 EVALUATION_BATCH, CUDA_EVALUATION_BATCH = 8, 256
 CLASSIFIER_METRICS = ("precision", "recall", "f1", "auc")  # of validation, higher being better
 COLUMNS = ["labels", "rating_counts", "places_irc", "spacings_mm"]
-LABEL_NAMES = {NON_NODULE: "non-nodule", BENIGN: "benign nodule", MALIGNANT: "malignant nodule"}
+LABEL_NAMES = {NON_NODULE: "non-nodule", BENIGN: "benign nodule", MALIGNANT: "malignant nodule"}  # without corrections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ class CropProblem:
         self._shares = list(shares)
         for group, rows in zip(groups, self._groups):
             if not len(rows):
-                kinds = " or ".join(LABEL_NAMES[label] for label in group)
+                kinds = " or ".join(LABEL_NAMES[label] for label in group if label in LABEL_NAMES)
                 raise TrainingError(f"the training scans have no {kinds}; add scans that have some")
         self.tally = Tally()
 
@@ -209,7 +209,11 @@ class CropProblem:
         return balanced_order(groups, self._shares, samples, rng)
 
     def _drawn_from(self, rows: npt.NDArray[np.int64], epoch: int, wanted: int) -> npt.NDArray[np.int64]:
-        """The rows of one group that an epoch draws from: only the scans' own non-nodules take turns."""
+        """The rows of one group that an epoch draws from: only the scans' own non-nodules take turns.
+
+        Places that a reader rejected do not: each weighs as much as an own non-nodule of this epoch, and of a plan of
+        n epochs n times as much as one of all.
+        """
         folders = self._folder_of[rows]
         in_turns = (self._labels[rows] == NON_NODULE) & (folders < self._mined_from)
         seen = np.ones(len(rows), dtype=np.bool_)
@@ -320,16 +324,15 @@ def classification_problem(
     device: torch.device,
     generator: torch.Generator,
 ) -> CropProblem:
-    """Nodules and non-nodules 1 : 1 to learn from; validation and test as they are."""
-    nodules = (1, 2)
+    """Nodules and non-nodules 1 : 1 to learn from, readers' corrections among them; validation and test as they are."""
     return CropProblem(
         place(NoduleNet(recipe.model, generator=generator), device),
         recipe.augmentation,
         scans,
-        groups=[nodules, (NON_NODULE,)],
+        groups=[NODULES, NON_NODULES],
         shares=[0.5, 0.5],
-        positive=nodules,
-        judged=(NON_NODULE, *nodules),
+        positive=NODULES,
+        judged=(*NON_NODULES, *NODULES),
         negatives=recipe.negatives,
         mined=recipe.mined,
         label_smoothing=recipe.label_smoothing,

@@ -35,6 +35,7 @@ class PreparedScan:
         unrated: annotated nodules without a malignancy rating: nothing learns from them, the official score counts
             them.
         textures: of each nodule, "" where it is not known; empty where nothing is known of any.
+        unjudged: nodules of unknown malignancy that readers added: learned from as nodules, on training scans only.
     """
 
     series_uid: str
@@ -50,6 +51,7 @@ class PreparedScan:
     patient: str = ""
     unrated: tuple[Annotation, ...] = ()
     textures: tuple[str, ...] = ()
+    unjudged: tuple[Annotation, ...] = ()
 
 
 def of_split(scans: Sequence[PreparedScan], split: Split) -> list[PreparedScan]:

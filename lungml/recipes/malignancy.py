@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lungml import augment
-from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULE
+from lungml.crop_cache import BENIGN, MALIGNANT, NON_NODULES
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
 from lungml.metrics import diameter_auc
@@ -147,6 +147,8 @@ def malignancy_problem(
 ) -> CropProblem:
     """Malignant and benign nodules (and non-nodules) to learn from; annotated nodules only to be judged on.
 
+    A nodule of unknown malignancy is neither.
+
     Args:
         recipe: settings.
         scans: of all splits.
@@ -171,7 +173,7 @@ def malignancy_problem(
     groups: list[tuple[int, ...]] = [(MALIGNANT,), (BENIGN,)]
     shares = list(recipe.shares)
     if shares[2]:
-        groups.append((NON_NODULE,))
+        groups.append(NON_NODULES)
     return CropProblem(
         place(model, device),
         recipe.augmentation,
@@ -190,5 +192,5 @@ def diameter_baseline(scans: Sequence[PreparedScan], split: Split) -> float:
     """ROC AUC of the annotated diameter alone on a split's nodules; NaN when a class is absent."""
     cache = open_crops(of_split(scans, split), ["labels", "diameters_mm"])
     labels, diameters = cache.column("labels"), cache.column("diameters_mm")
-    nodules = np.flatnonzero(labels != NON_NODULE)
+    nodules = np.flatnonzero(np.isin(labels, (BENIGN, MALIGNANT)))
     return diameter_auc(diameters[nodules], labels[nodules] == MALIGNANT)

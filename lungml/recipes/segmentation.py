@@ -13,7 +13,7 @@ import torch
 from lungml import augment, losses, store
 from lungml.candidate_recall import CandidateRecall
 from lungml.candidates import GroupingSettings
-from lungml.crop_cache import NON_NODULE
+from lungml.crop_cache import NODULES, NON_NODULES
 from lungml.crops import CONTEXT_SLICES, SLAB_SIDE, clip_hu
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
@@ -160,8 +160,8 @@ class SegmentationProblem:
         cache = open_crops(of_split(scans, "train"), ["slabs", "slab_masks", "slab_labels"])
         self._batches = DeviceBatches(cache, ["slabs", "slab_masks"], device)
         labels = cache.column("slab_labels")
-        self._positives = np.flatnonzero(labels != NON_NODULE)
-        self._negatives = np.flatnonzero(labels == NON_NODULE)
+        self._positives = np.flatnonzero(np.isin(labels, NODULES))
+        self._negatives = np.flatnonzero(np.isin(labels, NON_NODULES))
         if not len(self._positives):
             raise TrainingError("the training scans hold no annotated nodule; add scans that have some")
         self.tally = Tally()

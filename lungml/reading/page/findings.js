@@ -27,8 +27,13 @@ const opinions = reading.bundles.map((bundle, o) => ({
 const comparing = opinions.length > 1;
 const limits = opinions.map(({ defaults }) => ({ ...defaults }));
 const truths = reading.truth
-  ? reading.truth.nodules.map((nodule, n) => ({ n, at: toVoxel(nodule.center_xyz), mm: nodule.center_xyz,
-      diameter: nodule.diameter_mm, malignant: nodule.malignant }))
+  ? reading.truth.nodules.map((nodule, n) => ({
+      n,
+      at: toVoxel(nodule.center_xyz),
+      mm: nodule.center_xyz,
+      diameter: nodule.diameter_mm,
+      malignant: nodule.malignant,
+    }))
   : [];
 
 const nameOf = (finding) => (comparing ? opinions[finding.o].letter : "") + finding.n;
@@ -52,7 +57,7 @@ const STAGE_WORDS = {
   filtered: "filtered",
   benign: "benign",
   malignant: "malignant",
-  unasked: "kept, malignancy not asked",
+  unasked: "malignancy not asked",
 };
 
 function reasonOf(finding) {
@@ -63,16 +68,17 @@ function reasonOf(finding) {
       ? `nodule ${short(finding.nodule)} < ${short(limit.nodule)}`
       : `U-Net ${short(finding.segmentation)} < ${short(limit.segmentation)}`;
   }
-  if (stage === "unasked") return "the bundle had filtered it";
+  if (stage === "unasked") return "the bundle filtered it out";
   return `malignancy ${short(finding.malignant)} ${stage === "benign" ? "<" : "\u2265"} ${short(limit.malignant)}`;
 }
 
-// Never 0 or 1 of what is neither.
+// Two digits, three near an end; never 0 or 1 of what is neither.
 function short(value) {
   if (value === null) return "not asked";
-  if (value > 0 && value < 0.001) return "<0.001";
-  if (value < 1 && value > 0.999) return ">0.999";
-  return value.toFixed(value > 0 && value < 0.1 ? 3 : 2);
+  if (value === 0 || value === 1) return String(value);
+  if (value < 0.001) return "<0.001";
+  if (value > 0.999) return ">0.999";
+  return value.toFixed(value < 0.095 || value > 0.985 ? 3 : 2);
 }
 
 // What truth says of a finding that is kept, or would be.
@@ -86,7 +92,9 @@ function verdictOf(finding) {
 // Nodules that an opinion does not keep, each with why.
 function missesOf(o) {
   return truths.flatMap((nodule) => {
-    const near = opinions[o].findings.filter((f) => f.truth && f.truth.kind === "nodule" && f.truth.nodule === nodule.n);
+    const near = opinions[o].findings.filter(
+      (f) => f.truth && f.truth.kind === "nodule" && f.truth.nodule === nodule.n,
+    );
     if (near.some(kept)) return [];
     const why = near.length ? `filtered out as ${nameOf(near[0])}: ${reasonOf(near[0])}` : "never a candidate";
     return [{ nodule, o, why, finding: near[0] || null }];

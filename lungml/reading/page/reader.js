@@ -25,10 +25,10 @@ function change(what, id, correction) {
   const next = { ...corrections() };
   if (correction) next[id] = correction;
   else delete next[id];
-  step(what, next);
+  addStep(what, next);
 }
 
-function step(what, next) {
+function addStep(what, next) {
   reader.steps = [...reader.steps.slice(0, reader.now + 1), { what, corrections: next }];
   reader.now = reader.steps.length - 1;
   if (reader.exported > reader.now) reader.exported = -1;
@@ -51,10 +51,13 @@ function redo() {
 
 function store() {
   const from = Math.max(0, reader.steps.length - STORED_STEPS);
-  const kept = { steps: reader.steps.slice(Math.min(from, reader.now)), now: reader.now - Math.min(from, reader.now),
-    exported: reader.exported - Math.min(from, reader.now) };
+  const saved = {
+    steps: reader.steps.slice(Math.min(from, reader.now)),
+    now: reader.now - Math.min(from, reader.now),
+    exported: reader.exported - Math.min(from, reader.now),
+  };
   try {
-    localStorage.setItem(STORE_KEY, JSON.stringify(kept));
+    localStorage.setItem(STORE_KEY, JSON.stringify(saved));
     localStorage.setItem(ALIAS_KEY, reader.alias);
     reader.storage = true;
   } catch {
@@ -66,8 +69,8 @@ function restore() {
   try {
     const alias = localStorage.getItem(ALIAS_KEY) || "";
     reader.alias = ALIAS.test(alias) ? alias : "";
-    const kept = JSON.parse(localStorage.getItem(STORE_KEY) || "null");
-    if (kept && Array.isArray(kept.steps) && kept.steps[kept.now]) Object.assign(reader, kept);
+    const saved = JSON.parse(localStorage.getItem(STORE_KEY) || "null");
+    if (saved && Array.isArray(saved.steps) && saved.steps[saved.now]) Object.assign(reader, saved);
     reader.storage = true;
   } catch {
     reader.storage = false;
@@ -84,14 +87,29 @@ function said(row, kind, more = {}) {
 function blank(row) {
   if (row.added) return { ...row.added };
   const finding = row.parts.find(Boolean);
-  return { kind: "note", time: utcNow(), finding: finding.n, center_xyz: finding.mm, diameter_mm: finding.diameter,
-    label: null, text: "", ...(comparing ? { bundle: opinions[finding.o].bundle.bundle } : {}) };
+  return {
+    kind: "note",
+    time: utcNow(),
+    finding: finding.n,
+    center_xyz: finding.mm,
+    diameter_mm: finding.diameter,
+    label: null,
+    text: "",
+    ...(comparing ? { bundle: opinions[finding.o].bundle.bundle } : {}),
+  };
 }
 
 function newAdd(mm, diameter) {
-  return { kind: "add", time: utcNow(), finding: null, center_xyz: mm.map((v) => Math.round(v * 1e4) / 1e4),
-    diameter_mm: Math.round(diameter * 10) / 10, label: null, text: "",
-    ...(comparing ? { bundle: opinions[0].bundle.bundle } : {}) };
+  return {
+    kind: "add",
+    time: utcNow(),
+    finding: null,
+    center_xyz: mm.map((v) => Math.round(v * 1e4) / 1e4),
+    diameter_mm: Math.round(diameter * 10) / 10,
+    label: null,
+    text: "",
+    ...(comparing ? { bundle: opinions[0].bundle.bundle } : {}),
+  };
 }
 
 const newAddId = () => `add:${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
@@ -99,8 +117,15 @@ const newAddId = () => `add:${Date.now().toString(36)}${Math.random().toString(3
 function addedRows() {
   return Object.entries(corrections())
     .filter(([, correction]) => correction.kind === "add")
-    .map(([id, correction], k) => ({ id, added: correction, number: k + 1, parts: [], at: toVoxel(correction.center_xyz),
-      mm: correction.center_xyz, diameter: correction.diameter_mm }));
+    .map(([id, correction], k) => ({
+      id,
+      added: correction,
+      number: k + 1,
+      parts: [],
+      at: toVoxel(correction.center_xyz),
+      mm: correction.center_xyz,
+      diameter: correction.diameter_mm,
+    }));
 }
 
 function wordsOf(correction) {
@@ -112,15 +137,21 @@ function wordsOf(correction) {
 
 // ---- the file that goes back
 function exportText() {
-  return JSON.stringify({
-    format: CORRECTIONS_FORMAT,
-    version: CORRECTIONS_VERSION,
-    series_uid: reading.series_uid,
-    bundle: reading.bundles[0].bundle,
-    reader: reader.alias,
-    exported: utcNow(),
-    corrections: Object.values(corrections()),
-  }, null, 1) + "\n";
+  return (
+    JSON.stringify(
+      {
+        format: CORRECTIONS_FORMAT,
+        version: CORRECTIONS_VERSION,
+        series_uid: reading.series_uid,
+        bundle: reading.bundles[0].bundle,
+        reader: reader.alias,
+        exported: utcNow(),
+        corrections: Object.values(corrections()),
+      },
+      null,
+      1,
+    ) + "\n"
+  );
 }
 
 function exportFile() {
@@ -152,9 +183,16 @@ function importText(text) {
     const bundle = correction.bundle === undefined ? file.bundle : correction.bundle;
     const o = reading.bundles.findIndex((each) => each.bundle === bundle);
     if (o < 0) throw new Error(`correction ${k + 1} was made on ${bundle}, which is not on this page`);
-    const fields = { kind: correction.kind, time: correction.time, finding: correction.finding,
-      center_xyz: correction.center_xyz, diameter_mm: correction.diameter_mm, label: correction.label,
-      text: correction.text, ...(comparing ? { bundle } : {}) };
+    const fields = {
+      kind: correction.kind,
+      time: correction.time,
+      finding: correction.finding,
+      center_xyz: correction.center_xyz,
+      diameter_mm: correction.diameter_mm,
+      label: correction.label,
+      text: correction.text,
+      ...(comparing ? { bundle } : {}),
+    };
     if (correction.finding === null) {
       read[`${newAddId()}${k}`] = fields;
       continue;

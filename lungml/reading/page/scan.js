@@ -129,7 +129,10 @@ const levelAt = (at) => {
 
 // ---- what the segmentation marked: rows of voxels with the hundredths that each lies above
 async function readMarks() {
-  const texts = textsOf("mask-data", facts.marks.map((mark) => mark.length));
+  const texts = textsOf(
+    "mask-data",
+    facts.marks.map((mark) => mark.length),
+  );
   const sets = [];
   for (const [k, text] of texts.entries()) sets.push(await readMarked(text, facts.marks[k]));
   document.getElementById("mask-data").remove();
@@ -144,7 +147,9 @@ async function readMarked(text, { count, long_steps: longSteps }) {
   const long = new DataView(buffer, 2 * count, 4 * longSteps);
   const starts = new Uint32Array(NY * NZ + 1);
   const columns = new Uint16Array(count);
-  let place = -1, row = 0, next = 0;
+  let place = -1,
+    row = 0,
+    next = 0;
   for (let k = 0; k < count; k++) {
     place += steps[k] || long.getUint32(4 * next++, true);
     while (place >= (row + 1) * NX) starts[++row] = k;

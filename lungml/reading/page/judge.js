@@ -1,0 +1,324 @@
+// What does the reader see of the chosen finding, and say of it?
+
+function detailLines(row) {
+  const place = placeOf(row);
+  const irc = toScan(place.at).map((v) => v.toFixed(1));
+  const diameter = place.diameter === null ? "diameter not known" : `${place.diameter.toFixed(1)} mm`;
+  const lines = [
+    ["Place", `x ${place.mm[0].toFixed(1)}, y ${place.mm[1].toFixed(1)}, z ${place.mm[2].toFixed(1)} mm (LPS)`],
+    ["Voxel", `index ${irc[0]}, row ${irc[1]}, col ${irc[2]}; ${diameter}`],
+  ];
+  for (const { o, letter, bundle } of comparing && row.parts.length ? opinions : []) {
+    const part = row.parts[o];
+    lines.push([
+      letter,
+      part ? `${STAGE_WORDS[stageOf(part)]}: ${reasonOf(part)}` : `no candidate here (${bundle.bundle})`,
+    ]);
+  }
+  if (!comparing && row.parts.length) {
+    const [finding] = row.parts;
+    lines.push(["Why", `${STAGE_WORDS[stageOf(finding)]}: ${reasonOf(finding)}`]);
+    if (finding.segmentation !== null)
+      lines.push(["U-Net", `${short(finding.segmentation)}, mean of the voxels marked`]);
+  }
+  if (row.miss) lines.push(["Missed", row.miss.why]);
+  return lines;
+}
+
+function showDetail() {
+  const box = document.getElementById("detail");
+  const row = anyRow(state.chosen);
+  if (!row) {
+    box.replaceChildren(
+      el("p", { class: "none" }, "Choose a finding: click a row or a ring, or press ", el("kbd", {}, "J"), "."),
+    );
+    return;
+  }
+  const correction = row.added || (row.miss ? null : correctionOf(row));
+  const heading = row.added
+    ? `Added nodule ${rowNumber(row)}`
+    : row.miss
+      ? "Missed nodule"
+      : `Finding ${rowNumber(row)}`;
+  const kind = correction
+    ? correction.kind === "relabel" || (row.added && correction.label)
+      ? correction.label
+      : correction.kind
+    : "";
+  const press = (name, key, on, action) =>
+    el(
+      "button",
+      { type: "button", "aria-pressed": String(on), "aria-keyshortcuts": key, class: "act", onclick: action },
+      name,
+      el("kbd", {}, key.replace("Shift+", "\u21e7")),
+    );
+  const facts_ = el(
+    "dl",
+    {},
+    ...detailLines(row).flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]),
+  );
+  const parts = [el("h2", {}, heading, el("span", { class: "state" }, wordsOf(correction))), facts_];
+  if (!row.miss) {
+    const buttons = row.added
+      ? [
+          press("Benign", "Shift+B", kind === "benign", () => judge("benign")),
+          press("Malignant", "Shift+M", kind === "malignant", () => judge("malignant")),
+          press("Remove", "Delete", false, () => clearOpinion()),
+        ]
+      : [
+          press("Accept", "A", kind === "accept", () => judge("accept")),
+          press("Reject", "R", kind === "reject", () => judge("reject")),
+          press("Benign", "Shift+B", kind === "benign", () => judge("benign")),
+          press("Malignant", "Shift+M", kind === "malignant", () => judge("malignant")),
+        ];
+    const note = el("textarea", {
+      id: "note",
+      rows: "1",
+      maxlength: String(LONGEST_NOTE),
+      "aria-label": "Note on this finding",
+      placeholder: "Note (E)",
+    });
+    note.value = correction ? correction.text : "";
+    note.addEventListener("change", () => setNote(row.id, note.value));
+    note.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" || (event.key === "Enter" && (event.ctrlKey || event.metaKey))) {
+        event.preventDefault();
+        event.stopPropagation();
+        note.blur();
+        list.grid.focus({ preventScroll: true });
+      }
+    });
+    parts.push(el("div", { class: "acts" }, ...buttons), note);
+    if (state.caliper && caliperMm(state.caliper) >= 0.5) {
+      parts.push(
+        el(
+          "button",
+          { type: "button", class: "act measured", "aria-keyshortcuts": "S", onclick: () => takeMeasured() },
+          `Use ${caliperMm(state.caliper).toFixed(1)} mm as its diameter`,
+          el("kbd", {}, "S"),
+        ),
+      );
+    }
+  }
+  box.replaceChildren(...parts);
+}
+
+function afterChange(words) {
+  say(words);
+  refreshList();
+  showDetail();
+  showWork();
+  draw();
+}
+
+function judge(verdict) {
+  const row = anyRow(state.chosen);
+  if (!row || row.miss) return say("Choose a finding first.");
+  if (row.added) {
+    if (verdict === "reject") return clearOpinion();
+    const label = verdict === "accept" ? null : verdict;
+    change(`${verdict} ${rowNumber(row)}`, row.id, { ...row.added, label, time: utcNow() });
+    return afterChange(`Added nodule ${rowNumber(row)}: ${verdict}`);
+  }
+  const label = verdict === "benign" || verdict === "malignant" ? verdict : null;
+  const before = correctionOf(row);
+  const kind = label ? "relabel" : verdict;
+  if (before && before.kind === kind && before.label === label) return clearOpinion(); // pressed again: taken back
+  change(`${label ? `relabel ${label}` : verdict} ${rowNumber(row)}`, row.id, said(row, kind, { label }));
+  return afterChange(`Finding ${rowNumber(row)} ${wordsOf(correctionOf(row))}`);
+}
+
+// What was said is taken back; a note stays, for it has to be emptied to go.
+function clearOpinion() {
+  const row = anyRow(state.chosen);
+  const before = row && (row.added || correctionOf(row));
+  if (!before) return;
+  const note = !row.added && before.text && before.kind !== "note" ? { ...blank(row), text: before.text } : null;
+  change(`clear ${rowNumber(row)}`, row.id, note);
+  if (row.added) state.chosen = null;
+  afterChange(`${rowNumber(row)}: nothing said`);
+}
+
+function setNote(id, text) {
+  const row = anyRow(id);
+  if (!row) return;
+  const before = row.added || correctionOf(row);
+  const words = text.trim();
+  if (words === (before ? before.text : "")) return;
+  const empty = !words && (!before || before.kind === "note");
+  change(`note ${rowNumber(row)}`, id, empty ? null : { ...(before || blank(row)), text: words, time: utcNow() });
+  afterChange(words ? `Note on ${rowNumber(row)} kept` : `Note on ${rowNumber(row)} removed`);
+}
+
+function addAt(at, diameter) {
+  const id = newAddId();
+  change("add a nodule", id, newAdd(toPatient(at), diameter));
+  state.chosen = id;
+  if (list.show === "filtered") setShow("kept");
+  afterChange(`Nodule of ${diameter.toFixed(1)} mm added`);
+  choose(id, { move: false });
+}
+
+function takeMeasured() {
+  const row = anyRow(state.chosen);
+  if (!row || row.miss || !state.caliper) return say("Choose a finding and measure it first.");
+  const diameter = Math.round(caliperMm(state.caliper) * 10) / 10;
+  if (diameter < 0.5) return say("Measure it first.");
+  const before = row.added || correctionOf(row);
+  if (before && before.kind === "reject") return say("It is rejected; accept it to give it a diameter.");
+  const next = !before || before.kind === "note" ? said(row, "accept") : before;
+  change(`diameter of ${rowNumber(row)}`, row.id, { ...next, diameter_mm: diameter, time: utcNow() });
+  return afterChange(`${rowNumber(row)}: ${diameter.toFixed(1)} mm`);
+}
+
+function resizeAdded(step) {
+  const row = anyRow(state.chosen);
+  if (!row || !row.added) return;
+  const diameter = clamp(row.added.diameter_mm + step, 1, 200);
+  change(`diameter of ${rowNumber(row)}`, row.id, {
+    ...row.added,
+    diameter_mm: Math.round(diameter * 10) / 10,
+    time: utcNow(),
+  });
+  afterChange(`${rowNumber(row)}: ${diameter.toFixed(1)} mm`);
+}
+
+// ---- the reader's work
+function showWork() {
+  const count = Object.keys(corrections()).length;
+  const unsent = reader.exported !== reader.now && count > 0;
+  const alias = el("input", {
+    id: "alias",
+    maxlength: "32",
+    placeholder: "reader alias",
+    "aria-label": "Reader alias, not your name",
+    title: "Letters, digits, . _ - and not your name",
+    autocomplete: "off",
+    spellcheck: "false",
+    value: reader.alias,
+  });
+  alias.addEventListener("change", () => setAlias(alias));
+  const button = (id, name, key, disabled, action) =>
+    el(
+      "button",
+      {
+        type: "button",
+        id,
+        "aria-keyshortcuts": key,
+        disabled,
+        onclick: action,
+        class: id === "export" ? "main" : null,
+      },
+      name,
+    );
+  byId("work").replaceChildren(
+    el(
+      "div",
+      { class: "line" },
+      el("b", { id: "said" }, `${count} correction${count === 1 ? "" : "s"}`),
+      el("span", { id: "history", class: "soft" }, `step ${reader.now} of ${reader.steps.length - 1}`),
+      button("undo", "Undo", "Control+Z", reader.now === 0, doUndo),
+      button("redo", "Redo", "Control+Y", reader.now + 1 >= reader.steps.length, doRedo),
+    ),
+    el(
+      "div",
+      { class: "line" },
+      alias,
+      el("span", { id: "sent", class: "soft" }, unsent ? "not exported" : count ? "exported" : ""),
+      button("import", "Import", null, false, () => byId("import-file").click()),
+      button("export", "Export", "Control+S", false, doExport),
+    ),
+  );
+}
+
+function doUndo() {
+  const what = undo();
+  afterChange(what ? `Undone: ${what}` : "Nothing to undo");
+}
+
+function doRedo() {
+  const what = redo();
+  afterChange(what ? `Done again: ${what}` : "Nothing to do again");
+}
+
+function setAlias(input) {
+  if (input.value && !ALIAS.test(input.value)) {
+    input.setAttribute("aria-invalid", "true");
+    say("An alias has letters, digits, dots, underscores and hyphens, 32 at most.");
+    return;
+  }
+  reader.alias = input.value;
+  input.removeAttribute("aria-invalid");
+  store();
+}
+
+function doExport() {
+  if (!reader.alias) return askAlias();
+  exportFile();
+  return afterChange("corrections.json exported");
+}
+
+function askAlias() {
+  const dialog = byId("ask-alias");
+  const input = el("input", {
+    id: "alias-asked",
+    maxlength: "32",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-describedby": "alias-rule",
+  });
+  const form = el(
+    "form",
+    { method: "dialog" },
+    el("h2", { id: "alias-title" }, "Who reads?"),
+    el(
+      "p",
+      { id: "alias-rule" },
+      "An alias, not your name: letters, digits, dots, underscores and hyphens, 32 at most.",
+    ),
+    input,
+    el(
+      "div",
+      { class: "line" },
+      el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      el("button", { type: "submit", class: "main" }, "Export"),
+    ),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!ALIAS.test(input.value)) {
+      input.setAttribute("aria-invalid", "true");
+      input.focus();
+      return;
+    }
+    reader.alias = input.value;
+    dialog.close();
+    doExport();
+  });
+  dialog.replaceChildren(form);
+  dialog.showModal();
+  input.focus();
+}
+
+async function importFile(file) {
+  try {
+    const { read, alias } = importText(await file.text());
+    addStep(`import ${Object.keys(read).length}`, { ...corrections(), ...read });
+    if (!reader.alias) reader.alias = alias;
+    afterChange(`${Object.keys(read).length} corrections imported`);
+    trouble("");
+  } catch (error) {
+    trouble(`${file.name} was not imported: ${error instanceof SyntaxError ? "it is no JSON" : error.message}`);
+  }
+}
+
+function trouble(words) {
+  troubles.splice(
+    0,
+    troubles.length,
+    ...troubles.filter((each) => !each.includes("was not imported")),
+    ...(words ? [words] : []),
+  );
+  showNotices();
+  if (words) say(words);
+}

@@ -1,0 +1,418 @@
+"""A correction changes what is learned from its own training scan, and nothing else at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from lungml import crop_cache, groups, store
+from lungml.candidates import GroupingSettings
+from lungml.geometry import Grid, irc_to_xyz
+from lungml.home import Home
+from lungml.luna import Annotation, Excluded, Nodule
+from lungml.marked import Marked
+from lungml.reading.corrections import CorrectionStoreError, Undo, Version, corrections_folder, read_versions
+from lungml.recipes.classification import classification_problem, demo
+from lungml.recipes.data import PreparedScan
+from lungml.recipes.malignancy import demo_finetuned, malignancy_problem
+from lungml.recipes.segmentation import SegmentationProblem
+from lungml.recipes.segmentation import demo as unet_demo
+from lungml.sampling import NegativePlan
+from tasks import corrections, tracking, training
+from tasks.corrections import add_files, correct_truths, list_corrections, metrics_of, undo, used_corrections, words_of
+from tasks.data import build_mask, cache_crops, convert_scan, mask_key
+from tasks.evaluation import log_end_to_end
+from tasks.pipeline import Pipeline
+from tasks.recorded import sizes_of
+from tasks.summary_pages import summary_page
+from tasks.training import mine_candidates
+from tasks.truth import ScanTruth
+from tests.lungml.reading.test_correction_schema import file, row
+from tests.tasks.conftest import BENIGN_IRC, MALIGNANT_IRC, NEGATIVES_IRC, at
+from tests.tasks.outcomes import done
+
+Toy = Callable[..., ScanTruth]
+SPLITS = {"1.1": "train", "1.2": "train", "1.3": "val", "1.4": "test"}
+UID = "1.1"
+NOWHERE_IRC = (12, 36, 14)
+ADDED = row(kind="add", finding=None, center_xyz=list(at(NOWHERE_IRC)), diameter_mm=8)
+ADDED_BENIGN = {**ADDED, "label": "benign"}
+REJECTED = row(kind="reject", center_xyz=list(at(NOWHERE_IRC)), diameter_mm=4)
+RELABELLED = row(kind="relabel", center_xyz=list(at(BENIGN_IRC)), diameter_mm=6, label="malignant")
+TABLES_REJECTED = row(kind="reject", center_xyz=list(at(BENIGN_IRC)), diameter_mm=6)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles 3 and 7 are registered in every home."""
+
+    def resolve(home: Home, uri: str) -> str:
+        if uri not in ("models:/luna/3", "models:/luna/7"):
+            raise tracking.TrackingError(f"{uri}: no such bundle; see `luna model list`")
+        return uri
+
+    monkeypatch.setattr(corrections.promotion, "resolve", resolve)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Four scans with a split."""
+    home = Home(tmp_path / "artifacts")
+    home.root.mkdir()
+    lines = ["series_uid,split", *(f"{uid},{split}" for uid, split in SPLITS.items())]
+    home.split_csv.write_text("\n".join(lines) + "\n")
+    return home
+
+
+@pytest.fixture
+def truths(tmp_path: Path, toy: Toy) -> list[ScanTruth]:
+    return [toy(tmp_path / "luna16", uid, split, number) for number, (uid, split) in enumerate(SPLITS.items())]
+
+
+def write(folder: Path, *rows: Mapping[str, Any], uid: str = UID, reader: str = "r", name: str = "c.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(file(*rows, series_uid=uid, reader=reader)))
+    return path
+
+
+def kept(home: Home, folder: Path, *rows: Mapping[str, Any], uid: str = UID, reader: str = "r") -> tuple[Version, ...]:
+    """All versions, these rows the last."""
+    (added,) = add_files(home, [write(folder, *rows, uid=uid, reader=reader)])
+    assert not added.problem
+    return read_versions(corrections_folder(home))
+
+
+# add_files, list_corrections
+
+
+def test_a_bad_file_costs_only_itself(tmp_path: Path, home: Home, truths: list[ScanTruth]) -> None:
+    done(convert_scan.fn(truths[0], home))
+    paths = [
+        write(tmp_path, ADDED, name="good.json"),
+        write(tmp_path, ADDED, uid="9.9", name="series.json"),
+        write(tmp_path, ADDED, row(center_xyz=[1, 2, 900]), name="outside.json"),
+        write(tmp_path, {**ADDED, "bundle": "models:/luna/4"}, name="bundle.json"),
+        tmp_path / "none.json",
+        tmp_path,
+        write(tmp_path, {**ADDED, "kind": "x"}, name="kind.json"),
+        write(tmp_path, {**REJECTED, "bundle": "models:/luna/7"}, name="second.json"),
+        write(tmp_path, ADDED, name="again.json"),
+    ]
+    added = add_files(home, paths)
+    problems = [one.problem for one in added]
+    assert [bool(problem) for problem in problems] == [False, True, True, True, True, True, True, False, False]
+    assert problems[1].startswith("9.9 is no series of ")
+    assert problems[2] == "correction 2: (1, 2, 900) mm lies outside the scan"
+    assert "models:/luna/4: no such bundle" in problems[3]
+    assert (problems[4], problems[5]) == ("No such file or directory", "Is a directory")
+    assert 'kind is "x"' in problems[6]
+    assert [(one.version.number, one.new) for one in added if one.version] == [(1, True), (2, True), (1, False)]
+    assert len(read_versions(corrections_folder(home))) == 2
+    undo(home, Undo(version=1))
+    (again,) = add_files(home, [paths[0]])
+    assert (again.new, again.undone_by) == (False, 3)
+
+
+def test_the_point_is_not_checked_where_the_scan_is_not_prepared(tmp_path: Path, home: Home) -> None:
+    (added,) = add_files(home, [write(tmp_path, row(center_xyz=[1, 2, 900]))], reader="other")
+    assert "was not checked" in added.note
+    assert added.version
+    assert added.version.file
+    assert added.version.file.reader == "other"
+
+
+def test_the_list_says_what_becomes_of_each(tmp_path: Path, home: Home) -> None:
+    kept(home, tmp_path, ADDED, row(kind="note", text="behind the heart"))
+    kept(home, tmp_path, REJECTED, uid="1.3", reader="s")
+    undo(home, Undo(version=1, correction=1))
+    kept(home, tmp_path)
+    rows, note = list_corrections(home)
+    assert "no scans were prepared here yet" in note  # so what the tables say is not known
+    assert [(r.name, r.series_uid, r.split, r.reader, r.what, r.outcome) for r in rows] == [
+        ("1.1", "1.1", "train", "r", "add 8 mm", "undone by version 3"),
+        ("1.2", "1.1", "train", "r", "note 12", "a note, kept"),
+        ("2.1", "1.3", "val", "s", "reject 12", "kept, not trained on (validation scan)"),
+        ("3", "", "", "", "undoes 1.1", "stands"),
+        ("4", "1.1", "train", "r", "nothing", "an empty file, kept"),
+    ]
+    assert rows[1].text == "behind the heart"
+    assert rows[2].uses == ("held_out",)
+
+
+def test_damage_is_told_before_anything_is_added(tmp_path: Path, home: Home) -> None:
+    kept(home, tmp_path, ADDED)
+    (corrections_folder(home) / "000001.json").write_text("{}")
+    for attempt in (lambda: add_files(home, []), lambda: list_corrections(home)):
+        with pytest.raises(CorrectionStoreError, match=r"000001.json: damaged"):
+            attempt()
+
+
+# correct_truths
+
+
+def test_without_corrections_every_truth_is_the_very_same_object(home: Home, truths: list[ScanTruth]) -> None:
+    same, resolved = correct_truths(truths, (), home)
+    assert all(one is other for one, other in zip(same, truths, strict=True))
+    assert metrics_of(used_corrections(resolved, SPLITS)) == {}
+    assert words_of(used_corrections(resolved, SPLITS)) == ""
+
+
+@pytest.mark.parametrize("uid", ["1.3", "1.4"])
+def test_held_out_scans_stay_the_very_same_objects(
+    tmp_path: Path, home: Home, truths: list[ScanTruth], uid: str
+) -> None:
+    split_csv = home.split_csv.read_bytes()
+    versions = kept(home, tmp_path, ADDED, RELABELLED, TABLES_REJECTED, uid=uid)
+    same, resolved = correct_truths(truths, versions, home)
+    assert all(one is other for one, other in zip(same, truths, strict=True))
+    assert home.split_csv.read_bytes() == split_csv
+    assert used_corrections(resolved, SPLITS)["held_out"] == 2  # the rejection supersedes the label
+    words = words_of(used_corrections(resolved, SPLITS))
+    assert words.startswith("readers' corrections up to version 1: 0 used as positives, ")
+    assert words.endswith("0 disputed, 2 kept of validation and test scans")
+
+
+def test_truth_follows_the_reader(tmp_path: Path, home: Home, truths: list[ScanTruth]) -> None:
+    textured = [replace(truths[0], textures=("solid", "nonsolid")), *truths[1:]]
+    onto_negative = row(kind="add", finding=None, center_xyz=list(at(NEGATIVES_IRC[0])), diameter_mm=7, label="benign")
+    versions = kept(home, tmp_path, ADDED, TABLES_REJECTED, onto_negative)
+    (first, *others), resolved = correct_truths(textured, versions, home)
+    assert all(one is other for one, other in zip(others, textured[1:], strict=True))
+    malignant, benign = truths[0].nodules
+    added = Nodule(series_uid=UID, center_xyz=at(NEGATIVES_IRC[0]), diameter_mm=7, malignant=False, ratings=())
+    assert first.nodules == (malignant, added)
+    assert first.textures == ("solid", "")
+    assert first.unjudged == (Annotation(series_uid=UID, center_xyz=at(NOWHERE_IRC), diameter_mm=8),)
+    gone = Excluded(series_uid=UID, center_xyz=benign.center_xyz, diameter_mm=6)
+    assert first.excluded == (*truths[0].excluded, gone)
+    assert first.negatives_xyz is not None
+    assert truths[0].negatives_xyz is not None
+    np.testing.assert_array_equal(first.negatives_xyz, truths[0].negatives_xyz[1:])  # it is a nodule now
+    assert len(first.findings_xyz) == len(truths[0].findings_xyz) + 3
+    assert used_corrections(resolved, SPLITS) == {
+        "version": 1, "positives": 2, "negatives": 0, "labels": 1, "disputed": 1, "held_out": 0,
+    }  # fmt: skip
+    assert used_corrections(resolved, [])["positives"] == 0  # set aside: nobody learned from it
+
+
+# masks and crops
+
+
+def prepared(home: Home, truths: list[ScanTruth], **settings: Any) -> dict[str, PreparedScan]:
+    """Every scan through the tasks of `prepare`."""
+    chosen = {
+        "recipe_name": "toy", "rule": "bounded", "negatives": NegativePlan(kind="per_epoch", per_scan=1, epochs=2),
+        "negative_slabs_per_scan": 1, "seed": 0, **settings,
+    }  # fmt: skip
+    scans = {}
+    for truth in truths:
+        stored = convert_scan.fn(truth, home)
+        stored = stored if not hasattr(stored, "result") else stored.result()
+        masked = build_mask.fn(stored, chosen["rule"])
+        masked = masked if not hasattr(masked, "result") else masked.result()
+        cut = cache_crops.fn(masked, home, **chosen)
+        scans[truth.series_uid] = cut if not hasattr(cut, "result") else cut.result()
+    return scans
+
+
+def content(home: Home) -> dict[str, str]:
+    """Every file of stores and crops: the digest of its bytes."""
+    return {
+        str(path.relative_to(home.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in (home.scans, home.crops)
+        for path in Path(str(folder)).rglob("*")
+        if path.is_file()
+    }
+
+
+def labels_of(scan: PreparedScan, name: str = "labels") -> list[int]:
+    return groups.map_array(scan.crops, name).tolist()
+
+
+@pytest.mark.parametrize(
+    ("correction", "mask_changes", "labels", "slabs"),
+    [
+        (ADDED, True, [2, 1, 3, 0, 0], [2, 1, 3, 0]),
+        (ADDED_BENIGN, True, [2, 1, 1, 0, 0], [2, 1, 1, 0]),
+        (REJECTED, False, [2, 1, 4, 0, 0], [2, 1, 4, 0]),
+        (RELABELLED, False, [2, 2, 0, 0], [2, 2, 0]),
+        (TABLES_REJECTED, True, [2, 0, 0], [2, 0]),
+    ],
+)
+def test_a_correction_changes_its_own_scan_and_nothing_else(
+    tmp_path: Path,
+    home: Home,
+    truths: list[ScanTruth],
+    grid: Grid,
+    correction: dict[str, Any],
+    mask_changes: bool,
+    labels: list[int],
+    slabs: list[int],
+) -> None:
+    before, files, split_csv = prepared(home, truths), content(home), home.split_csv.read_bytes()
+    assert labels_of(before[UID]) == [2, 1, 0, 0]
+    old = store.read_mask(before[UID].store, "mask")
+
+    corrected, _ = correct_truths(truths, kept(home, tmp_path, correction), home)
+    after, now = prepared(home, corrected), content(home)
+    assert home.split_csv.read_bytes() == split_csv
+    for uid in SPLITS:
+        same = before[uid] == after[uid]
+        assert same == (uid != UID)
+    changed = {name for name in files.keys() | now.keys() if files.get(name) != now.get(name)}
+    assert changed
+    # The mask's key names its nodules' places and sizes: a label alone leaves it as it is.
+    places = {f"scans/{UID}.zarr/mask" if "mask/" in name else name for name in changed}
+    inside = [name for name in places if f"/{UID}" in name]
+    assert sorted(inside) == sorted(places)
+    assert any(name.startswith("scans/") for name in places) == mask_changes
+    assert not any(name.startswith(f"scans/{UID}.zarr/volume") for name in places)
+    assert before[UID].digest != after[UID].digest
+    assert before[UID].crops_digest != after[UID].crops_digest
+
+    assert labels_of(after[UID]) == labels
+    assert labels_of(after[UID], "slab_labels") == slabs
+    new = store.read_mask(after[UID].store, "mask")
+    assert bool((new != old).any()) == mask_changes
+    if correction["kind"] == "add":  # drawn, and only there
+        assert new[NOWHERE_IRC] == 1
+        away = np.linalg.norm(irc_to_xyz(np.argwhere(new != old), grid) - at(NOWHERE_IRC), axis=1)
+        assert away.max() < 8 / 2 + 1
+        place = labels.index(3 if correction["label"] is None else 1, 2)
+        np.testing.assert_allclose(groups.map_array(after[UID].crops, "centers_xyz")[place], at(NOWHERE_IRC))
+        assert groups.map_array(after[UID].crops, "slab_masks")[place].any()
+    if correction is TABLES_REJECTED:
+        assert (old[BENIGN_IRC], new[BENIGN_IRC], new[MALIGNANT_IRC]) == (1, 0, 1)
+
+    # Undone, everything is as it was, to the last byte.
+    versions = kept(home, tmp_path)
+    undo(home, Undo(version=versions[0].number))
+    again, _ = correct_truths(truths, read_versions(corrections_folder(home)), home)
+    assert prepared(home, again) == before
+    assert content(home) == files
+
+
+def test_keys_of_scans_without_corrections_hold_nothing_new(home: Home, truths: list[ScanTruth]) -> None:
+    scan = prepared(home, truths[:1])[UID]
+    key = groups.read_attributes(scan.crops)["key"]
+    assert set(key) == {
+        "scan", "mask", "format_version", "code", "drawn", "nodules", "negatives", "findings", "wanted", "series_uid",
+    }  # fmt: skip
+    assert crop_cache.CROP_FORMAT_VERSION == 3
+    stored = convert_scan.fn(truths[0], home).result()  # type: ignore[union-attr]
+    assert key["mask"] == mask_key(stored, "bounded")
+
+
+def test_a_rejected_place_gets_no_slab_where_the_recipe_has_none_without_nodules(
+    tmp_path: Path, home: Home, truths: list[ScanTruth]
+) -> None:
+    corrected, _ = correct_truths(truths, kept(home, tmp_path, REJECTED), home)
+    scan = prepared(home, corrected[:1], negative_slabs_per_scan=0)[UID]
+    assert (labels_of(scan), labels_of(scan, "slab_labels")) == ([2, 1, 4, 0, 0], [2, 1])
+
+
+def test_every_epoch_draws_a_rejected_place_and_malignancy_never_an_unknown_one(
+    tmp_path: Path, home: Home, truths: list[ScanTruth]
+) -> None:
+    import torch
+
+    elsewhere = {**REJECTED, "center_xyz": list(at((12, 10, 24)))}
+    corrected, _ = correct_truths(truths, kept(home, tmp_path, ADDED, elsewhere), home)
+    scans = list(prepared(home, corrected).values())
+    labels = [label for scan in scans[:2] for label in labels_of(scan)]
+    assert labels == [2, 1, 3, 4, 0, 0, 2, 1, 0, 0]
+    settings: dict[str, Any] = {"device": torch.device("cpu"), "generator": torch.Generator().manual_seed(0)}
+    plan = NegativePlan(kind="per_epoch", per_scan=1, epochs=2)
+    nodules = classification_problem(replace(demo(), negatives=plan), scans, **settings)
+    drawn = [{labels[r] * 100 + r for r in nodules.order(np.random.default_rng(0), 4, e)} for e in (1, 2)]
+    of_negatives = [sorted(n for n in rows if n // 100 in (0, 4)) for rows in drawn]
+    pools = [nodules._drawn_from(np.array([3, 4, 5, 8, 9]), epoch, 1).tolist() for epoch in (1, 2)]
+    assert pools == [[3, 4, 8], [3, 5, 9]]  # the rejected place every time, the tables' own in turns
+    assert all(of_negatives)
+    everything = set(nodules.order(np.random.default_rng(0), 40, 1).tolist())
+    assert {2, 3} < everything  # the nodule of unknown malignancy is a positive
+
+    recipe = replace(demo_finetuned(), start="scratch", shares=(0.4, 0.3, 0.3), negatives=plan)
+    malignancy = malignancy_problem(recipe, scans, nodule_weights={}, **settings)
+    rows = set(malignancy.order(np.random.default_rng(0), 40, 1).tolist())
+    assert 2 not in rows
+    assert 3 in rows
+
+    unet = SegmentationProblem(unet_demo(), scans, **settings)
+    slabs = [label for scan in scans[:2] for label in labels_of(scan, "slab_labels")]
+    assert [slabs[row] for row in unet._positives] == [2, 1, 3, 2, 1]
+    assert [slabs[row] for row in unet._negatives] == [4, 0, 0]
+    assert sizes_of(scans)["train"] == {"scans": 2, "nodules": 5, "malignant": 2}
+
+
+def test_a_mined_candidate_on_a_readers_nodule_shows_a_nodule_of_unknown_malignancy(
+    tmp_path: Path, home: Home, truths: list[ScanTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "load_unet", lambda *_: None)
+    centers = [NOWHERE_IRC, (12, 10, 24), (4, 40, 30), MALIGNANT_IRC]
+
+    def segment(hu: np.ndarray, model: None, *, floor: float) -> Marked:
+        mask = np.zeros(hu.shape, dtype=bool)
+        for center in centers:
+            mask[tuple(slice(c - 1, c + 2) for c in center)] = True
+        return Marked.of_mask(mask)
+
+    monkeypatch.setattr(training, "segment", segment)
+    grouping = GroupingSettings(rule="union", min_voxels=1)
+    pipeline = Pipeline(home=home, pipeline_id="p1", origin="phantom", seed=0, device="cpu")
+    disputed = row(kind="reject", center_xyz=list(at((12, 10, 24))), diameter_mm=6)
+    kept(home, tmp_path, ADDED, {**disputed, "kind": "accept"})
+    versions = kept(home, tmp_path, disputed, reader="s")
+    corrected, _ = correct_truths(truths, versions, home)
+
+    def mined(own: ScanTruth) -> list[int]:
+        found = done(mine_candidates.fn(prepared(home, [own])[UID], "models:/m-1", grouping, pipeline))
+        return sorted(groups.map_array(found.mined, "labels").tolist())
+
+    assert mined(truths[0]) == [0, 0, 0, 2]
+    assert mined(corrected[0]) == [0, 2, 3]  # the disputed one is left out
+
+
+# what is told of them
+
+
+USED = {"version": 4, "positives": 3, "negatives": 2, "labels": 1, "disputed": 5, "held_out": 6}
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, new_home: Callable[[Path], Home]) -> Pipeline:
+    (tmp_path / "mlflow").mkdir()
+    return Pipeline(
+        home=new_home(tmp_path / "mlflow"), pipeline_id="p1", origin="phantom", seed=0, device="cpu", corrections=USED
+    )
+
+
+def test_the_end_to_end_run_holds_the_numbers(pipeline: Pipeline) -> None:
+    told = {"recipe": "toy", "corrections": 4}
+    for used, parameters, expected in (
+        (USED, told, {f"corrections/{name}": float(count) for name, count in USED.items()}),
+        ({**USED, "version": 0}, told, {}),
+        (USED, None, {}),
+    ):
+        own = replace(pipeline, corrections=used)
+        run_id = log_end_to_end.fn([], "models:/luna/7", [], own, parameters=parameters)
+        run = MlflowClient(tracking.tracking_uri(own.home)).get_run(run_id)
+        assert run.data.metrics == expected
+
+
+def test_the_summary_says_it_in_a_line(pipeline: Pipeline) -> None:
+    words = (
+        "- readers' corrections up to version 4: 3 used as positives, 2 as hard negatives, 1 as malignancy labels; "
+        "5 disputed, 6 kept of validation and test scans"
+    )
+    assert words in summary_page([], [], pipeline, "models:/luna/7").splitlines()
+    without = summary_page([], [], replace(pipeline, corrections={}), "models:/luna/7")
+    assert "corrections" not in without
