@@ -239,7 +239,8 @@ def resample_crops(
     Returns:
         (B, 1, D, H, W), a new tensor.
     """
-    planes = resample_in_plane(crops[:, 0], matrices[:, :2, [0, 1, 3]], bend)
+    in_plane = torch.cat([matrices[:, :2, :2], matrices[:, :2, 3:]], dim=2)  # a list as index would wait for a GPU
+    planes = resample_in_plane(crops[:, 0], in_plane, bend)
     depth = planes.shape[1]
     out = (2 * torch.arange(depth, device=crops.device) + 1) / depth - 1  # voxel centres in half sides
     source = matrices[:, 2, 2:3] * out + matrices[:, 2, 3:4]

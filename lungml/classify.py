@@ -9,9 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungml.crops import CROP_SHAPE, clip_hu, cut_box, cut_boxes, place_in_boxes, resample_mm
+from lungml.crops import (
+    CROP_SHAPE,
+    HU_MAX,
+    HU_MIN,
+    clip_hu,
+    cut_box,
+    cut_boxes,
+    index_boxes,
+    place_in_boxes,
+    resample_mm,
+)
+from lungml.devices import send
 from lungml.geometry import Grid
-from lungml.inference import InferenceSettings, prepare
+from lungml.inference import InferenceSettings, float32_products, prepare
 from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.segment import flip, mirror_axes
 
@@ -21,6 +32,7 @@ IN_FULL = InferenceSettings()
 
 
 @torch.inference_mode()
+@float32_products()
 def classify(
     hu: npt.NDArray[np.int16],
     centers_irc: npt.NDArray[np.float64],
@@ -57,10 +69,13 @@ def classify(
         views.setdefault((model.config.crop_shape, model.config.spacing_mm), []).append(row)
     networks = [prepare(model, inference) for model in models]
     probs = torch.empty((len(models), len(centers_irc)), dtype=torch.float64, device=device)
+    # Many crops are cut on a GPU: that is less to copy than the crops, and no work for Python.
+    many = device.type == "cuda" and len(centers_irc) * np.prod(CROP_SHAPE) > hu.size
+    scan = send(np.ascontiguousarray(hu), device) if many else None
     for start in range(0, len(centers_irc), batch):
         centers = centers_irc[start : start + batch]
         for rows in views.values():
-            crops = _cut(hu, centers, models[rows[0]].config, grid, device)
+            crops = _cut(hu, scan, centers, models[rows[0]].config, grid, device)
             for row in rows:
                 mirrors = mirror_axes(2, 3, 4) if flipped[row] else [()]
                 answers = [torch.softmax(networks[row](flip(crops, axes)).double(), dim=1)[:, 1] for axes in mirrors]
@@ -70,28 +85,39 @@ def classify(
 
 def _cut(
     hu: npt.NDArray[np.int16],
+    scan: torch.Tensor | None,
     centers_irc: npt.NDArray[np.float64],
     config: NoduleNetConfig,
     grid: Grid | None,
     device: torch.device,
 ) -> torch.Tensor:
-    """(n, 1, D, H, W) float32 clipped HU around each centre, on the device, as a configuration has its crops."""
+    """(n, 1, D, H, W) float32 clipped HU around each centre, on the device, as a configuration has its crops.
+
+    They are cut there where the scan is there, too.
+    """
     if config.spacing_mm is None:
+        if scan is not None:
+            return _cut_there(scan, np.rint(centers_irc), config.crop_shape)
         boxes = np.stack([clip_hu(cut_box(hu, voxel, config.crop_shape)) for voxel in np.rint(centers_irc)])
-        return _send(boxes, device)
+        return _floats(send(boxes, device))
     if grid is None:
         raise ValueError("a model's crops are in mm; give the scan's grid")
     # As in training, which resamples what the crop cache holds: clipped boxes of this many voxels.
-    boxes = clip_hu(cut_boxes(hu, centers_irc, CROP_SHAPE))
-    crops = _send(boxes, device)
-    places = torch.from_numpy(place_in_boxes(hu.shape, centers_irc, CROP_SHAPE)).to(device)
-    spacings = torch.from_numpy(grid.spacing_irc).expand(len(boxes), 3).to(device)
+    if scan is not None:
+        crops = _cut_there(scan, centers_irc, CROP_SHAPE)
+    else:
+        crops = _floats(send(clip_hu(cut_boxes(hu, centers_irc, CROP_SHAPE)), device))
+    places = send(place_in_boxes(hu.shape, centers_irc, CROP_SHAPE), device)
+    spacings = send(grid.spacing_irc, device).expand(len(crops), 3)
     return resample_mm(crops, places, spacings, config.crop_shape, config.spacing_mm)
 
 
-def _send(boxes: npt.NDArray[np.int16], device: torch.device) -> torch.Tensor:
-    """(n, D, H, W) int16 to (n, 1, D, H, W) float32 on the device, without waiting for it."""
-    crops = torch.from_numpy(boxes)
-    if device.type == "cuda":
-        crops = crops.pin_memory()
-    return crops.to(device, non_blocking=True).float()[:, None]
+def _cut_there(scan: torch.Tensor, centers_irc: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> torch.Tensor:
+    """The clipped boxes of `cut_boxes` around each centre, cut on the scan's device; (n, 1, *shape) float32."""
+    index, row, col = (send(axis, scan.device) for axis in index_boxes(tuple(scan.shape), centers_irc, shape))
+    return _floats(scan[index, row, col].clamp_(HU_MIN, HU_MAX))
+
+
+def _floats(boxes: torch.Tensor) -> torch.Tensor:
+    """(n, D, H, W) int16 to (n, 1, D, H, W) float32."""
+    return boxes.float()[:, None]

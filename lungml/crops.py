@@ -153,6 +153,24 @@ def _spans(
     return spans
 
 
+def index_boxes(
+    volume_shape: tuple[int, ...], centers_irc: npt.ArrayLike, shape: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which slices, rows and columns of a volume do the boxes of `cut_boxes` hold?
+
+    Returns:
+        (n, D, 1, 1), (n, 1, H, 1) and (n, 1, 1, W): `volume[index_boxes(...)]` are the boxes.
+    """
+    centers = np.floor(np.asarray(centers_irc, dtype=np.float64).reshape(-1, 3) + 0.5).astype(np.int64)
+    voxels = []
+    for middle, wanted, there in zip(centers.T, shape, volume_shape):
+        size = min(wanted, there)
+        start = np.clip(middle - wanted // 2, 0, there - size)[:, None]
+        voxels.append(np.clip(start - (wanted - size) // 2 + np.arange(wanted), start, start + size - 1))
+    index, row, col = voxels
+    return index[:, :, None, None], row[:, None, :, None], col[:, None, None, :]
+
+
 def _view_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
     """The box of `cut_box`, a view of the volume where nothing has to be repeated."""
     spans = _spans(volume.shape, center_irc, shape)

@@ -24,6 +24,7 @@ from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings, make_optimizer, make_scheduler
 from lungml.loading import Batch
 from lungml.metrics import is_better
+from lungml.replay import Replay
 from lungml.sampling import batches
 from lungml.tally import Tally, joined
 
@@ -40,7 +41,11 @@ Net = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Problem(Protocol):
-    """What one model learns from: the recipes implement it."""
+    """What one model learns from: the recipes implement it.
+
+    One whose `loss` looks at nothing but a batch's arrays, and never waits for the GPU, may say `replays = True`: its
+    steps are then replayed on a GPU, see `lungml.replay`.
+    """
 
     tally: Tally
 
@@ -180,6 +185,9 @@ class _Fit:
         self.net, self.optimizer = fabric.setup(self.model, optimizer, move_to_device=False)
         self.average = WeightAverage(self.model, settings.average) if settings.average else None
         self.generator = torch.Generator(self.device)
+        self.replay: Replay | None = None
+        if self.device.type == "cuda" and fabric.world_size == 1 and getattr(problem, "replays", False):
+            self.replay = Replay(self._gradients, problem, self.generator)
         self.epoch, self.step = 1, 0  # of the step that comes next; steps are counted from 0
         self.best_epoch, self.best_score, self.best_val = 0, math.nan, dict[str, float]()
         self.best_weights = dict[str, torch.Tensor]()
@@ -214,6 +222,7 @@ class _Fit:
             self._save()
             if first:
                 on_epoch(EpochReport(**self.history[-1]))
+        self.replay = None  # with its memory
         if not self.best_epoch:
             raise TrainingError(
                 f"no epoch has a validation {settings.select_by}: the validation split lacks one of the two classes"
@@ -259,9 +268,7 @@ class _Fit:
         """One step; returns its loss, on the device."""
         loss: torch.Tensor | None = None
         try:
-            loss = self.problem.loss(self.net, batch, self.generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(loss)
+            loss = self.replay(batch) if self.replay else self._gradients(batch)
         except torch.OutOfMemoryError:
             fits = False
         else:
@@ -279,9 +286,16 @@ class _Fit:
             self.scheduler.step()
         if self.average:
             self.average.update()
-        loss = loss.detach()[None]
+        loss = loss[None]
         self.problem.tally.note(loss=loss)
         return loss
+
+    def _gradients(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch, whose gradients are then in the parameters."""
+        loss = self.problem.loss(self.net, batch, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        return loss.detach()
 
     def _look_at(self, losses: list[torch.Tensor], rows: list[npt.NDArray[np.int64]]) -> float:
         """The last of the losses; stops the training, in all processes, where one is not finite."""

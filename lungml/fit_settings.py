@@ -99,7 +99,9 @@ def make_optimizer(settings: FitSettings, model: nn.Module) -> torch.optim.Optim
     """The optimiser of a model's parameters that learn."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return kinds[settings.optimizer](learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # On a GPU one kernel instead of fifteen.
+    fused = {"fused": True} if learning and learning[0].is_cuda else {}
+    return kinds[settings.optimizer](learning, lr=settings.learning_rate, weight_decay=settings.weight_decay, **fused)
 
 
 def make_scheduler(

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lungml.devices import send
+
 if TYPE_CHECKING:
     from lungml.crop_cache import CropCache
 
@@ -75,7 +77,7 @@ class DeviceBatches:
 
     def _gathered(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Batch, None, None]:
         for rows in wanted:
-            there = torch.from_numpy(rows).to(self._device, non_blocking=True)
+            there = send(rows, self._device)
             yield Batch(rows=rows, arrays=tuple(whole.index_select(0, there) for whole in self._resident))
 
     def _read_ahead(self, wanted: Iterable[npt.NDArray[np.int64]]) -> Generator[Batch, None, None]:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungml.crops import clip_hu
+from lungml.crops import HU_MAX, HU_MIN, clip_hu
+from lungml.devices import send
 from lungml.errors import FindingError
-from lungml.inference import InferenceSettings, Network, prepare
+from lungml.inference import InferenceSettings, Network, float32_products, prepare
 from lungml.lungs import LungField
 from lungml.marked import Marked
 from lungml.models.unet import UNet
@@ -25,6 +26,7 @@ PLAIN = InferenceSettings()
 
 
 @torch.inference_mode()
+@float32_products()
 def segment(
     hu: npt.NDArray[np.int16],
     models: UNet | Sequence[UNet],
@@ -100,7 +102,9 @@ class _Planes:
     """
 
     def __init__(self, hu: npt.NDArray[np.int16], models: Sequence[UNet], block: int, device: torch.device) -> None:
-        self._hu, self._device = hu, device
+        self._hu = hu
+        # A GPU gets the whole scan at once and clips it: block by block, the CPU would not keep up with it.
+        self._there = send(np.ascontiguousarray(hu), device) if device.type == "cuda" else None
         self._context = max(model.config.context_slices for model in models)
         self._multiple = max(model.config.multiple for model in models)  # powers of two: the largest serves all
         self._reach = max(model.config.reach for model in models)
@@ -116,9 +120,12 @@ class _Planes:
         (top, bottom), (left, right) = (self._side(axis, side) for axis, side in enumerate(box))
         rows, cols = box
         inner = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-        there = torch.from_numpy(clip_hu(self._hu[slices, top:bottom, left:right]))  # less than asked for at the end
-        if self._device.type == "cuda":
-            there = there.pin_memory().to(self._device, non_blocking=True)
+        if self._there is None:
+            part = self._hu[slices, top:bottom, left:right]  # at the end less than asked for
+            there = torch.from_numpy(clip_hu(part))
+        else:
+            chosen = self._there[send(slices, self._there.device), top:bottom, left:right]
+            there = chosen.clamp_(HU_MIN, HU_MAX)
         planes = self._kept[: len(slices), : bottom - top, : right - left]
         high, wide = there.shape[1:]
         planes[:, :high, :wide] = there

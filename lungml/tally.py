@@ -21,9 +21,13 @@ class Tally:
         for name, value in values.items():
             self._noted.setdefault(name, []).append(value.detach())
 
+    def together(self) -> dict[str, torch.Tensor]:
+        """All that was noted since the last `clear`, joined, where it was noted."""
+        return {name: torch.cat(parts) for name, parts in self._noted.items()}
+
     def state(self) -> dict[str, torch.Tensor]:
         """All that was noted since the last `clear`, joined, on the CPU."""
-        return {name: torch.cat(parts).cpu() for name, parts in self._noted.items()}
+        return {name: value.cpu() for name, value in self.together().items()}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Forget what was noted, and go on from such a state."""

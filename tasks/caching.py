@@ -26,7 +26,8 @@ TRAINING_MODULES = (
     *GROUPING_MODULES,
     "augment.py", "averaging.py", "candidate_recall.py", "crop_cache.py", "crops.py", "devices.py", "figures.py",
     "fit.py", "fit_settings.py", "geometry.py", "job.py", "loading.py", "losses.py", "masks.py", "metrics.py", "models",
-    "ratings.py", "recipes", "records.py", "sampling.py", "score.py", "scored.py", "tally.py", "thresholds.py",
+    "ratings.py", "recipes", "records.py", "replay.py", "sampling.py", "score.py", "scored.py", "tally.py",
+    "thresholds.py",
 )  # fmt: skip
 # What decides whether a scan reads well.
 READING_MODULES = (
@@ -41,8 +42,8 @@ CROP_MODULES = ("crop_cache.py", "crops.py", "geometry.py", "lungs.py", "samplin
 # What decides a scan's findings, given the models.
 INFERENCE_MODULES = (
     *GROUPING_MODULES,
-    "answers.py", "calibration.py", "classify.py", "crops.py", "field.py", "findings.py", "geometry.py", "inference.py",
-    "lungs.py", "models", "segment.py",
+    "answers.py", "calibration.py", "classify.py", "crops.py", "devices.py", "field.py", "findings.py", "geometry.py",
+    "inference.py", "lungs.py", "models", "segment.py",
 )  # fmt: skip
 # What decides how its answers are set against the annotations.
 JUDGING_MODULES = ("annotated.py", "masks.py", "metrics.py", "score.py", "segmentation_score.py")

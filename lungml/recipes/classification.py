@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from lungml import augment
 from lungml.crop_cache import BENIGN, MALIGNANT, NODULES, NON_NODULE, NON_NODULES, CropCache
 from lungml.crops import resample_mm
+from lungml.devices import send
 from lungml.errors import TrainingError
 from lungml.fit_settings import FitSettings
 from lungml.loading import Batch, DeviceBatches
@@ -237,8 +238,7 @@ class CropProblem:
     ) -> torch.Tensor:
         """Forward one batch of augmented crops; cross-entropy on the logits."""
         crops = augment.augment_crops(self.view(batch), self._augmentation, generator)
-        target = torch.from_numpy(np.isin(self._labels[batch.rows], self._positive))
-        target = target.to(self._device, non_blocking=True).long()
+        target = send(np.isin(self._labels[batch.rows], self._positive), self._device).long()
         logits = net(crops.contiguous(memory_format=torch.channels_last_3d))
         self.tally.note(targets=target, probs=torch.softmax(logits.detach(), dim=1)[:, 1])
         if self._target == "votes":

@@ -166,6 +166,11 @@ class SegmentationProblem:
             raise TrainingError("the training scans hold no annotated nodule; add scans that have some")
         self.tally = Tally()
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps are replayed on a GPU, see `lungml.replay`: with the loss that was seen to give equal weights."""
+        return self.recipe.loss == "report"
+
     def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:
         """The training rows of one epoch, cycling over the nodules; all epochs draw from the same rows."""
         share = self.recipe.negative_share if len(self._negatives) else 0.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lungml.augment import augment_crops, augment_slabs, report_classification, report_segmentation
-from lungml.loading import Batch, DeviceBatches
+from lungml.loading import Batch, DeviceBatches, send
 from lungml.losses import report_segmentation_loss
 from lungml.sampling import balanced_order
 from lungml.tally import Tally
@@ -47,7 +48,8 @@ class MemoryCache:
         return torch.from_numpy(self._arrays[name]).to(device) if self.nbytes(name) <= budget_bytes else None
 
 
-def random_crops(count: int, shape: Sequence[int] = (32, 48, 48), seed: int = 0) -> npt.NDArray[np.int16]:
+@cache  # a second for the thousands of the GPU tests; nobody writes to them
+def random_crops(count: int, shape: tuple[int, int, int] = (32, 48, 48), seed: int = 0) -> npt.NDArray[np.int16]:
     """(count, *shape) int16 HU; every second one holds a bright box, so that there is something to learn."""
     rng = np.random.default_rng(seed)
     crops = rng.integers(-1000, -600, (count, *shape), dtype=np.int16)
@@ -56,6 +58,7 @@ def random_crops(count: int, shape: Sequence[int] = (32, 48, 48), seed: int = 0)
     return crops
 
 
+@cache
 def random_slabs(count: int, side: int = 96, seed: int = 0) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
     """(count, 7, side, side) int16 HU with a bright box in the middle, and its masks (count, side, side) uint8."""
     slabs = np.random.default_rng(seed).integers(-1000, -600, (count, 7, side, side), dtype=np.int16)
@@ -116,7 +119,7 @@ class Crops(_Learning):
         self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
     ) -> torch.Tensor:
         crops = augment_crops(batch.arrays[0].float()[:, None], self.augmentation, generator)
-        target = torch.from_numpy(1 - batch.rows % 2).to(self.device, non_blocking=True)
+        target = send(1 - batch.rows % 2, self.device)
         logits = net(crops.contiguous(memory_format=self.layout))
         self.tally.note(targets=target, probs=torch.softmax(logits.detach(), dim=1)[:, 1])
         return cross_entropy(logits, target)
@@ -124,6 +127,8 @@ class Crops(_Learning):
 
 class Windows(_Learning):
     """As `recipes.segmentation.SegmentationProblem` learns."""
+
+    replays = True
 
     def __init__(
         self,
@@ -136,6 +141,7 @@ class Windows(_Learning):
     ) -> None:
         super().__init__(model, {"slabs": slabs, "masks": masks}, budget_bytes=budget_bytes, layout=layout)
         self.augmentation = report_segmentation()
+        self.loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = report_segmentation_loss
 
     def loss(
         self, net: Callable[[torch.Tensor], torch.Tensor], batch: Batch, generator: torch.Generator
@@ -145,7 +151,7 @@ class Windows(_Learning):
         logits = net(slabs.contiguous(memory_format=self.layout))
         flagged, there = logits.detach() > 0, masks > 0.5
         self.tally.note(counts=torch.stack([(flagged & there).sum(), flagged.sum(), there.sum()])[None])
-        return report_segmentation_loss(logits, masks)
+        return self.loss_of(logits, masks)
 
     def _windows(
         self, slabs: torch.Tensor, masks: torch.Tensor, generator: torch.Generator

@@ -31,13 +31,6 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 GRID = Grid(shape_irc=(20, 90, 101), spacing_xyz=(0.7, 0.8, 2.0), origin_xyz=(-10, 5, 3))
 
 
-@pytest.fixture(autouse=True)
-def exact() -> None:
-    """Full float32 products: TF32 rounds to ten bits."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
 def volume() -> np.ndarray:
     rng = np.random.default_rng(0)
     hu = rng.normal(-850, 30, GRID.shape_irc)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from scipy import ndimage
 from lungml.candidates import Candidates, GroupingSettings, group_candidates
 from lungml.classify import CUDA_CROPS_PER_BATCH, classify
 from lungml.geometry import Grid
-from lungml.inference import InferenceSettings
+from lungml.inference import InferenceSettings, float32_products
 from lungml.lungs import LungField
 from lungml.marked import Marked
 from lungml.models import place
-from lungml.models.nodule_net import NoduleNet
+from lungml.models.nodule_net import NoduleNet, NoduleNetConfig
 from lungml.models.unet import UNet
 from lungml.segment import CUDA_SLICES, segment
 from tests.benchmarks.floor import convolutions_alone
@@ -45,18 +45,6 @@ LEVERS = {
     "fp32 compiled": InferenceSettings(compiled=True),
     "bf16 compiled": InferenceSettings(precision="bf16", compiled=True),
 }
-
-
-@pytest.fixture
-def exact() -> Iterator[None]:
-    """Full float32 products: TF32 rounds to ten bits."""
-    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [kind.allow_tf32 for kind in kinds]
-    for kind in kinds:
-        kind.allow_tf32 = False
-    yield
-    for kind, allowed in zip(kinds, before):
-        kind.allow_tf32 = allowed
 
 
 def noise(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -98,13 +86,13 @@ def dense(marked: Marked) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1, 40, 44), (CUDA_SLICES, 33, 50), (2 * CUDA_SLICES + 5, 64, 61)], ids=str)
 @pytest.mark.parametrize("flips", [False, True])
-def test_the_gpu_marks_what_the_cpu_marks(exact: None, shape: tuple[int, int, int], flips: bool) -> None:
+def test_the_gpu_marks_what_the_cpu_marks(shape: tuple[int, int, int], flips: bool) -> None:
     hu, net = noise(shape), u_net()
     cpu, cuda = (dense(segment(hu, on(device, net), floor=0, flips=flips)) for device in (CPU, CUDA))
     np.testing.assert_allclose(cuda, cpu, atol=1e-3)
 
 
-def test_one_block_does_not_overtake_another(exact: None) -> None:
+def test_one_block_does_not_overtake_another() -> None:
     # Blocks are copied without waiting, into memory that the last block may still be read from.
     hu = np.random.default_rng(3).normal(-600, 350, (6 * CUDA_SLICES, 128, 128)).astype(np.int16)
     net = on(CUDA, u_net())
@@ -113,7 +101,7 @@ def test_one_block_does_not_overtake_another(exact: None) -> None:
         np.testing.assert_allclose(dense(segment(hu, net, floor=0)), wanted, atol=1e-3)
 
 
-def test_a_field_gets_what_the_full_field_has(exact: None) -> None:
+def test_a_field_gets_what_the_full_field_has() -> None:
     shape = (40, 160, 176)
     hu, net = noise(shape), on(CUDA, u_net())
     near = np.zeros((40, 40, 44), bool)
@@ -124,7 +112,7 @@ def test_a_field_gets_what_the_full_field_has(exact: None) -> None:
     np.testing.assert_allclose(part[part > 0], full[part > 0], atol=1e-4)
 
 
-def test_the_gpu_classifies_as_the_cpu(exact: None) -> None:
+def test_the_gpu_classifies_as_the_cpu() -> None:
     hu = noise((60, 128, 128))
     centers = np.random.default_rng(1).uniform(0, hu.shape, (2 * CUDA_CROPS_PER_BATCH + 9, 3))
     nets = classifier(0), classifier(1)
@@ -133,8 +121,19 @@ def test_the_gpu_classifies_as_the_cpu(exact: None) -> None:
     np.testing.assert_allclose(cuda[:, some], classify(hu, centers[some], [on(CPU, net) for net in nets]), atol=1e-3)
 
 
+def test_the_gpu_classifies_crops_in_mm_as_the_cpu() -> None:
+    hu = noise((60, 128, 128))
+    grid = Grid(shape_irc=hu.shape, spacing_xyz=(0.7, 0.7, 2.0), origin_xyz=(0, 0, 0))
+    config = NoduleNetConfig(crop_shape=(16, 16, 16), spacing_mm=(1.5, 1.5, 1.5))
+    net = NoduleNet(config, generator=torch.Generator().manual_seed(0)).eval()
+    for count in (5, 40):  # cut here, cut there
+        centers = np.random.default_rng(1).uniform(0, hu.shape, (count, 3))
+        cpu, cuda = (classify(hu, centers, (on(device, net),), grid=grid) for device in (CPU, CUDA))
+        np.testing.assert_allclose(cuda, cpu, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", [name for name in LEVERS if name != "fp32"])
-def test_a_lever_stays_near(exact: None, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lever_stays_near(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="lungml")
     hu, unet, net = noise((20, 64, 64)), on(CUDA, u_net()), on(CUDA, classifier(0))
     centers = np.random.default_rng(1).uniform(0, 60, (40, 3))
@@ -187,12 +186,8 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("tf32", [False, True], ids=["", "tf32"])
 @pytest.mark.parametrize("name", LEVERS)
-def test_a_scan_of_250_slices_and_1800_candidates(
-    scene: Scene, name: str, tf32: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+def test_a_scan_of_250_slices_and_1800_candidates(scene: Scene, name: str) -> None:
     inference = LEVERS[name]
     rule = GroupingSettings(rule="report")
     found: list[Candidates] = []
@@ -227,12 +222,13 @@ def test_a_scan_of_250_slices_and_1800_candidates(
         if half:
             net, example = copy.deepcopy(net).bfloat16(), example.bfloat16()
         bare = convolutions_alone(net, example, times=4)
-        bare()
-        floor_s += min(seconds(bare) for _ in range(3)) * samples / (4 * len(example))
+        with float32_products():
+            bare()
+            floor_s += min(seconds(bare) for _ in range(3)) * samples / (4 * len(example))
     scan_s = sum(took.values())
     parts = ", ".join(f"{what} {value:.2f}" for what, value in took.items())
     print(
-        f"\n{torch.cuda.get_device_name()}, {name}{', tf32' if tf32 else ''}: {scan_s:.2f} s a scan ({parts}), "
+        f"\n{torch.cuda.get_device_name()}, {name}: {scan_s:.2f} s a scan ({parts}), "
         f"{count} candidates; {scan_s / floor_s:.1f} x the convolutions alone ({floor_s:.2f} s); "
         f"peak memory {memory_gb:.2f} GB"
     )

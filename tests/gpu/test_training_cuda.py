@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,6 +23,7 @@ from lungml.augment import Augmentation
 from lungml.devices import Hardware, Precision
 from lungml.fit import fit
 from lungml.fit_settings import FitSettings
+from lungml.losses import bce_batch_dice_loss, report_segmentation_loss
 from lungml.models import place
 from lungml.models.nodule_net import NoduleNet
 from lungml.models.unet import UNet
@@ -51,17 +54,21 @@ STILL = Augmentation(flip=True, shift=0.1, scale=0.2, rotate=True)  # a GPU draw
 
 
 @pytest.fixture(autouse=True)
-def exact() -> Iterator[None]:
-    """Full float32 products, and no switch left on for the next test: `fit` asks for deterministic kernels."""
+def restored() -> Iterator[None]:
+    """No switch left on for the next test: `fit` asks for deterministic kernels."""
     switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
     yield
     for switch, value in zip(switches, before):
         switch.allow_tf32 = value  # by hand: undoing a monkeypatch of these raises AttributeError
     torch.use_deterministic_algorithms(False)
     torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def exact(restored: None) -> None:
+    """Full float32 products. Training itself takes PyTorch's default, convolutions of ten bits (TF32)."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def crops_on(device: torch.device, count: int = CROPS, **more: Any) -> Crops:
@@ -128,8 +135,8 @@ def test_the_gpu_computes_all_the_time(make: Any, batch_size: int, optimizer: st
     print(f"\nbusy {busy_s / seconds:.0%}: {busy_s / 0.3:.2f} of {seconds / 0.3:.2f} ms a step")
     if make is crops_on:
         assert busy_s >= 0.9 * seconds
-    # A step of 16 windows of 64 x 64 is some 300 kernels of microseconds: the GPU waits for Python to start them, not
-    # for the loader, which the test above shows.
+    # A step of 16 windows of 64 x 64 is some 300 kernels of microseconds. Replayed, they take a fast GPU hardly longer
+    # than the CPU needs to start the next replay; it does not wait for the loader, which the test above shows.
 
 
 @KINDS
@@ -183,6 +190,7 @@ def test_an_epoch_of_the_reports_size(make: Any, batch_size: int, optimizer: str
     memory = peak_memory_gb(CUDA)
     seconds = epoch / rate
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    torch.backends.cuda.matmul.allow_tf32 = True  # as the convolutions are
     floor_s = epoch * flops_per_sample(learning, batch_size) / peak_flops(CUDA, dtype)
     print(
         f"\n{torch.cuda.get_device_name()}, {precision}: {epoch} samples in {seconds:.1f} s, {rate:.0f} samples/s; "
@@ -224,7 +232,7 @@ def compare(
 
 
 @pytest.mark.parametrize(("make", "samples"), [(crops_on, 8), (windows_on, 8)], ids=["classifier", "unet"])
-def test_a_step_is_the_cpus(make: Any, samples: int) -> None:
+def test_a_step_is_the_cpus(exact: None, make: Any, samples: int) -> None:
     cpu = make(CPU, 16)
     cuda = make(CUDA, 16)
     losses = []
@@ -254,6 +262,29 @@ def test_a_run_on_the_gpu_repeats_itself() -> None:
         learn(learning, how(64, WINDOW_BATCH, "adam"))
         weights.append(torch.cat([p.detach().flatten() for p in learning.model.parameters()]))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("budget_bytes", [None, 0], ids=["resident", "read ahead"])
+@pytest.mark.parametrize(
+    "loss", [report_segmentation_loss, partial(bce_batch_dice_loss, size_balance=0.5, across=True)]
+)
+def test_replayed_steps_are_those_that_python_starts(
+    precision: Precision, budget_bytes: int | None, loss: Callable[..., torch.Tensor]
+) -> None:
+    weights, losses = [], []
+    for replays in (False, True):
+        learning = windows_on(CUDA, 64, budget_bytes=budget_bytes)
+        learning.replays, learning.loss_of = replays, loss
+        reports: list[Any] = []
+        fabric = Hardware(device="cuda", precision=precision).launch()
+        settings = replace(how(10 * WINDOW_BATCH, WINDOW_BATCH, "adam"), epochs=2, average=0.9, clip_norm=1.0)
+        fit(learning, settings, seed=0, fabric=fabric, on_epoch=reports.append)
+        weights.append(torch.cat([p.detach().flatten() for p in learning.model.parameters()]))
+        losses.append([report.train["loss"] for report in reports])
+    assert torch.equal(*weights)
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1]
 
 
 def test_the_clock_waits_for_the_gpu() -> None:

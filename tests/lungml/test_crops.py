@@ -12,6 +12,7 @@ from lungml.crops import (
     cut_boxes,
     cut_slab,
     cut_slabs,
+    index_boxes,
     place_in_boxes,
     resample_mm,
 )
@@ -147,3 +148,13 @@ def test_where_a_centre_lies_in_its_box(center: tuple, place: tuple) -> None:
 def test_where_a_centre_lies_in_the_box_of_a_thin_scan() -> None:
     assert place_in_boxes((10, 60, 70), (5, 30, 35), CROP_SHAPE).tolist() == [[16, 24, 24]]
     assert place_in_boxes((10, 60, 70), [], CROP_SHAPE).shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 70), (20, 60, 70), (33, 47, 100), (3, 50, 50)])
+def test_boxes_by_their_voxels_are_those_that_are_copied(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.integers(-2000, 2000, shape).astype(np.int16)
+    inside = rng.uniform(-1, np.array(shape) + 1, (40, 3))
+    centers = np.concatenate([inside, np.floor(inside) + 0.5])  # halves, where rounding is a matter of choice
+    boxes = volume[index_boxes(shape, centers, CROP_SHAPE)]
+    np.testing.assert_array_equal(boxes, cut_boxes(volume, centers, CROP_SHAPE))

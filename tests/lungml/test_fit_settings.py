@@ -82,3 +82,8 @@ def test_only_what_learns_is_given_to_the_optimizer() -> None:
     assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(1, 2)]
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_one_kernel_for_all_weights_is_for_gpus_only() -> None:
+    optimizer = make_optimizer(SETTINGS, torch.nn.Linear(2, 2))
+    assert not optimizer.defaults["fused"]

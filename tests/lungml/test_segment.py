@@ -318,3 +318,23 @@ def test_settings_that_cannot_be_are_refused_in_one_line(change: dict, message: 
 def test_settings_come_back_from_json() -> None:
     settings = InferenceSettings(precision="bf16", compiled=True, lungs_only=True, margin_mm=8)
     assert InferenceSettings(**json.loads(json.dumps(asdict(settings)))) == settings
+
+
+def test_float32_is_meant_and_the_switch_put_back() -> None:
+    seen = []
+
+    class Watched(Bright):
+        def forward(self, slab: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            raise KeyboardInterrupt
+
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            with pytest.raises(KeyboardInterrupt):
+                segment(np.zeros((1, 8, 8), np.int16), Watched().eval())
+            assert torch.backends.cudnn.allow_tf32 == allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert seen == [(False, False)] * 2

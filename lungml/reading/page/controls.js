@@ -181,7 +181,8 @@ function makeThresholds() {
     "Reset",
     el("kbd", {}, "O"),
   );
-  byId("thresholds").replaceChildren(...boxes, reset);
+  byId("thresholds").replaceChildren(...boxes);
+  byId("tally").append(reset);
   byId("thresholds").classList.toggle("two", comparing);
 }
 
@@ -235,7 +236,7 @@ function showCounts() {
       const counts = countsOf(o);
       const words = [`${counts.kept} of ${counts.all} kept`, `${counts.malignant} malignant`];
       if (counts.unasked) words.push(`${counts.unasked} not asked`);
-      if (reading.truth) words.push(`${counts.hits} of ${truths.length} nodules hit`, `${counts.falsePositives} false`);
+      if (reading.truth) words.push(`${counts.hits} of ${truths.length} hit`, `${counts.falsePositives} false`);
       return el(
         "span",
         {},

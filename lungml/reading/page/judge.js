@@ -8,6 +8,10 @@ function detailLines(row) {
     ["Place", `x ${place.mm[0].toFixed(1)}, y ${place.mm[1].toFixed(1)}, z ${place.mm[2].toFixed(1)} mm (LPS)`],
     ["Voxel", `index ${irc[0]}, row ${irc[1]}, col ${irc[2]}; ${diameter}`],
   ];
+  const correction = row.added || row.miss ? null : correctionOf(row);
+  if (correction && correction.diameter_mm !== blank(row).diameter_mm) {
+    lines.push(["Yours", `${correction.diameter_mm.toFixed(1)} mm`]);
+  }
   for (const { o, letter, bundle } of comparing && row.parts.length ? opinions : []) {
     const part = row.parts[o];
     lines.push([

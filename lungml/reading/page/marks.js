@@ -294,7 +294,15 @@ function drawWords(view, missing) {
   const small = width < 330;
   const size = small ? 11 : 12;
   const mm = toPatient(state.at.map((v, k) => (k === plane.w ? nearest(v) : v)))[plane.w];
-  word(context, `${plane.name} ${at[axis]} / ${SIZE[plane.w] - 1}`, 8, 14, ink.text, "left", size);
+  word(
+    context,
+    `${plane.name} ${at[axis]}${width < 250 ? "" : ` / ${SIZE[plane.w] - 1}`}`,
+    8,
+    14,
+    ink.text,
+    "left",
+    size,
+  );
   word(context, `${"xyz"[plane.w]} ${mm.toFixed(1)} mm`, 8, 30, ink.soft, "left", size);
   const { name, low, high } = WINDOWS[state.window];
   if (view.name === "axial") {

@@ -98,6 +98,9 @@ async function startPage() {
     showWork();
     draw();
   });
+  window.addEventListener("beforeunload", (event) => {
+    if (!reader.storage && reader.exported !== reader.now) event.preventDefault();
+  });
   showNotices();
   showLimits();
   showCounts();
@@ -171,4 +174,8 @@ window.luna = Object.freeze({
   screenOf: (name, mm) => toScreen(views[name], toVoxel(mm)),
 });
 
-startPage();
+startPage().catch((error) => {
+  troubles.push(`Something of this page cannot be read: ${error.message}. Write it again.`);
+  showNotices();
+  throw error;
+});

@@ -29,9 +29,9 @@ function change(what, id, correction) {
 }
 
 function addStep(what, next) {
+  if (reader.exported > reader.now) reader.exported = -1; // what was exported is undone, and overwritten now
   reader.steps = [...reader.steps.slice(0, reader.now + 1), { what, corrections: next }];
   reader.now = reader.steps.length - 1;
-  if (reader.exported > reader.now) reader.exported = -1;
   store();
 }
 

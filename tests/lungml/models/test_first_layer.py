@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lungml.models.first_layer import PIECE, learns_on_cpu, normed_blocks, normed_convolution
+from lungml.models.first_layer import PIECE, learns, normed_blocks, normed_convolution
 
 
 def layers(axes: int) -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -37,7 +37,7 @@ def test_outputs_gradients_and_statistics_are_those_of_the_layers(axes: int) -> 
 
 def test_the_pictures_need_no_gradient() -> None:
     norm, convolve, pictures = layers(3)
-    assert learns_on_cpu(pictures, norm)
+    assert learns(pictures, norm)
     first = normed_convolution(pictures, norm, convolve).grad_fn
     assert first is not None
     assert first.next_functions[0][0] is None  # of the convolution's input; its weight's comes second
@@ -50,7 +50,7 @@ def test_else_the_layers_themselves_are_called(why: str) -> None:
         norm.eval()
     pictures.requires_grad_(why == "wanted")
     with torch.set_grad_enabled(why != "no_grad"):
-        assert not learns_on_cpu(pictures, norm)
+        assert not learns(pictures, norm)
         assert torch.equal(normed_convolution(pictures, deepcopy(norm), convolve), convolve(norm(pictures)))
 
 
