@@ -66,7 +66,12 @@ class Round(Protocol):
 
 
 def reach_mm(one: Round) -> float:
-    """How near something must be to lie at the same place as this; an unknown diameter adds nothing."""
+    """How near something must be to lie at the same place as this; an unknown diameter adds nothing.
+
+    Nor does that of a rejection: a mark that is none may be as large as a vessel, and a nodule lie beside it.
+    """
+    if isinstance(one, Correction) and not one.nodule:
+        return SAME_PLACE_MM
     return max((one.diameter_mm or 0.0) / 2, SAME_PLACE_MM)
 
 

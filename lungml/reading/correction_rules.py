@@ -2,13 +2,16 @@
 
 The rules, in their order:
 
-1. What was undone counts for nothing, and a note changes nothing.
+1. What was undone counts for nothing, and a note changes nothing. One correction that was undone stays so where a later
+   file of its reader holds the very same one, its time included: pages export all that is said, old and new.
 2. Two corrections concern the same place when their centres are nearer than half the larger diameter, and always
    below 3 mm; or when both lie at the place, by that measure, of the same finding of the tables: one who accepts one
-   mark on a large nodule and rejects another one says a single thing of it.
-3. Of one reader's corrections of a place the latest stands, by version, then position. Within one file, where the
-   reader saw all marks at once, a nodule outweighs a rejection: whoever accepts one of two marks on a nodule and
-   rejects the other has found a nodule.
+   mark on a large nodule and rejects another one says a single thing of it. What is rejected has no size: a nodule
+   beside the centre of a large mark that is none is not rejected with it.
+3. What a reader said last stands, by the time of the export, then version and position. Of files of one reader, scan,
+   bundle and reading the last one stands, whole: what it no longer says was taken back. Elsewhere the latest
+   correction of each place stands. Within one file, where the reader saw all marks at once, a nodule outweighs a
+   rejection: whoever accepts one of two marks on a nodule and rejects the other has found a nodule.
 4. Corrections of a validation or test scan are kept, and nobody learns from them: what scores stays as it was.
 5. Readers who disagree whether there is a nodule: the place is excluded, neither a positive nor a negative.
 6. Readers who agree that it is one: a positive. A label that one of them gives and none contradicts is its label;
@@ -27,6 +30,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +60,13 @@ class Placed:
     position: int
     series_uid: str
     reader: str
+    exported: datetime
     correction: Correction
+
+    @property
+    def said(self) -> tuple[str, str, Correction]:
+        """Who said what of which scan: equal in every file that holds it."""
+        return self.reader, self.series_uid, self.correction
 
     @property
     def name(self) -> str:
@@ -98,19 +108,10 @@ def resolve(versions: Sequence[Version], splits: Mapping[str, str], tables: Mapp
         splits: series_uid -> train, val or test, of every series that has a split.
         tables: of the training scans; those that are not here are not learned from.
     """
-    taken, words = taken_back(versions), dict[Placed, Outcome]()
+    words = dict[Placed, Outcome]()
     placed = tuple(_placed(versions))
-    of_scans: dict[str, list[Placed]] = {}
-    for one in placed:
-        by = taken.get(Undo(version=one.version)) or taken.get(Undo(version=one.version, correction=one.position))
-        if by is not None:
-            words[one] = Outcome(words=f"undone by version {by}")
-        elif one.correction.kind == "note":
-            words[one] = Outcome(words="a note, kept")
-        else:
-            of_scans.setdefault(one.series_uid, []).append(one)
     scans = {}
-    for series_uid, standing in of_scans.items():
+    for series_uid, standing in _by_scan(placed, versions, words).items():
         known = tables.get(series_uid, Tables())
         standing = _latest(standing, known, words)
         split = splits.get(series_uid, "")
@@ -118,7 +119,7 @@ def resolve(versions: Sequence[Version], splits: Mapping[str, str], tables: Mapp
             why = f"{SPLIT_WORDS[split]} scan" if split else "its scan has no split here"
             words |= {one: Outcome(words=f"kept, not trained on ({why})", uses=_held(split)) for one in standing}
         elif series_uid not in tables:
-            words |= {one: Outcome(words="kept, not trained on (its scan is not here)") for one in standing}
+            words |= {one: Outcome(words="kept, not trained on (no run learns from its scan here)") for one in standing}
         else:
             scan = ScanInDoubt(series_uid, known)
             for group in _groups(standing, known):
@@ -130,6 +131,42 @@ def resolve(versions: Sequence[Version], splits: Mapping[str, str], tables: Mapp
     return Resolved(version=version, placed=placed, outcomes=tuple(words[one] for one in placed), scans=scans)
 
 
+def replaced_by(versions: Sequence[Version]) -> dict[int, int]:
+    """The number of each file that a later export of the same reading replaces -> the number of that one, rule 3."""
+    taken, of_readings = taken_back(versions), dict[tuple[str, ...], list[tuple[datetime, int]]]()
+    for version in versions:
+        file = version.file
+        if file is not None and file.reading is not None and Undo(version=version.number) not in taken:
+            reading = (file.reader, file.series_uid, file.bundle, file.reading)
+            of_readings.setdefault(reading, []).append((file.exported_at, version.number))
+    replaced = dict[int, int]()
+    for exports in of_readings.values():
+        _, last = max(exports)
+        replaced |= {number: last for _, number in exports if number != last}
+    return replaced
+
+
+def _by_scan(
+    placed: Sequence[Placed], versions: Sequence[Version], words: dict[Placed, Outcome]
+) -> dict[str, list[Placed]]:
+    """series_uid -> its corrections that were neither undone nor replaced with their file; those get their outcome."""
+    taken, replaced = taken_back(versions), replaced_by(versions)
+    parts = ((one, taken.get(Undo(version=one.version, correction=one.position))) for one in placed)
+    undone = {one.said: by for one, by in parts if by is not None}
+    of_scans: dict[str, list[Placed]] = {}
+    for one in placed:
+        by = taken.get(Undo(version=one.version)) or undone.get(one.said)
+        if by is not None:
+            words[one] = Outcome(words=f"undone by version {by}")
+        elif one.version in replaced:
+            words[one] = Outcome(words=f"superseded by version {replaced[one.version]}")
+        elif one.correction.kind == "note":
+            words[one] = Outcome(words="a note, kept")
+        else:
+            of_scans.setdefault(one.series_uid, []).append(one)
+    return of_scans
+
+
 def _held(split: str) -> frozenset[Use]:
     return frozenset({"held_out"}) if split else frozenset()
 
@@ -138,12 +175,15 @@ def _placed(versions: Sequence[Version]) -> Iterable[Placed]:
     """Every correction of every version, in order."""
     for version in versions:
         file = version.file
-        for position, one in enumerate(file.corrections if file else (), start=1):
+        if file is None:
+            continue
+        for position, one in enumerate(file.corrections, start=1):
             yield Placed(
                 version=version.number,
                 position=position,
-                series_uid=file.series_uid if file else "",
-                reader=file.reader if file else "",
+                series_uid=file.series_uid,
+                reader=file.reader,
+                exported=file.exported_at,
                 correction=one,
             )
 
@@ -173,7 +213,7 @@ class _Places:
 def _latest(standing: Sequence[Placed], known: Tables, words: dict[Placed, Outcome]) -> list[Placed]:
     """Rule 3: what stands of each reader's corrections of one scan; the others get their outcome."""
     # Within a version, a reader's rejections come before the nodules that outweigh them.
-    ordered = sorted(standing, key=lambda p: (p.version, p.correction.nodule, p.position))
+    ordered = sorted(standing, key=lambda p: (*_when(p), p.correction.nodule, p.position))
     places, readers = _Places(ordered, known), np.array([one.reader for one in ordered])
     left = np.zeros(len(ordered), dtype=np.bool_)
     for number, one in enumerate(ordered):
@@ -181,7 +221,11 @@ def _latest(standing: Sequence[Placed], known: Tables, words: dict[Placed, Outco
             left[earlier] = False
             words[ordered[earlier]] = Outcome(words=f"superseded by {one.name}")
         left[number] = True
-    return sorted((ordered[n] for n in np.flatnonzero(left).tolist()), key=lambda p: (p.version, p.position))
+    return sorted((ordered[n] for n in np.flatnonzero(left).tolist()), key=lambda p: (*_when(p), p.position))
+
+
+def _when(one: Placed) -> tuple[datetime, int]:
+    return one.exported, one.version
 
 
 def _groups(standing: Sequence[Placed], known: Tables) -> list[list[Placed]]:

@@ -7,8 +7,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 from lungml.errors import LunaError, one_line
@@ -22,6 +23,7 @@ MAX_CORRECTIONS, MAX_TEXT, MAX_FINDING = 5000, 2000, 10**6
 MAX_BYTES = 2**25  # of a file: what the limits above come to, and more
 FARTHEST_MM = 10_000.0  # from a scanner's origin
 FILE_KEYS = ("format", "version", "series_uid", "bundle", "reader", "exported", "corrections")
+OPTIONAL_FILE_KEYS = ("reading",)
 KEYS = ("kind", "time", "finding", "center_xyz", "diameter_mm", "label", "text")
 OPTIONAL_KEYS = ("bundle",)
 READER_WORDS = "an alias of 1 to 32 letters, digits, dots, dashes and underscores; --reader gives one"
@@ -67,15 +69,31 @@ class Correction:
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionFile:
-    """One reader's corrections of one scan, as exported."""
+    """One reader's corrections of one scan, as exported.
+
+    Attributes:
+        series_uid: of the scan.
+        bundle: that read it; the first of two that are compared.
+        reader: an alias.
+        exported: when, UTC, by the clock of the reader's computer.
+        corrections: all that the page held then.
+        reading: when the page was written, UTC: two files of one reading are two states of the same work; None where
+            the file does not say.
+    """
 
     series_uid: str
     bundle: str
     reader: str
     exported: str
     corrections: tuple[Correction, ...]
+    reading: str | None = None
 
     @property
+    def exported_at(self) -> datetime:
+        """When it was exported; as a text, a second with a fraction would come before that second."""
+        return datetime.fromisoformat(self.exported)
+
+    @cached_property
     def content(self) -> str:
         """A fingerprint of everything but the time of the export."""
         said = {**self.as_dict(), "exported": None}
@@ -88,8 +106,11 @@ class CorrectionFile:
 
     def as_dict(self) -> dict[str, Any]:
         """As the page writes it; each correction names its bundle."""
-        own = {name: value for name, value in asdict(self).items() if name != "corrections"}
-        rows = [{**asdict(one), "center_xyz": list(one.center_xyz)} for one in self.corrections]
+        # By hand: `asdict` copies deeply, and versions are told apart by the content of all of them.
+        own = {name: getattr(self, name) for name in ("series_uid", "bundle", "reader", "exported")}
+        if self.reading is not None:
+            own["reading"] = self.reading
+        rows = [{**vars(one), "center_xyz": list(one.center_xyz)} for one in self.corrections]
         return {"format": FORMAT, "version": FORMAT_VERSION, **own, "corrections": rows}
 
 
@@ -120,7 +141,7 @@ def check_given(held: Any) -> CorrectionFile:
         raise CorrectionError(f"no file of corrections: its format is not {FORMAT!r}")
     if type(held.get("version")) is not int or held["version"] != FORMAT_VERSION:
         raise CorrectionError(f"its version is {_shown(held.get('version'))}, this luna reads version {FORMAT_VERSION}")
-    _check_keys(held, FILE_KEYS, (), "the file")
+    _check_keys(held, FILE_KEYS, OPTIONAL_FILE_KEYS, "the file")
     rows = held["corrections"]
     if not isinstance(rows, list) or len(rows) > MAX_CORRECTIONS:
         many = f"{len(rows):,}" if isinstance(rows, list) else _shown(rows)
@@ -128,11 +149,10 @@ def check_given(held: Any) -> CorrectionFile:
     file = CorrectionFile(
         series_uid=_text(held, "series_uid", SERIES, "a series uid"),
         bundle=_text(held, "bundle", BUNDLE, "a bundle such as models:/luna/3"),
-        reader=_text(
-            held, "reader", READER, "an alias of 1 to 32 letters, digits, dots, dashes, underscores; --reader gives one"
-        ),
+        reader=_text(held, "reader", READER, READER_WORDS),
         exported=_time(held, "exported"),
         corrections=(),
+        reading=_time(held, "reading") if "reading" in held else None,
     )
     return replace(file, corrections=tuple(_correction(row, file, n) for n, row in enumerate(rows, start=1)))
 
@@ -188,6 +208,8 @@ def _checked(row: Any, file: CorrectionFile) -> Correction:
     text = row["text"]
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise CorrectionError(f"text is no note of at most {MAX_TEXT:,} characters")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CorrectionError("text holds half a character, which nothing can write again")
     return Correction(
         kind=cast(Kind, kind),
         time=_time(row, "time"),

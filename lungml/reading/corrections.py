@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,21 +65,49 @@ def corrections_folder(home: Home) -> Path:
 
 
 def add_version(folder: Path, given: CorrectionFile) -> tuple[Version, bool]:
-    """Keep a checked file as the next version; one of equal content, whenever it was exported, is not kept twice.
+    """One file, as of `add_versions`."""
+    (added,) = add_versions(folder, [given])
+    return added
+
+
+def add_versions(folder: Path, files: Iterable[CorrectionFile]) -> list[tuple[Version, bool]]:
+    """Keep checked files as the next versions, in their order; what is kept already is not kept twice.
+
+    That is the very same export, and one whose content is what its reader said of the scan last. Who returns to what
+    he said before something else has said something new.
 
     Returns:
-        the version, and whether it is a new one.
+        the version of each, and whether it is a new one.
 
     Raises:
         CorrectionStoreError: an earlier version is missing or damaged.
-        OSError: the folder cannot be written; nothing has changed then.
+        OSError: the folder cannot be written; those before are kept then.
     """
+    added = []
     with locked(folder):
-        kept = read_versions(folder)
-        for version in kept:
-            if version.file is not None and version.file.content == given.content:
-                return version, False
-        return _keep(folder, kept, {"file": given.as_dict()}), True
+        kept = list(read_versions(folder))
+        for given in files:
+            version = _kept_already(kept, given)
+            new = version is None
+            if version is None:
+                version = _keep(folder, kept, {"file": given.as_dict()})
+                kept.append(version)
+            added.append((version, new))
+    return added
+
+
+def _kept_already(kept: Sequence[Version], given: CorrectionFile) -> Version | None:
+    """The version of the very same export, else the last one of its reader and scan where that says the same."""
+    last: Version | None = None
+    for version in kept:
+        file = version.file
+        if file is None or (file.reader, file.series_uid) != (given.reader, given.series_uid):
+            continue
+        if (file.exported, file.content) == (given.exported, given.content):
+            return version
+        if last is None or last.file is None or file.exported_at >= last.file.exported_at:
+            last = version
+    return last if last is not None and last.file is not None and last.file.content == given.content else None
 
 
 def undo_version(folder: Path, what: Undo) -> Version:

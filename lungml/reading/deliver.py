@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pydicom import Dataset
 
 from lungml.ct import scan_kind
 from lungml.dicom import read_headers
-from lungml.files import beside_path, write_text_atomic
+from lungml.files import beside_path, naming, write_text_atomic
 from lungml.reading.dicom_objects import DicomObjectError
 from lungml.reading.dicom_seg import write_segmentation
 from lungml.reading.dicom_sr import write_report
@@ -25,6 +27,7 @@ COMPARED_SUBMISSION = "submission-compared.csv"  # of the second bundle
 PAGE, MARKUPS = "index.html", "markups.mrk.json"
 SEGMENTATION, REPORT = "segmentation.dcm", "report.dcm"
 CONTRAST = "a contrast agent was given: vessels are bright, and how well the models do on such scans was not measured"
+LOSSY = "its slices were compressed with loss: their HU are not quite those that were measured"
 OPTIONAL = (COMPARED_SUBMISSION, SEGMENTATION, REPORT)  # that not every reading leaves
 
 
@@ -69,13 +72,19 @@ def source_headers(source: Path) -> list[Dataset] | None:
 
 def header_warnings(headers: Sequence[Dataset] | None) -> tuple[str, ...]:
     """What a person should know of a series by its headers, one line each; no value of a header is quoted."""
-    return (CONTRAST,) if any(header.get("ContrastBolusAgent") for header in headers or ()) else ()
+    found = []
+    if any(header.get("ContrastBolusAgent") for header in headers or ()):
+        found.append(CONTRAST)
+    if any(header.get("LossyImageCompression") == "01" for header in headers or ()):
+        found.append(LOSSY)
+    return tuple(found)
 
 
 def deliver(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -> Delivered:
     """Write everything that a reading leaves; each file appears whole or not at all.
 
-    Of an earlier reading in the same folder nothing stays that does not belong to this one.
+    They are written in a hidden folder beside and moved together once all of them are there: a disk that fills up
+    leaves the folder as it was. Of an earlier reading in it nothing stays that does not belong to this one.
 
     Args:
         folder: of the scan.
@@ -84,8 +93,43 @@ def deliver(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -
             them there are no such objects.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: a file cannot be written; it names the one, and none is new.
     """
+    with _together(folder) as beside:
+        names, problems = _write_all(beside, reading, headers)
+    for name in OPTIONAL:
+        if name not in names:
+            (folder / name).unlink(missing_ok=True)
+    return Delivered(files=tuple(folder / name for name in names), problems=tuple(problems))
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside another, whose files are moved there at the end, all of them or none.
+
+    Raises:
+        OSError: it names the file that the folder would have held.
+    """
+    beside = beside_path(folder)
+    try:
+        with naming(folder):
+            beside.mkdir(parents=True)
+        try:
+            yield beside
+        except OSError as error:
+            if error.errno is None or error.filename is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(folder / Path(error.filename).name)) from error
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            for file in sorted(beside.iterdir()):
+                file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_all(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -> tuple[list[str], list[str]]:
+    """The files of a reading: which were written, and why one was not."""
     texts = {
         FINDINGS_CSV: reading_csv(reading),
         FINDINGS_JSON: reading_json(reading),
@@ -100,10 +144,7 @@ def deliver(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -
     if headers is not None:
         objects, problems = _write_objects(folder, reading, headers)
         written += objects
-    for name in OPTIONAL:
-        if name not in written:
-            (folder / name).unlink(missing_ok=True)
-    return Delivered(files=tuple(folder / name for name in written), problems=tuple(problems))
+    return written, problems
 
 
 def _write_objects(folder: Path, reading: Reading, headers: Sequence[Dataset]) -> tuple[list[str], list[str]]:
@@ -114,10 +155,10 @@ def _write_objects(folder: Path, reading: Reading, headers: Sequence[Dataset]) -
         segmentation = write_segmentation(folder / SEGMENTATION, reading, headers)
         written += [] if segmentation is None else [SEGMENTATION]
     except DicomObjectError as error:
-        problems.append(str(error))
+        problems.append(f"{SEGMENTATION}: {error}")
     try:
         write_report(folder / REPORT, reading, headers, segmentation)
         written.append(REPORT)
     except DicomObjectError as error:
-        problems.append(str(error))
+        problems.append(f"{REPORT}: {error}")
     return written, problems

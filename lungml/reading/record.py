@@ -139,8 +139,9 @@ def luna_version() -> str:
 
 def reading_csv(reading: Reading) -> str:
     """The text of a reading's `findings.csv`: every candidate of every bundle a row, `READING_COLUMNS`."""
+    ours = luna_version()
     rows = [
-        (number, *row, opinion.bundle, luna_version())
+        (number, *row, opinion.bundle, ours)
         for opinion in reading.opinions
         for number, row in enumerate(findings_rows(reading.series_uid, opinion.findings), start=1)
     ]

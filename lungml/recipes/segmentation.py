@@ -168,7 +168,7 @@ class SegmentationProblem:
 
     @property
     def replays(self) -> bool:
-        """Whether steps are replayed on a GPU, see `lungml.replay`: with the loss that was seen to give equal weights."""
+        """Whether a GPU replays steps, see `lungml.replay`: with the loss that was seen to give equal weights."""
         return self.recipe.loss == "report"
 
     def order(self, rng: np.random.Generator, samples: int, epoch: int) -> npt.NDArray[np.int64]:

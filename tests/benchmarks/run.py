@@ -24,7 +24,7 @@ HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
     """The rows by the name that `--rows` takes, in the order of the table."""
-    from tests.benchmarks import crop_path, data_path, growth, networks, orchestration, scoring, training
+    from tests.benchmarks import crop_path, data_path, growth, networks, orchestration, reading_page, scoring, training
 
     return {
         "read": data_path.read,
@@ -41,6 +41,7 @@ def all_rows() -> dict[str, Callable[[Settings], list[Row]]]:
         "scan": networks.whole_scan,
         "linear": growth.linear,
         "froc": scoring.froc_row,
+        "page": reading_page.page,
         "prefect": orchestration.orchestration,
     }
 
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 ROW_NAMES = (
     "read", "convert", "mask", "crop", "batch", "augment", "train-classifier", "train-unet", "grouping", "unet",
-    "classify", "scan", "linear", "froc", "prefect",
+    "classify", "scan", "linear", "froc", "page", "prefect",
 )  # fmt: skip
 
 

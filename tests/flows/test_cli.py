@@ -86,7 +86,7 @@ def test_a_bundle_that_is_not_there(luna: Luna, two_scans: Path, tmp_path: Path)
     scan = next(two_scans.rglob("*.mhd"))
     status, _, said = luna("read", scan, "--bundle", "models:/luna/9", "--out", tmp_path / "out")
     assert status == 1
-    assert only_line(said).startswith("error: models:/luna/9: no such model")
+    assert only_line(said).startswith("error: models:/luna/9: no such bundle in")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ function say(words) {
 const LAYERS = [
   ["mask", "U-Net mask", "U"],
   ["candidates", "Candidates", "C"],
-  ["kept", "Kept", "K"],
+  ["kept", "Kept", "B"],
   ["malignant", "Malignant", "M"],
   ["truth", "Truth", "T"],
 ];
@@ -128,6 +128,7 @@ function makeThresholds() {
       const words = `${comparing ? `${letter}: ` : ""}${LIMIT_NAMES[name]} threshold`;
       const least = name === "segmentation" ? defaults.segmentation : 0;
       const range = el("input", { type: "range", id, min: String(least), max: "1", step: "any", "aria-label": words });
+      if (name === "segmentation") range.title = `of what lies below ${digits(least)} the bundle keeps nothing`;
       const number = el("input", {
         type: "number",
         id: `${id}-number`,
@@ -182,7 +183,7 @@ function makeThresholds() {
     el("kbd", {}, "O"),
   );
   byId("thresholds").replaceChildren(...boxes);
-  byId("tally").append(reset);
+  byId("filters").append(reset);
   byId("thresholds").classList.toggle("two", comparing);
 }
 
@@ -256,7 +257,7 @@ function makeFilters() {
   );
   byId("search").addEventListener("input", () => {
     list.text = byId("search").value;
-    list.box.scrollTop = 0;
+    list.grid.scrollTop = 0;
     refreshList();
   });
   showFilters();
@@ -268,7 +269,7 @@ function showFilters() {
 
 function setShow(id) {
   list.show = id;
-  list.box.scrollTop = 0;
+  list.grid.scrollTop = 0;
   if (id === "all" || id === "filtered") state.layers.candidates = true; // what is listed is seen
   showFilters();
   showTools();

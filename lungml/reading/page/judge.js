@@ -10,7 +10,7 @@ function detailLines(row) {
   ];
   const correction = row.added || row.miss ? null : correctionOf(row);
   if (correction && correction.diameter_mm !== blank(row).diameter_mm) {
-    lines.push(["Yours", `${correction.diameter_mm.toFixed(1)} mm`]);
+    lines.push(["Yours", correction.diameter_mm === null ? "no diameter" : `${correction.diameter_mm.toFixed(1)} mm`]);
   }
   for (const { o, letter, bundle } of comparing && row.parts.length ? opinions : []) {
     const part = row.parts[o];
@@ -56,12 +56,8 @@ function showDetail() {
       name,
       el("kbd", {}, key.replace("Shift+", "\u21e7")),
     );
-  const facts_ = el(
-    "dl",
-    {},
-    ...detailLines(row).flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]),
-  );
-  const parts = [el("h2", {}, heading, el("span", { class: "state" }, wordsOf(correction))), facts_];
+  const lines = el("dl", {}, ...detailLines(row).flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]));
+  const parts = [el("h2", {}, heading, el("span", { class: "state" }, wordsOf(correction))), lines];
   if (!row.miss) {
     const buttons = row.added
       ? [
@@ -83,7 +79,8 @@ function showDetail() {
       placeholder: "Note (E)",
     });
     note.value = correction ? correction.text : "";
-    note.addEventListener("change", () => setNote(row.id, note.value));
+    note.dataset.row = row.id;
+    note.addEventListener("change", () => pointerIsDown || keepNote());
     note.addEventListener("keydown", (event) => {
       if (event.key === "Escape" || (event.key === "Enter" && (event.ctrlKey || event.metaKey))) {
         event.preventDefault();
@@ -93,12 +90,13 @@ function showDetail() {
       }
     });
     parts.push(el("div", { class: "acts" }, ...buttons), note);
-    if (state.caliper && caliperMm(state.caliper) >= 0.5) {
+    const measured = state.caliper ? Math.round(caliperMm(state.caliper) * 10) / 10 : 0;
+    if (measured >= 0.5 && measured <= WIDEST_MM && !(correction && correction.diameter_mm === measured)) {
       parts.push(
         el(
           "button",
           { type: "button", class: "act measured", "aria-keyshortcuts": "S", onclick: () => takeMeasured() },
-          `Use ${caliperMm(state.caliper).toFixed(1)} mm as its diameter`,
+          `Use ${measured.toFixed(1)} mm as its diameter`,
           el("kbd", {}, "S"),
         ),
       );
@@ -143,6 +141,26 @@ function clearOpinion() {
   afterChange(`${rowNumber(row)}: nothing said`);
 }
 
+// Keeping a note draws the panel anew, and a button that is drawn anew while it is pressed is never clicked: a note
+// that a click ends is kept with the click, before whatever was clicked does its work.
+let pointerIsDown = false;
+
+function watchNotes() {
+  const released = () => {
+    pointerIsDown = false;
+    keepNote();
+  };
+  document.addEventListener("pointerdown", () => (pointerIsDown = true), true);
+  document.addEventListener("pointerup", () => setTimeout(released), true);
+  document.addEventListener("click", released, true);
+  window.addEventListener("pagehide", keepNote);
+}
+
+function keepNote() {
+  const note = byId("note");
+  if (note) setNote(note.dataset.row, note.value);
+}
+
 function setNote(id, text) {
   const row = anyRow(id);
   if (!row) return;
@@ -167,7 +185,7 @@ function takeMeasured() {
   const row = anyRow(state.chosen);
   if (!row || row.miss || !state.caliper) return say("Choose a finding and measure it first.");
   const diameter = Math.round(caliperMm(state.caliper) * 10) / 10;
-  if (diameter < 0.5) return say("Measure it first.");
+  if (diameter < 0.5 || diameter > WIDEST_MM) return say("No nodule is of that size; measure it first.");
   const before = row.added || correctionOf(row);
   if (before && before.kind === "reject") return say("It is rejected; accept it to give it a diameter.");
   const next = !before || before.kind === "note" ? said(row, "accept") : before;

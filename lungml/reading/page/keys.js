@@ -19,17 +19,18 @@ const HELP = [
       [["1", "2", "3"], "lung, mediastinum, bone"],
       [["U"], "U-Net mask"],
       [["C"], "candidates that were filtered"],
-      [["K"], "kept, not malignant"],
+      [["B"], "kept, benign"],
       [["M"], "malignant"],
       [["T"], "truth"],
       [["H"], "all marks"],
       [["X"], "cross"],
+      [["V"], "look: a click moves the cross"],
     ],
   ],
   [
     "Findings",
     [
-      [["J", "F"], "next, previous; \u2191 \u2193 in the list"],
+      [["J", "K"], "next, previous; \u2191 \u2193 in the list"],
       [["Enter"], "go to the chosen one"],
       [["L"], "the list"],
       [["W"], "rows: kept, all, filtered, yours"],
@@ -80,8 +81,8 @@ function showHelp() {
   const marks = LEGEND.map(([kind, words]) => [[el("i", { class: `glyph ${kind}`, "aria-hidden": "true" })], words]);
   const about =
     `Slices count from 0 as in findings.csv. The pictures are lossy (JPEG of quality ${facts.quality}, HU in 256 ` +
-    "steps): what is said of HU is approximate. Nothing is sent anywhere; your corrections stay in this browser until " +
-    "you export them.";
+    "steps): what is said of HU is approximate. Nothing is sent anywhere; your corrections stay in this browser " +
+    "until you export them.";
   const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close", el("kbd", {}, "Esc"));
   dialog.replaceChildren(
     el("div", { class: "line" }, el("h2", { id: "help-title" }, "Keys and marks"), close),
@@ -116,7 +117,7 @@ const KEYS = {
   3: () => setWindow(2),
   u: () => toggleLayer("mask"),
   c: () => toggleLayer("candidates"),
-  k: () => toggleLayer("kept"),
+  b: () => toggleLayer("kept"),
   m: () => toggleLayer("malignant"),
   t: () => reading.truth && toggleLayer("truth"),
   h: toggleMarks,
@@ -132,7 +133,7 @@ const KEYS = {
   "-": () => zoomAtCross(0.8),
   0: resetViews,
   j: () => chooseNext(1),
-  f: () => chooseNext(-1),
+  k: () => chooseNext(-1),
   l: () => list.grid.focus({ preventScroll: true }),
   w: () => setShow(SHOWS[(SHOWS.findIndex(([id]) => id === list.show) + 1) % SHOWS.length][0]),
   "/": () => byId("search").focus(),

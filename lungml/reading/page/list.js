@@ -13,7 +13,7 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-const list = { show: "kept", sort: "rank", down: false, text: "", rows: [], grid: null, box: null, space: null };
+const list = { show: "kept", sort: "rank", down: false, text: "", rows: [], grid: null, head: null, space: null };
 
 const SHOWS = [
   ["kept", "Kept", "What the thresholds keep, what is missed and what you added"],
@@ -125,10 +125,25 @@ function sorted(rows) {
 // Only the rows that are in sight are made: a scan has up to 2000.
 function makeList() {
   list.grid = document.getElementById("list");
-  list.box = document.getElementById("rows");
-  list.space = document.getElementById("space");
-  list.box.addEventListener("scroll", () => showRows());
-  new ResizeObserver(() => showRows()).observe(list.box);
+  list.head = document.getElementById("list-head");
+  list.space = document.getElementById("rows");
+  list.grid.addEventListener("scroll", () => showRows());
+  // A row may be drawn anew while the button is down on it, as where the press ends what is written in a field: then
+  // there is no click, and what was pressed is what is meant.
+  let pressed = null;
+  list.space.addEventListener("pointerdown", (event) => {
+    const row = event.target.closest(".row");
+    pressed = row && event.pointerType === "mouse" && event.button === 0 ? row.dataset.id : null;
+  });
+  list.space.addEventListener("pointerup", () => {
+    if (pressed) choose(pressed);
+    pressed = null;
+  });
+  list.space.addEventListener("click", (event) => {
+    const row = event.target.closest(".row");
+    if (row && row.dataset.id !== state.chosen) choose(row.dataset.id);
+  });
+  new ResizeObserver(() => showRows()).observe(list.grid);
   list.grid.addEventListener("keydown", (event) => {
     if (event.target.closest("button")) return;
     const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -1e6, End: 1e6 }[event.key];
@@ -154,7 +169,10 @@ function refreshList() {
 }
 
 function showHead() {
-  const head = document.getElementById("list-head");
+  const { head } = list;
+  const shown = `${list.sort} ${list.down}`;
+  if (head.dataset.shown === shown) return;
+  head.dataset.shown = shown;
   const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.sort : null;
   const cells = listColumns().map(({ id, name }) => {
     const isSorted = list.sort === id;
@@ -189,8 +207,11 @@ const NOTHING = {
 };
 
 function showRows() {
-  const from = Math.max(0, Math.floor(list.box.scrollTop / ROW_PX) - SPARE_ROWS);
-  const to = Math.min(list.rows.length, Math.ceil((list.box.scrollTop + list.box.clientHeight) / ROW_PX) + SPARE_ROWS);
+  const from = Math.max(0, Math.floor(list.grid.scrollTop / ROW_PX) - SPARE_ROWS);
+  const to = Math.min(
+    list.rows.length,
+    Math.ceil((list.grid.scrollTop + list.grid.clientHeight) / ROW_PX) + SPARE_ROWS,
+  );
   const all = listColumns();
   list.space.replaceChildren(...list.rows.slice(from, to).map((row, k) => rowNode(row, from + k, all)));
   if (!list.rows.length) {
@@ -248,7 +269,6 @@ function rowNode(row, k, all) {
     ),
   );
   node.style.top = `${k * ROW_PX}px`;
-  node.addEventListener("click", () => choose(row.id));
   return node;
 }
 
@@ -274,6 +294,7 @@ function chooseNext(steps) {
 }
 
 function choose(id, { move = true } = {}) {
+  keepNote(); // of the one that was chosen before
   const row = anyRow(id);
   if (!row) return;
   state.chosen = id;
@@ -285,9 +306,10 @@ function choose(id, { move = true } = {}) {
   const k = list.rows.findIndex((each) => each.id === id);
   if (k >= 0) {
     const top = k * ROW_PX;
-    if (top < list.box.scrollTop) list.box.scrollTop = top;
-    else if (top + ROW_PX > list.box.scrollTop + list.box.clientHeight) {
-      list.box.scrollTop = top + ROW_PX - list.box.clientHeight;
+    const inSight = list.grid.clientHeight - list.head.offsetHeight;
+    if (top < list.grid.scrollTop) list.grid.scrollTop = top;
+    else if (top + ROW_PX > list.grid.scrollTop + inSight) {
+      list.grid.scrollTop = top + ROW_PX - inSight;
     }
   }
   showRows();

@@ -83,6 +83,7 @@ async function startPage() {
     goTo(at);
   });
   document.addEventListener("keydown", onKey);
+  watchNotes();
   byId("open-help").addEventListener("click", showHelp);
   byId("import-file").addEventListener("change", () => {
     const [file] = byId("import-file").files;

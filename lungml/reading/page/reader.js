@@ -5,6 +5,7 @@ const CORRECTIONS_VERSION = 1;
 const ALIAS = /^[A-Za-z0-9._-]{1,32}$/;
 const KINDS = ["accept", "reject", "relabel", "add", "note"];
 const STORED_STEPS = 60; // of the history, so that what is stored stays small
+const WIDEST_MM = 300; // a correction's diameter: as wide as a chest
 const LONGEST_NOTE = 2000; // letters
 const STORE_KEY = ["luna", reading.series_uid, ...reading.bundles.map((b) => b.bundle), reading.made].join("|");
 const ALIAS_KEY = "luna|reader";
@@ -92,7 +93,7 @@ function blank(row) {
     time: utcNow(),
     finding: finding.n,
     center_xyz: finding.mm,
-    diameter_mm: finding.diameter,
+    diameter_mm: finding.diameter !== null && finding.diameter <= WIDEST_MM ? finding.diameter : null,
     label: null,
     text: "",
     ...(comparing ? { bundle: opinions[finding.o].bundle.bundle } : {}),
@@ -209,7 +210,9 @@ function wrongWith(correction) {
   if (correction === null || typeof correction !== "object" || !KINDS.includes(correction.kind)) return "unknown kind";
   const { kind, finding, center_xyz: mm, diameter_mm: diameter, label, text, time } = correction;
   if (!Array.isArray(mm) || mm.length !== 3 || !mm.every(Number.isFinite)) return "its place is not three numbers";
-  if (diameter !== null && !(Number.isFinite(diameter) && diameter > 0)) return "its diameter is not positive";
+  if (diameter !== null && !(Number.isFinite(diameter) && diameter > 0 && diameter <= WIDEST_MM)) {
+    return `its diameter is not above 0 and at most ${WIDEST_MM}`;
+  }
   if (![null, "benign", "malignant"].includes(label)) return "unknown label";
   if (typeof text !== "string" || typeof time !== "string") return "its text or time is missing";
   if ((kind === "add") !== (finding === null)) return "only what was added has no number";

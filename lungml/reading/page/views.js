@@ -106,7 +106,7 @@ function listen(view) {
     else if (drag.kind === "move" && drag.moved) goTo(at);
     else if (drag.kind === "caliper") state.caliper = { ...state.caliper, b: at };
     else if (drag.kind === "add" && drag.moved) {
-      state.draft = { at: drag.at, diameter: Math.max(1, 2 * caliperMm({ a: drag.at, b: at })) };
+      state.draft = { at: drag.at, diameter: clamp(2 * caliperMm({ a: drag.at, b: at }), 1, WIDEST_MM) };
     }
     drag.last = point;
     draw(view.name);

@@ -8,7 +8,7 @@ import pytest
 
 from lungml.luna import Annotation, Excluded, Nodule
 from lungml.reading.corrected_scan import Corrected, Outcome, Tables, same_place
-from lungml.reading.correction_rules import Resolved, resolve
+from lungml.reading.correction_rules import Resolved, replaced_by, resolve
 from lungml.reading.correction_schema import check_given
 from lungml.reading.corrections import Undo, Version
 from tests.lungml.reading.test_correction_schema import file, row
@@ -152,6 +152,56 @@ def test_the_same_reader_s_later_word_counts() -> None:
     assert words(within) == ["superseded by 1.2", "used as positive, malignant"]
 
 
+def exported(day: int, *rows: dict[str, Any], number: int, reading: str | None = "2026-01-01T00:00:00Z") -> Version:
+    """A version that reader r exported on a day of February."""
+    more = {} if reading is None else {"reading": reading}
+    held = file(*rows, reader="r", series_uid=UID, exported=f"2026-02-{day:02}T00:00:00Z", **more)
+    return Version(number=number, added="", file=check_given(held))
+
+
+def of(*versions: Version) -> list[str]:
+    return words(resolve(versions, {UID: "train"}, {UID: TABLES}))
+
+
+def test_a_later_export_of_a_reading_takes_back_what_it_no_longer_says() -> None:
+    far, positive = said("reject", (90, 0, 0)), "used as positive, malignancy unknown"
+    first, second = exported(1, said("add"), far, number=1), exported(2, far, number=2)
+    assert of(first, second) == ["superseded by version 2"] * 2 + ["used as hard negative"]
+    assert of(second, first) == ["used as hard negative", *["superseded by version 2"] * 2]  # added late, said early
+    undone = Version(number=3, added="", undoes=Undo(version=2))
+    assert of(first, second, undone) == [positive, "used as hard negative", "undone by version 3"]
+    assert replaced_by([first, second]) == {1: 2}
+    assert replaced_by([first, exported(1, number=2)]) == {1: 2}  # within a second the version tells
+
+
+@pytest.mark.parametrize("reading", ["2026-01-01T00:00:01Z", None])
+def test_files_of_several_readings_or_of_an_unknown_one_count_place_by_place(reading: str | None) -> None:
+    far = said("reject", (90, 0, 0))
+    both = exported(1, said("add"), far, number=1, reading=reading), exported(2, far, number=2)
+    assert of(*both) == ["used as positive, malignancy unknown", "superseded by 2.1", "used as hard negative"]
+    early = exported(1, said("add"), number=2, reading=reading)  # it came late
+    assert of(exported(2, said("reject"), number=1), early) == ["used as hard negative", "superseded by 1.1"]
+
+
+def test_what_was_undone_stays_so_in_a_later_file() -> None:
+    undone = Version(number=2, added="", undoes=Undo(version=1, correction=1))
+    first, again = exported(1, said("add"), number=1), exported(2, said("add"), said("reject", (90, 0, 0)), number=3)
+    assert of(first, undone, again) == ["undone by version 2"] * 2 + ["used as hard negative"]
+    back = Version(number=4, added="", undoes=Undo(version=2))
+    assert of(first, undone, again, back)[1] == "used as positive, malignancy unknown"
+    anew = exported(3, said("add", time="2026-02-02T00:00:00Z"), number=4)  # said once more, after the undoing
+    assert of(first, undone, anew) == ["undone by version 2", "used as positive, malignancy unknown"]
+
+
+def test_a_large_mark_that_is_none_takes_no_nodule_beside_it_away() -> None:
+    beside = said("reject", (20, 0, 0), diameter_mm=60)  # 20 mm from a nodule of 10 mm, 30 mm from one of 6 mm
+    resolved = decided(("r", [said("accept", (0, 20, 0)), beside]), ("s", [said("accept", (20, 20, 0))]))
+    assert words(resolved)[1] == "used as hard negative"
+    assert scan(resolved).nodules == TABLES.nodules
+    assert scan(resolved).rejected_xyz == ((20, 0, 0),)
+    assert len(scan(resolved).unjudged) == 2
+
+
 def test_in_one_file_a_nodule_outweighs_a_second_mark_on_it() -> None:
     second = said("reject", (-50, 2, 0), finding=13)
     resolved = decided(("r", [said("accept", label="benign"), second]))
@@ -237,5 +287,5 @@ def test_held_out_scans_are_never_learned_from(split: str, outcome: str, held: i
 
 def test_a_training_scan_that_is_not_here_changes_nothing() -> None:
     resolved = resolve(versions(("a", [said("add")])), {UID: "train"}, {})
-    assert resolved.outcomes == (Outcome(words="kept, not trained on (its scan is not here)"),)
+    assert resolved.outcomes == (Outcome(words="kept, not trained on (no run learns from its scan here)"),)
     assert resolved.scans == {}

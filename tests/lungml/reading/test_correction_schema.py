@@ -69,6 +69,24 @@ def test_what_the_page_writes_is_read_exactly() -> None:
     assert parsed(read.as_dict()) == read  # there and back
 
 
+def test_a_file_may_name_its_reading() -> None:
+    made = "2026-01-31T11:00:00Z"
+    read, other = parsed(file(row(), reading=made)), parsed(file(row()))
+    assert (read.reading, other.reading) == (made, None)
+    assert read.content != other.content
+    assert (parsed(read.as_dict()), "reading" in other.as_dict()) == (read, False)
+    assert 'reading is "now"' in refusal(file(reading="now"))
+    # Kept versions hold it: of files that name none it is what it always was.
+    added = row(kind="add", finding=None, bundle="models:/luna/7", text="é")
+    content = "09e67baf0c3763c124ce97021c9594d59e5d5f93749b7004ca76beee82c2bad7"
+    assert parsed(file(row(), added)).content == content
+
+
+def test_half_a_character_is_refused() -> None:
+    assert "text holds half a character" in refusal(file(row(text="a\ud83d")))
+    assert parsed(file(row(text="a\U0001f600"))).corrections[0].text == "a\U0001f600"
+
+
 def test_a_reader_given_by_hand_takes_the_place_of_the_files() -> None:
     assert parsed(file(reader=""), reader="two").reader == "two"
     assert "--reader" in refusal(file(reader=""))

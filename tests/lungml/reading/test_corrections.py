@@ -15,6 +15,7 @@ from lungml.reading.corrections import (
     CorrectionStoreError,
     Undo,
     add_version,
+    add_versions,
     read_versions,
     taken_back,
     undo_version,
@@ -51,10 +52,21 @@ def test_versions_come_one_after_the_other_and_stay_as_they_are(folder: Path) ->
 
 def test_equal_content_is_kept_once(folder: Path) -> None:
     first, _ = add_version(folder, given("a"))
-    add_version(folder, given("b"))
     again = check_given(file(row(text="a"), exported="2027-01-01T00:00:00Z"))
     assert add_version(folder, again) == (first, False)
+    add_version(folder, check_given(file(row(text="b"), exported="2026-06-01T00:00:00Z")))
+    assert add_version(folder, given("a")) == (first, False)  # the very same export
     assert len(read_versions(folder)) == 2
+
+
+def test_one_who_returns_to_what_he_said_first_has_said_something_new(folder: Path) -> None:
+    add_version(folder, given("a"))
+    add_version(folder, check_given(file(row(text="b"), exported="2026-06-01T00:00:00Z")))
+    other = check_given(file(row(text="c"), reader="s", exported="2026-06-02T00:00:00Z"))
+    back = check_given(file(row(text="a"), exported="2027-01-01T00:00:00Z"))
+    added = add_versions(folder, [other, back, back])
+    assert [(version.number, new) for version, new in added] == [(3, True), (4, True), (4, False)]
+    assert read_versions(folder)[3].file == back
 
 
 def test_an_older_state_is_had_by_its_number(folder: Path) -> None:

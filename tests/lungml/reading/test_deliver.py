@@ -47,7 +47,7 @@ def test_a_dicom_object_that_cannot_be_made_costs_only_itself(tmp_path: Path, mo
     (tmp_path / "segmentation.dcm").write_text("of an earlier reading")
     (tmp_path / "notes.txt").write_text("somebody's own")
     delivered = deliver(tmp_path, toy_reading(), [Dataset()])
-    assert delivered.problems == ("1.2.3: no frame of reference",)
+    assert delivered.problems == ("segmentation.dcm: 1.2.3: no frame of reference",)
     assert names(tmp_path) == sorted([*ALWAYS, "notes.txt", "report.dcm"])
     monkeypatch.setattr(delivering, "write_report", refuse)
     assert len(deliver(tmp_path, toy_reading(), [Dataset()]).problems) == 2

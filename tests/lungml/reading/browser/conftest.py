@@ -52,6 +52,10 @@ class Shown:
         x, y = self.luna(f"screenOf('{plane}', {list(point_xyz)})")
         return self.page.evaluate(READ_PIXEL, [plane, round(x + right), round(y + down)])
 
+    def refuse_dialog(self, dialog: Any) -> None:
+        self.errors.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
     def goto(self) -> None:
         self.page.goto(self.path.as_uri())
         self.page.wait_for_selector("body[data-ready]", timeout=60_000)
@@ -86,7 +90,7 @@ def show(chromium: Any, tmp_path: Path) -> Iterator[Show]:
         each.page.on("pageerror", lambda error: each.errors.append(str(error)))
         each.page.on("console", lambda line: each.errors.append(line.text) if line.type == "error" else None)
         each.page.on("request", lambda request: each.requests.append(request.url))
-        each.page.on("dialog", lambda dialog: each.errors.append(f"a dialog: {dialog.message}"))
+        each.page.on("dialog", each.refuse_dialog)
         if before:
             each.page.add_init_script(before)
         each.goto()

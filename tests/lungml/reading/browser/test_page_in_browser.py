@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from lungml.geometry import Grid, as_triple, irc_to_xyz
+from lungml.reading.correction_schema import parse_corrections
 from lungml.reading.record import Reading
 from tests.lungml.reading.browser.conftest import Show, Shown
 from tests.lungml.reading.page_readings import (
+    BALL_HU,
     GRID,
     LUNG_HU,
     MADE,
@@ -29,6 +31,12 @@ pytestmark = pytest.mark.slow
 REFUSE_STORAGE = """Object.defineProperty(window, "localStorage", {
   get() { throw new DOMException("no", "SecurityError"); },
 });"""
+BLUR_CANVAS = """const read = CanvasRenderingContext2D.prototype.getImageData;
+CanvasRenderingContext2D.prototype.getImageData = function (...box) {
+  const picture = read.apply(this, box);
+  picture.data[0] ^= 1;
+  return picture;
+};"""
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
@@ -216,6 +224,21 @@ def test_a_lower_threshold_brings_a_filtered_one_back(show: Show) -> None:
     assert kept(shown) == 2
 
 
+def test_a_click_ends_a_threshold_and_chooses_what_was_clicked(show: Show) -> None:
+    shown = show(small_reading())
+    shown.page.locator("#limit-0-nodule-number").fill("0.3")
+    shown.page.mouse.move(*(sum(pair) for pair in zip((60, 20), box_corner(shown, '[data-id="0:2"]'))))
+    shown.page.mouse.down()
+    assert kept(shown) == 3
+    shown.page.mouse.up()
+    assert shown.luna("state.chosen") == "0:2"
+
+
+def box_corner(shown: Shown, selector: str) -> tuple[float, float]:
+    box = shown.page.locator(selector).bounding_box()
+    return box["x"], box["y"]
+
+
 def test_the_malignancy_slider_moves_between_benign_and_malignant(show: Show) -> None:
     shown = show(small_reading())
     assert [row["kind"] for row in shown.luna("rows")] == ["malignant", "benign"]
@@ -233,7 +256,7 @@ def test_the_u_net_slider_thins_mask_and_candidates(show: Show) -> None:
     shown.press("h", "x", "u")  # marks off, and on again with the mask
     point = places(reading)[0]
     beside = as_triple(np.add(point, (2.5, 0, 0)))
-    shown.press("k", "m")
+    shown.press("b", "m")
     veiled = shown.color("axial", beside)
     assert veiled[1] > veiled[0] + 10
     assert "2 of 5 kept" in shown.page.locator("#counts").inner_text()
@@ -257,14 +280,14 @@ def test_layers_are_switched_one_by_one(show: Show) -> None:
     shown.press("j", "x")  # 2, the benign one
     point = places(reading)[1]
     shown.page.mouse.click(*shown.screen("axial", as_triple(irc_to_xyz((6, 20, 20), GRID))))
-    shown.press("f")  # another is chosen: the chosen one is always shown
+    shown.press("k")  # another is chosen: the chosen one is always shown
     shown.page.locator("#stack").fill("6")
     radius = px_per_mm(shown, "axial", GRID) * 4
     assert blue_ring(shown, "axial", point, radius)
-    shown.press("k")
+    shown.press("b")
     assert not blue_ring(shown, "axial", point, radius)
     assert shown.page.locator("#layer-kept").get_attribute("aria-pressed") == "false"
-    shown.press("k")
+    shown.press("b")
     assert blue_ring(shown, "axial", point, radius)
     shown.press("h")
     assert not blue_ring(shown, "axial", point, radius)
@@ -301,7 +324,7 @@ def test_two_thousand_rows_make_no_two_thousand_nodes(show: Show) -> None:
     shown = show(replace(reading, opinions=(opinion,)))
     shown.press("w", "l", "End")
     assert shown.luna("state.chosen") == "0:2000"
-    assert shown.page.locator("#space .row").count() < 40
+    assert shown.page.locator("#rows .row").count() < 40
     assert shown.page.locator("#list").get_attribute("aria-rowcount") == "2001"
     assert shown.page.locator('[data-id="0:2000"]').is_visible()
 
@@ -341,6 +364,23 @@ def test_a_note_stays_whatever_else_is_said(show: Show) -> None:
     assert only["kind"] == "note"
     shown.press("e", "Control+a", "Delete", "Escape")
     assert shown.luna("corrections") == []
+
+
+def test_a_click_ends_a_note_and_does_what_was_clicked(show: Show) -> None:
+    shown = show(small_reading())
+    shown.press("e")
+    shown.page.keyboard.type("seen before")
+    shown.page.locator("#detail button", has_text="Accept").click()
+    assert [(c["kind"], c["text"]) for c in shown.luna("corrections")] == [("accept", "seen before")]
+    shown.press("e", "End")
+    shown.page.keyboard.type(", larger now")
+    shown.page.locator('[data-id="0:2"]').click()
+    assert shown.luna("state.chosen") == "0:2"
+    assert [(c["finding"], c["text"]) for c in shown.luna("corrections")] == [(1, "seen before, larger now")]
+    shown.press("e")
+    shown.page.keyboard.type("kept when the page is left")
+    shown.goto()
+    assert [c["finding"] for c in shown.luna("corrections")] == [1, 2]
 
 
 def test_a_missed_nodule_is_added_by_a_click_a_drag_or_a_key(show: Show) -> None:
@@ -388,6 +428,7 @@ def test_the_caliper_measures_millimetres(show: Show, plane: str, axis: int) -> 
     (only,) = shown.luna("corrections")
     assert only["kind"] == "accept"
     assert only["diameter_mm"] == pytest.approx(17.5, abs=0.5)
+    assert f"{only['diameter_mm']:.1f} mm" in shown.page.locator("#detail dl").inner_text()
 
 
 def exported(shown: Shown, folder: Path, *, ask: str = "") -> dict:
@@ -399,6 +440,7 @@ def exported(shown: Shown, folder: Path, *, ask: str = "") -> dict:
     assert waiting.value.suggested_filename == "corrections.json"
     path = folder / "corrections.json"
     waiting.value.save_as(path)
+    assert parse_corrections(path.read_bytes()).corrections  # as `luna corrections add` reads them
     return json.loads(path.read_text())
 
 
@@ -423,6 +465,19 @@ def test_corrections_are_exported_as_the_schema_says(show: Show, tmp_path: Path)
     assert made[0]["center_xyz"] == pytest.approx(places(reading)[0], abs=1e-3)
     assert "exported" in shown.page.locator("#work").inner_text()
     assert "not exported" not in shown.page.locator("#work").inner_text()
+
+
+def test_what_was_exported_and_undone_counts_as_not_exported(show: Show, tmp_path: Path) -> None:
+    shown = show(small_reading())
+    shown.press("a", "j", "a")
+    exported(shown, tmp_path, ask="r")
+    assert shown.page.locator("#sent").inner_text() == "exported"
+    shown.press("Control+z")
+    assert shown.page.locator("#sent").inner_text() == "not exported"
+    shown.press("Control+y")
+    assert shown.page.locator("#sent").inner_text() == "exported"
+    shown.press("Control+z", "r")
+    assert shown.page.locator("#sent").inner_text() == "not exported"
 
 
 @pytest.mark.parametrize("alias", ["", "Jane Doe", "a" * 33, "é"])
@@ -490,6 +545,29 @@ def test_where_nothing_can_be_stored_the_page_says_so(show: Show) -> None:
     assert len(shown.luna("corrections")) == 1
 
 
+def test_an_older_browser_shows_all_but_the_mask(show: Show) -> None:
+    shown = show(small_reading(), before="delete Uint8Array.fromBase64; delete window.DecompressionStream;")
+    assert "cannot unpack the U-Net's mask" in shown.page.locator("#notices").inner_text()
+    assert shown.luna(f"huAt({list(places(small_reading())[0])})") == pytest.approx(BALL_HU, abs=15)
+    shown.press("u", "a")
+    assert len(shown.luna("corrections")) == 1
+
+
+def test_a_browser_that_blurs_what_a_page_reads_back_is_named(show: Show) -> None:
+    shown = show(small_reading(), before=BLUR_CANVAS)
+    assert "not true" in shown.page.locator("#notices").inner_text()
+
+
+def test_a_broken_slice_is_said(show: Show, tmp_path: Path) -> None:
+    shown = show(small_reading())
+    html = shown.path.read_text()
+    start = html.index('id="slice-data">') + len('id="slice-data">')
+    shown.path.write_text(html[:start] + "AAAA" * 20 + html[start + 80 :])
+    shown.page.goto(shown.path.as_uri())
+    shown.page.locator("#notices", has_text="cannot be read").wait_for()
+    shown.errors.clear()
+
+
 # ---------------------------------------------------------------- compared, and with truth
 def test_two_bundles_share_rows_where_they_agree_on_a_place(show: Show, tmp_path: Path) -> None:
     shown = show(compared_reading())
@@ -521,7 +599,7 @@ def test_hits_misses_and_false_positives_follow_the_sliders(show: Show) -> None:
     missed = {row["id"]: row["status"] for row in shown.luna("rows") if row["kind"] == "missed"}
     assert "filtered out as 3: nodule 0.40 < 0.50" in missed["miss:0:1"]
     assert "never a candidate" in missed["miss:0:2"]
-    tags = shown.page.locator("#space .tag").all_inner_texts()
+    tags = shown.page.locator("#rows .tag").all_inner_texts()
     assert sorted(tags) == ["FP", "hit"]
     nodule = reading.truth.nodules[1] if reading.truth else None
     assert nodule is not None
@@ -583,7 +661,7 @@ def test_a_scan_of_few_slices(show: Show, shape: tuple[int, int, int]) -> None:
     assert shown.luna("huAt([0, 0, 0])") == pytest.approx(100, abs=12)
 
 
-@pytest.mark.parametrize("width", [800, 1024, 1280, 1920])
+@pytest.mark.parametrize("width", [420, 800, 1024, 1280, 1920])
 def test_no_width_scrolls_sideways(show: Show, width: int) -> None:
     warned = replace(reading_with_truth(), warnings=("a word of a header that is long " * 12,))
     for reading in (warned, replace(compared_reading(), series_uid="1." + "2345" * 15)):
