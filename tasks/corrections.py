@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from lungml.errors import FileError, LunaError, one_line
 from lungml.geometry import xyz_to_irc
 from lungml.groups import StoreError
 from lungml.home import Home
-from lungml.reading.corrected_scan import SAME_PLACE_MM, USES, Corrected, Tables
-from lungml.reading.correction_rules import SPLIT_WORDS, Placed, Resolved, resolve
+from lungml.patients import divided
+from lungml.reading.corrected_scan import SAME_PLACE_MM, USES, Corrected, Outcome, Tables
+from lungml.reading.correction_rules import SPLIT_WORDS, Placed, Resolved, replaced_by, resolve
 from lungml.reading.correction_schema import MAX_BYTES, CorrectionError, CorrectionFile, parse_corrections
 from lungml.reading.corrections import (
     Undo,
     Version,
-    add_version,
+    add_versions,
     corrections_folder,
     read_versions,
     taken_back,
@@ -30,6 +32,8 @@ from lungml.reading.corrections import (
 )
 from tasks import promotion
 from tasks.truth import ScanTruth, truths_of
+
+CLOCKS_APART = timedelta(days=1)  # of a reader's and this one; what comes later would stand above all that follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,35 +83,72 @@ def add_files(home: Home, files: Iterable[Path], reader: str | None = None) -> l
         files: as the page exported them.
         reader: an alias that takes the place of those in the files.
 
+    Returns:
+        one for each file, in their order.
+
     Raises:
         SplitError: split.csv is damaged.
         CorrectionStoreError: a kept version is missing or damaged.
     """
     splits, folder = luna.frozen_patients(home.split_csv)[0], corrections_folder(home)
     read_versions(folder)  # what is damaged is told before anything is looked at
-    added = []
+    checked: list[tuple[Added, CorrectionFile | None]] = []
+    registered: set[str] = set()
     for path in files:
         try:
             with path.open("rb") as handle:
                 file = parse_corrections(handle.read(MAX_BYTES + 1), reader)
-            note = _check(home, file, splits)
+            note = _check(home, file, splits, registered)
         except (LunaError, OSError) as error:
             words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            added.append(Added(path=path, problem=one_line(words)))
+            checked.append((Added(path=path, problem=one_line(words)), None))
             continue
-        version, new = add_version(folder, file)
-        by = None if new else taken_back(read_versions(folder)).get(Undo(version=version.number))
-        split = splits[file.series_uid]
-        added.append(Added(path=path, version=version, new=new, undone_by=by, split=split, note=note))
-    return added
+        checked.append((Added(path=path, split=splits[file.series_uid], note=note), file))
+    added, versions = [], iter(add_versions(folder, [file for _, file in checked if file is not None]))
+    for one, taken in checked:
+        version, new = next(versions) if taken is not None else (None, False)
+        added.append(replace(one, version=version, new=new))
+    return _told(added, read_versions(folder))
 
 
-def _check(home: Home, file: CorrectionFile, splits: Mapping[str, str]) -> str:
-    """See that a file fits the home: its series, its bundles, its places; returns what could not be seen."""
+def _told(added: Iterable[Added], versions: Sequence[Version]) -> list[Added]:
+    """The same with what became of their versions since, and which other ones they replace."""
+    taken, replaced = taken_back(versions), replaced_by(versions)
+    told = []
+    for one in added:
+        notes = [one.note] if one.note else []
+        by = None
+        if one.version is not None:
+            number = one.version.number
+            by = None if one.new else taken.get(Undo(version=number))
+            earlier = [str(other) for other, last in replaced.items() if last == number]
+            if one.new and earlier:
+                notes.append(f"version {' and '.join(earlier)}, exported earlier from the same page, is replaced by it")
+            if number in replaced:
+                notes.append(f"version {replaced[number]}, exported later from the same page, stands instead of it")
+        told.append(replace(one, undone_by=by, note="; ".join(notes)))
+    return told
+
+
+def _check(home: Home, file: CorrectionFile, splits: Mapping[str, str], registered: set[str]) -> str:
+    """See that a file fits the home: its time, its series, its bundles, its places; returns what could not be seen.
+
+    Args:
+        registered: bundles that were seen already; those of this file join them.
+    """
+    if file.exported_at > datetime.now(UTC) + CLOCKS_APART:
+        raise CorrectionError(
+            f"exported is {file.exported}, which is still to come; set the clock of that computer and export again"
+        )
     if file.series_uid not in splits:
-        raise CorrectionError(f"{file.series_uid} is no series of {home.split_csv}; prepare its scan here first")
+        raise CorrectionError(
+            f"{file.series_uid} is no series of {home.split_csv}; prepare its scan here first "
+            "(scans of --more stand in no split and cannot be corrected)"
+        )
     for bundle in file.bundles:
-        promotion.resolve(home, bundle)
+        if bundle not in registered:
+            promotion.resolve(home, bundle)
+            registered.add(bundle)
     try:
         grid = store.read_grid(home.scans / f"{file.series_uid}.zarr")
     except StoreError:
@@ -133,11 +174,13 @@ def list_corrections(home: Home) -> tuple[list[Listed], str]:
         SplitError: split.csv is damaged.
     """
     versions = read_versions(corrections_folder(home))
-    splits = luna.frozen_patients(home.split_csv)[0]
+    splits, patients = luna.frozen_patients(home.split_csv)
     corrected = {version.file.series_uid for version in versions if version.file}
-    tables, note = _tables(home, splits, corrected) if corrected else ({}, "")
+    tables, note = _tables(home, splits, patients, corrected) if corrected else ({}, "")
     resolved = resolve(versions, splits, tables)
-    outcomes = dict(zip(resolved.placed, resolved.outcomes))
+    told_of: dict[int, list[tuple[Placed, Outcome]]] = {}
+    for placed, told in zip(resolved.placed, resolved.outcomes):
+        told_of.setdefault(placed.version, []).append((placed, told))
     taken, rows = taken_back(versions), list[Listed]()
     for version in versions:
         if version.undoes:
@@ -146,8 +189,7 @@ def list_corrections(home: Home) -> tuple[list[Listed], str]:
             rows.append(_row(f"{version.number}", version, f"undoes {version.undoes.name}", outcome))
         elif version.file and not version.file.corrections:
             rows.append(_row(f"{version.number}", version, "nothing", "an empty file, kept", splits))
-        for one in (placed for placed in resolved.placed if placed.version == version.number):
-            told = outcomes[one]
+        for one, told in told_of.get(version.number, ()):
             row = _row(one.name, version, _what(one), told.words, splits)
             uses = tuple(use for use in USES if use in told.uses)
             rows.append(replace(row, bundle=one.correction.bundle, uses=uses, text=one.correction.text))
@@ -176,8 +218,13 @@ def _what(placed: Placed) -> str:
     return f"{one.kind}{place}{size}" + (f", {one.label}" if one.label else "")
 
 
-def _tables(home: Home, splits: Mapping[str, str], series_uids: Iterable[str]) -> tuple[dict[str, Tables], str]:
-    """What the tables that the home was last prepared from say of some training scans."""
+def _tables(
+    home: Home, splits: Mapping[str, str], patients: Mapping[str, str], series_uids: Iterable[str]
+) -> tuple[dict[str, Tables], str]:
+    """What the tables that the home was last prepared from say of some training scans.
+
+    Those whose patient is held out with another series are left out, as `read_truths` leaves them out.
+    """
     training = {uid for uid in series_uids if splits.get(uid) == "train"}
     try:
         folders = known_folders(home)
@@ -186,7 +233,9 @@ def _tables(home: Home, splits: Mapping[str, str], series_uids: Iterable[str]) -
         why = error.args[1] if isinstance(error, FileError) else str(error)  # its advice is for other commands
         note = f"what the tables say of these places is not known ({why}); luna data prepare reads them"
         return {uid: Tables() for uid in training}, note
-    data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid in training})
+    twice = divided(splits, {**data.patients, **patients})
+    scans = {uid: path for uid, path in data.scans.items() if uid in training and uid not in twice}
+    data = replace(data, scans=scans)
     return {truth.series_uid: _known(truth) for truth in truths_of(data, dict.fromkeys(training, "train"), {})}, ""
 
 

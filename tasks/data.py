@@ -19,7 +19,7 @@ from prefect.states import State
 from lungml import crop_cache, groups, store
 from lungml.ct import ScanError, read_scan, scan_fingerprint
 from lungml.files import locked
-from lungml.geometry import xyz_to_irc
+from lungml.geometry import Grid, xyz_to_irc
 from lungml.groups import is_current
 from lungml.home import Home
 from lungml.lidc_nodules import LidcNodule
@@ -186,10 +186,10 @@ def build_mask(scan: StoredScan, rule: MaskRule, again: Round | None = None) -> 
     contours = {}
     if rule == "consensus":
         try:
-            contours = consensus_boxes(scan.truth.nodules, scan.truth.readings, grid)
+            contours = consensus_boxes(scan.truth.drawn, scan.truth.readings, grid)
         except LidcError as error:
             get_run_logger().warning("%s: %s", scan.truth.series_uid, error)
-        without = len(scan.truth.nodules) - len(contours)
+        without = len(scan.truth.drawn) - len(contours)
         if without:
             get_run_logger().warning(
                 "%s: %d nodules have no contours that fit: drawn by the rule bounded", scan.truth.series_uid, without
@@ -270,6 +270,36 @@ def cache_crops(
     hu, grid = store.read_volume(scan.store, key=store.scan_key(scan.fingerprint)), store.read_grid(scan.store)
     # The uid is part of the seed: a scan draws the same places whatever other scans there are.
     rng = np.random.default_rng([seed, int(digest(truth.series_uid)[:12], 16)])
+    sites = _nodule_sites(truth, grid)
+    with_slabs = len(sites)
+    sites += _sites_of_none(np.array(truth.rejected_xyz, dtype=np.float64).reshape(-1, 3), grid, crop_cache.REJECTED)
+    if negative_slabs_per_scan:
+        with_slabs = len(sites) + negative_slabs_per_scan
+    places_xyz = truth.negatives_xyz
+    if places_xyz is None:
+        places_xyz = lung_positions(
+            hu,
+            grid,
+            truth.findings_xyz,
+            count=(negatives.kept_per_scan if training else None) or DRAWN_NEGATIVES_PER_SCAN,
+            min_distance_mm=NEGATIVE_DISTANCE_MM,
+            rng=rng,
+        )
+    if training:  # drawn ones too: they come tissue first, and each epoch of a plan shall see some of both
+        places_xyz = places_xyz[kept_negatives(len(places_xyz), negatives, rng)]
+    sites += _sites_of_none(places_xyz, grid, crop_cache.NON_NODULE)
+    slabs = range(min(len(sites), with_slabs)) if training else range(0)
+    mask = np.zeros(hu.shape, np.uint8)
+    if slabs:
+        mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
+    crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
+    if again:
+        again.done("prepare", f"crops {truth.series_uid}")
+    return prepared
+
+
+def _nodule_sites(truth: ScanTruth, grid: Grid) -> list[crop_cache.CropSite]:
+    """The nodules within a scan, those of unknown malignancy last."""
     sites = [
         crop_cache.CropSite(
             center_irc=tuple(xyz_to_irc(n.center_xyz, grid)),
@@ -285,41 +315,16 @@ def cache_crops(
         )
         for n in truth.unjudged
     ]
-    sites = [s for s in sites if _inside(s.center_irc, hu.shape)]
-    with_slabs = len(sites)
-    sites += [
-        crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.REJECTED, diameter_mm=float("nan"))
-        for c in xyz_to_irc(np.array(truth.rejected_xyz, dtype=np.float64).reshape(-1, 3), grid)
-        if _inside(c, hu.shape)
+    return [site for site in sites if _inside(site.center_irc, grid.shape_irc)]
+
+
+def _sites_of_none(places_xyz: npt.NDArray[np.float64], grid: Grid, label: int) -> list[crop_cache.CropSite]:
+    """Those of some places (n, 3), mm, that lie within a scan and are no nodules, in their order."""
+    return [
+        crop_cache.CropSite(center_irc=tuple(c), label=label, diameter_mm=float("nan"))
+        for c in xyz_to_irc(places_xyz, grid)
+        if _inside(c, grid.shape_irc)
     ]
-    if negative_slabs_per_scan:
-        with_slabs = len(sites) + negative_slabs_per_scan
-    places_xyz = truth.negatives_xyz
-    if places_xyz is None:
-        places_xyz = lung_positions(
-            hu,
-            grid,
-            truth.findings_xyz,
-            count=(negatives.kept_per_scan if training else None) or DRAWN_NEGATIVES_PER_SCAN,
-            min_distance_mm=NEGATIVE_DISTANCE_MM,
-            rng=rng,
-        )
-    if training:  # drawn ones too: they come tissue first, and each epoch of a plan shall see some of both
-        places_xyz = places_xyz[kept_negatives(len(places_xyz), negatives, rng)]
-    centers = xyz_to_irc(places_xyz, grid)
-    sites += [
-        crop_cache.CropSite(center_irc=tuple(c), label=crop_cache.NON_NODULE, diameter_mm=float("nan"))
-        for c in centers
-        if _inside(c, hu.shape)
-    ]
-    slabs = range(min(len(sites), with_slabs)) if training else range(0)
-    mask = np.zeros(hu.shape, np.uint8)
-    if slabs:
-        mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
-    crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
-    if again:
-        again.done("prepare", f"crops {truth.series_uid}")
-    return prepared
 
 
 def _stays(group: Location, key: Mapping[str, Any], again: Round | None, what: str) -> bool:

@@ -30,8 +30,11 @@ FOLDERS = ("luna_dir", "tables_dir", "lidc", "more")  # where data lie is known 
 SCORING_MODULES = (
     *JUDGING_MODULES, "accounting.py", "compare.py", "evidence.py", "froc.py", "scorecard.py", "scored.py",
 )  # fmt: skip
+# What readers' corrections come to.
+CORRECTION_MODULES = ("reading/corrected_scan.py", "reading/correction_rules.py")
 DECIDING = {
     "reading": READING_MODULES,
+    "corrections": CORRECTION_MODULES,
     "masks": MASK_MODULES,
     "contours": CONTOUR_MODULES,
     "crops": CROP_MODULES,

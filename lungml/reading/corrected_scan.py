@@ -127,9 +127,11 @@ class ScanInDoubt:
             nodule = self._nodules.pop(position)
             self._leave_out(nodule.center_xyz, nodule.diameter_mm)
         for one in said:
-            self._leave_out(one.center_xyz, max(one.diameter_mm or 0.0, 2 * SAME_PLACE_MM))
+            self._leave_out(one.center_xyz, 2 * reach_mm(one))
 
     def _leave_out(self, center_xyz: Point, diameter_mm: float) -> None:
+        """Exclude all that would be one place with this: candidates of small nodules lie beside them."""
+        diameter_mm = max(diameter_mm, 2 * SAME_PLACE_MM)
         self._excluded.append(Excluded(series_uid=self._uid, center_xyz=center_xyz, diameter_mm=diameter_mm))
         self._new.append((center_xyz, diameter_mm))
 

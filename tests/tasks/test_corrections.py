@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from mlflow import MlflowClient
 
 from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings
+from lungml.data_folders import DataFolders
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.home import Home
-from lungml.luna import Annotation, Excluded, Nodule
+from lungml.luna import Annotation, Excluded, LunaData, Nodule
 from lungml.marked import Marked
 from lungml.reading.corrections import CorrectionStoreError, Undo, Version, corrections_folder, read_versions
 from lungml.recipes.classification import classification_problem, demo
@@ -119,6 +122,66 @@ def test_a_bad_file_costs_only_itself(tmp_path: Path, home: Home, truths: list[S
     undo(home, Undo(version=1))
     (again,) = add_files(home, [paths[0]])
     assert (again.new, again.undone_by) == (False, 3)
+
+
+def test_what_is_exported_in_the_future_is_refused(tmp_path: Path, home: Home) -> None:
+    path, now = tmp_path / "c.json", datetime.now(UTC)
+    for ahead, refused in ((timedelta(hours=1), False), (timedelta(days=2), True)):
+        path.write_text(json.dumps(file(series_uid=UID, exported=f"{now + ahead:%Y-%m-%dT%H:%M:%SZ}")))
+        (added,) = add_files(home, [path])
+        assert ("which is still to come" in added.problem) == refused
+
+
+def test_it_is_said_which_export_of_a_page_stands(tmp_path: Path, home: Home) -> None:
+    paths = []
+    for day, rows in ((2, []), (1, [ADDED]), (3, [])):
+        paths.append(tmp_path / f"{day}.json")
+        held = file(*rows, series_uid=UID, exported=f"2026-02-0{day}T00:00:00Z", reading="2026-02-01T00:00:00Z")
+        paths[-1].write_text(json.dumps(held))
+    notes = [one.note.partition("; ")[2] for one in add_files(home, paths[:2])]
+    assert notes == [
+        "version 2, exported earlier from the same page, is replaced by it",
+        "version 1, exported later from the same page, stands instead of it",
+    ]
+    (last,) = add_files(home, paths[2:])
+    assert (last.new, last.version and last.version.number) == (False, 1)  # it says what was said last
+    rows_, _ = list_corrections(home)
+    assert [row.outcome for row in rows_] == ["an empty file, kept", "superseded by version 1"]
+
+
+def test_many_files_read_what_is_kept_a_few_times_only(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = list[str](), list[str]()
+
+    def counted(path: Path, *arguments: Any, **keywords: Any) -> str:
+        read.append(path.name)
+        return text_of(path, *arguments, **keywords)
+
+    text_of = Path.read_text
+    monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr(corrections.promotion, "resolve", lambda _, uri: asked.append(uri))
+    add_files(home, [write(tmp_path, ADDED, reader=f"r{n}", name=f"{n}.json") for n in range(20)])
+    assert len(read_versions(corrections_folder(home))) == 20
+    assert max(Counter(read).values()) <= 4  # each version by its successor, and the list of all three times
+    assert asked == ["models:/luna/3"]
+
+
+def test_the_list_leaves_out_whom_no_run_learns_from(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two series of one patient, one of which tests: `read_truths` leaves the other out."""
+    scans = dict.fromkeys(SPLITS, tmp_path)
+    mark = "0" * 16
+    data = LunaData(series_uids=tuple(SPLITS), scans=scans, patients={"1.1": mark, "1.4": mark}, negatives={},
+                    nodules=(), excluded=(), annotated=(), notes=())  # fmt: skip
+    monkeypatch.setattr(corrections, "known_folders", lambda _: DataFolders(luna_dir=tmp_path, tables_dir=None))
+    monkeypatch.setattr(corrections.luna, "read_luna", lambda *_: data)
+    kept(home, tmp_path, ADDED)
+    kept(home, tmp_path, ADDED, uid="1.2")
+    assert [row.outcome for row in list_corrections(home)[0]] == [
+        "kept, not trained on (no run learns from its scan here)", "used as positive, malignancy unknown",
+    ]  # fmt: skip
 
 
 def test_the_point_is_not_checked_where_the_scan_is_not_prepared(tmp_path: Path, home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,18 @@ def test_the_readers_contours_are_the_mask_and_follow_the_xml(luna_dir: Path, xm
     done(build_mask.fn(stored(luna_dir, home, xml), "bounded"))
     kept(build_mask.fn(stored(luna_dir, home, None), "bounded"))
     assert groups.find_damage(home.scans / f"{UID}.zarr" / "mask") == ""
+
+
+def test_a_nodule_whose_malignancy_readers_dispute_keeps_its_contours(luna_dir: Path, xml: Path, home: Home) -> None:
+    """Its place and size are the same, so that the mask's key is; the mask must be too."""
+    rate_nodules.fn(luna_dir, None, xml)
+    scan = stored(luna_dir, home, xml)
+    (only,) = scan.truth.nodules
+    unjudged = luna.Annotation(series_uid=UID, center_xyz=only.center_xyz, diameter_mm=only.diameter_mm)
+    disputed = replace(scan, truth=replace(scan.truth, nodules=(), unjudged=(unjudged,)))
+    done(build_mask.fn(disputed, "consensus"))
+    assert store.read_mask(home.scans / f"{UID}.zarr", "mask_consensus").sum() == 3 * 49
+    kept(build_mask.fn(scan, "consensus"))
 
 
 def test_an_outline_that_does_not_fit_costs_only_itself(luna_dir: Path, xml: Path, home: Home) -> None:

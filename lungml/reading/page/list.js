@@ -151,7 +151,7 @@ function makeList() {
       event.preventDefault();
       event.stopPropagation();
       chooseNext(move);
-    } else if (event.key === "Enter") {
+    } else if (event.key === "Enter" && state.tool === "move") {
       event.preventDefault();
       event.stopPropagation();
       if (state.chosen) choose(state.chosen);

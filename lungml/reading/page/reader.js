@@ -145,6 +145,7 @@ function exportText() {
         version: CORRECTIONS_VERSION,
         series_uid: reading.series_uid,
         bundle: reading.bundles[0].bundle,
+        reading: reading.made,
         reader: reader.alias,
         exported: utcNow(),
         corrections: Object.values(corrections()),

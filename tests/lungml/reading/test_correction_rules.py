@@ -144,6 +144,13 @@ def test_one_who_rejects_what_the_tables_annotate_excludes_it() -> None:
     assert resolved.counts()["disputed"] == 1
 
 
+def test_a_small_nodule_that_is_excluded_is_so_as_far_as_its_place_reaches() -> None:
+    small = Nodule(series_uid=UID, center_xyz=(0, 0, 0), diameter_mm=4, malignant=False, ratings=())
+    given = versions(("r", [said("reject", (0, 0, 2.9), diameter_mm=2)]))
+    (left_out,) = resolve(given, {UID: "train"}, {UID: Tables(nodules=(small,))}).scans[UID].excluded
+    assert (left_out.center_xyz, left_out.diameter_mm) == ((0, 0, 0), 6)  # a candidate at 2.9 mm is not mined
+
+
 def test_the_same_reader_s_later_word_counts() -> None:
     resolved = decided(("r", [said("add")]), ("r", [said("reject", (-50, 1, 0))]), ("r", [said("add", (-50, 2, 0))]))
     assert words(resolved) == ["superseded by 2.1", "superseded by 3.1", "used as positive, malignancy unknown"]
@@ -217,7 +224,7 @@ def test_readers_who_disagree_exclude_the_place_also_from_the_tables() -> None:
     change = scan(resolved)
     assert (change.nodules, change.unjudged, change.rejected_xyz) == ((MALIGNANT,), (), ())
     new = {(e.center_xyz, e.diameter_mm) for e in change.excluded[2:]}
-    expected = {(NOWHERE, 8), ((-50, 3, 0), 8), (BENIGN.center_xyz, 10), (BENIGN.center_xyz, 8), ((0, 0, 4), 6)}
+    expected = {(NOWHERE, 8), ((-50, 3, 0), 6), (BENIGN.center_xyz, 10), (BENIGN.center_xyz, 8), ((0, 0, 4), 6)}
     assert new == expected
     assert resolved.counts()["disputed"] == 4
 

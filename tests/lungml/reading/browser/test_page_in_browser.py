@@ -453,6 +453,7 @@ def test_corrections_are_exported_as_the_schema_says(show: Show, tmp_path: Path)
     made = file.pop("corrections")
     assert file == {
         "format": "luna-corrections", "version": 1, "series_uid": UID, "bundle": "models:/luna/3", "reader": "reader-1",
+        "reading": "2026-01-31T12:00:00Z",
     }  # fmt: skip
     assert [(c["kind"], c["finding"], c["label"], c["diameter_mm"]) for c in made] == [
         ("accept", 1, None, 10.0),
@@ -465,6 +466,13 @@ def test_corrections_are_exported_as_the_schema_says(show: Show, tmp_path: Path)
     assert made[0]["center_xyz"] == pytest.approx(places(reading)[0], abs=1e-3)
     assert "exported" in shown.page.locator("#work").inner_text()
     assert "not exported" not in shown.page.locator("#work").inner_text()
+
+
+def test_a_nodule_is_added_by_keys_from_the_list_too(show: Show) -> None:
+    shown = show(small_reading())
+    shown.page.locator("#rows").focus()
+    shown.press("n", "Enter")
+    assert "1 correction" in shown.page.locator("#work").inner_text()
 
 
 def test_what_was_exported_and_undone_counts_as_not_exported(show: Show, tmp_path: Path) -> None:
