@@ -8,7 +8,7 @@ export DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check audit bench drills up clean
+.PHONY: help setup demo test check audit bench drills docs up clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ bench: $(VENV)/.bench  ## paired timings of the data path and the models, beside
 
 drills: $(READY)  ## kill, starve and lock out a tiny pipeline, and write docs/drills.md: forty minutes
 	@$(BIN)/python -m tests.drills.run
+
+docs: $(READY)  ## write docs/api.md, then run the documents' commands on tiny scans: a quarter of an hour
+	@$(BIN)/python -m tests.docs.api
+	@$(BIN)/python -m tests.docs.run
 
 up: $(READY)  ## Prefect server, work pool, worker and MLflow UI, until Ctrl-C
 	@$(BIN)/luna up
