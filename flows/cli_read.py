@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.terminal import err, out, start
+from lungml.errors import one_line
 
 if TYPE_CHECKING:
     from flows.read import ReadScan
@@ -35,10 +36,20 @@ def read(
     as LUNA16 takes it, markups.mrk.json for 3D Slicer, and for a DICOM series segmentation.dcm and report.dcm.
     """
     home = start(flows=False)
-    from flows.read import read_scans
+    from flows.read import ReadingError, read_scans
+    from lungml.reading.deliver import prepare_folder
 
+    try:
+        prepare_folder(out_dir)
+    except OSError as error:  # said here: elsewhere a disk that is mounted for reading is that of LUNA_HOME
+        raise ReadingError(f"{out_dir}: {error.strerror}") from error
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,  # else it leaves an empty line in a file
     ) as progress:
         bar = progress.add_task("loading models", total=None)
 
@@ -49,6 +60,11 @@ def read(
             stage = "segmenting" if done < total else "judging"
             description = str(progress.tasks[0].description).partition(":")[0]
             progress.update(bar, completed=done, total=total, description=f"{description}: {stage}")
+
+        def on_scan(one: ReadScan) -> None:
+            progress.stop()  # else what is printed to stdout stands behind the bar
+            show_scan(one)
+            progress.start()
 
         lacking = read_scans(
             scans,
@@ -61,7 +77,7 @@ def read(
             device=device,
             on_start=on_start,
             on_slice=on_slice,
-            on_scan=show_scan,
+            on_scan=on_scan,
         )
     out.print("A model's opinion, not for clinical use.")
     raise typer.Exit(1 if lacking else 0)
@@ -70,9 +86,13 @@ def read(
 def show_scan(one: ReadScan) -> None:
     """Print what became of one scan."""
     for warning in one.warnings:
-        err.print(f"[yellow]note:[/] {escape(f'{one.series_uid}: {warning}')}", soft_wrap=True)
+        _tell("[yellow]note:[/]", f"{one.series_uid}: {warning}")
     for problem in one.problems:
-        what = "not written" if one.folder else "not read"
-        err.print(f"[red]{what}:[/] {escape(problem)}", soft_wrap=True)
+        _tell("[red]not written:[/]" if one.opinions else "[red]not read:[/]", problem)
     if one.page:
-        out.print(f"{one.series_uid}: {one.summary} -> {one.page}", soft_wrap=True)
+        # A name between colons is no emoji.
+        out.print(one_line(f"{one.series_uid}: {one.summary} -> {one.page}"), soft_wrap=True, emoji=False)
+
+
+def _tell(kind: str, text: str) -> None:
+    err.print(f"{kind} {escape(one_line(text))}", soft_wrap=True, emoji=False)

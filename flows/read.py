@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
@@ -14,13 +16,19 @@ from flows.revive import run_again_later
 from flows.watched import watched
 from lungml.candidates import Grouping
 from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
-from lungml.errors import FindingError, LunaError
+from lungml.errors import FindingError, LunaError, one_line
+from lungml.files import sweep
 from lungml.home import Home
 from lungml.reading.deliver import PAGE, deliver, header_warnings, prepare_folder, source_headers
 from lungml.reading.known import Known, read_known
-from lungml.reading.record import Opinion, Reading, found_nodules
+from lungml.reading.record import KnownTruth, Opinion, Reading, found_nodules
 from tasks.gpus import cuda_name, gpu_slots
+from tasks.promotion import resolve
 from tasks.reading import Reader, open_reader
+
+TOO_LARGE = "there is not enough memory for a scan of its size; read it where there is more"
+NOTHING_NEW = "nothing of this scan is new there, mend that or name another --out"
+NAMED_TWICE = "named more than once: it is read once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,8 @@ class ReadScan:
     Attributes:
         path: as it was given.
         series_uid: of the scan; what its path suggests where it could not be read.
-        folder: that holds the results; None where there are none.
+        folder: that holds the results; None where there are none, since it could not be read, its results could not be
+            written, or it was named before.
         opinions: of the bundle, or of both.
         known: nodules of the truth and how many of them each bundle found; None where no truth is known.
         problems: why it was not read, or what of its results could not be written.
@@ -84,6 +93,9 @@ def read_scans(
 ) -> int:
     """Read every scan and write `OUT/<series_uid>/`; a scan that cannot be read costs only itself.
 
+    A scan that is named twice is read once. Of two scans with one series_uid the second is not read, unless nothing
+    was written for the first.
+
     Args:
         paths: scans of any kind that `read_scan` takes.
         bundle_uri: `models:/luna/N` or an alias.
@@ -102,23 +114,40 @@ def read_scans(
 
     Raises:
         OSError: nothing can be written to `out`.
-        LunaError: the bundle, the rule or the truth is not there.
+        LunaError: the bundle, the rule or the truth is not there, or both bundles are one.
     """
     prepare_folder(out)
+    sweep(out)
     known = read_known(truth) if truth else None
+    if compare is not None:
+        _check_differing(home, bundle_uri, compare)
     readers = [
         open_reader(home, uri, device=device, grouping=grouping) for uri in (bundle_uri, compare) if uri is not None
     ]
     lacking = 0
-    seen: dict[str, Path] = {}
+    written: dict[str, Path] = {}
+    named: set[str] = set()
     for place, path in enumerate(paths):
         if on_start:
             on_start(place, path)
-        result = _read_one(path, readers, out, known, seen, on_slice)
+        real = os.path.realpath(path)
+        if real in named:
+            result = ReadScan(path=path, series_uid=scan_name(path), warnings=(NAMED_TWICE,))
+        else:
+            result = _read_one(path, readers, out, known, written, on_slice)
+        named.add(real)
         lacking += bool(result.problems)
         if on_scan:
             on_scan(result)
     return lacking
+
+
+def _check_differing(home: Home, bundle_uri: str, compare: str) -> None:
+    """Refuse to compare a bundle with itself, before either is loaded."""
+    first, second = resolve(home, bundle_uri), resolve(home, compare)
+    if first == second:
+        names = first if bundle_uri == compare else f"{bundle_uri} and {compare} are both {first}"
+        raise ReadingError(f"{names}: a bundle differs in nothing from itself; compare it with another, or with none")
 
 
 def _read_one(
@@ -126,45 +155,61 @@ def _read_one(
     readers: Sequence[Reader],
     out: Path,
     known: Known | None,
-    seen: dict[str, Path],
+    written: dict[str, Path],
     on_slice: Callable[[int, int], None] | None,
 ) -> ReadScan:
-    """One scan, whatever may be wrong with it; `seen` learns its series_uid."""
+    """One scan, whatever may be wrong with it; `written` learns its series_uid."""
     try:
         scan = read_scan(path)
-        if scan.series_uid in seen:
+        folder = out / scan.series_uid
+        if scan.series_uid in written:
             raise DuplicateScanError(
-                path, f"the same series_uid as {seen[scan.series_uid]}", "read it into another --out"
+                path, f"the same series_uid as {written[scan.series_uid]}", "read it into another --out"
             )
-        seen[scan.series_uid] = path
+        prepare_folder(folder)  # before the models are asked, which takes minutes
+        headers = source_headers(path)
         truth = known.of(scan.series_uid) if known else None
         opinions = tuple(reader.read(scan, on_slice) for reader in readers)
-        headers = source_headers(path)
-        warnings = (*scan.warnings, *header_warnings(headers), *_limits(opinions))
-        if known and truth is None:
-            warnings = (*warnings, "no table of the truth names this scan: nothing is marked as a hit or a miss")
-        reading = Reading(
-            series_uid=scan.series_uid,
-            hu=scan.hu,
-            grid=scan.grid,
-            opinions=opinions,
-            made=datetime.now(UTC),
-            warnings=warnings,
-            truth=truth,
-        )
-        delivered = deliver(out / scan.series_uid, reading, headers)
     except (ScanError, FindingError, OSError) as error:
-        return ReadScan(path=path, series_uid=scan_name(path), problems=(str(error),))
-    hits = truth and tuple(len(found_nodules(opinion.findings, truth)) for opinion in opinions)
-    return ReadScan(
+        return ReadScan(path=path, series_uid=scan_name(path), problems=(_words(error),))
+    except (MemoryError, torch.OutOfMemoryError):
+        return ReadScan(path=path, series_uid=scan_name(path), problems=(one_line(f"{path}: {TOO_LARGE}"),))
+    warnings = (*scan.warnings, *header_warnings(headers), *_limits(opinions))
+    if known and truth is None:
+        warnings = (*warnings, "no table of the truth names this scan: nothing is marked as a hit or a miss")
+    result = ReadScan(
         path=path,
         series_uid=scan.series_uid,
-        folder=out / scan.series_uid,
         opinions=opinions,
-        known=(len(truth.nodules), hits) if truth is not None and hits is not None else None,
-        problems=delivered.problems,
+        known=None if truth is None else (len(truth.nodules), _hits(opinions, truth)),
         warnings=warnings,
     )
+    reading = Reading(
+        series_uid=scan.series_uid,
+        hu=scan.hu,
+        grid=scan.grid,
+        opinions=opinions,
+        made=datetime.now(UTC),
+        warnings=warnings,
+        truth=truth,
+    )
+    try:
+        delivered = deliver(folder, reading, headers)
+    except OSError as error:
+        return replace(result, problems=(f"{_words(error)}; {NOTHING_NEW}",))
+    written[scan.series_uid] = path
+    return replace(result, folder=folder, problems=delivered.problems)
+
+
+def _hits(opinions: Sequence[Opinion], truth: KnownTruth) -> tuple[int, ...]:
+    return tuple(len(found_nodules(opinion.findings, truth)) for opinion in opinions)
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error))
 
 
 def _limits(opinions: Sequence[Opinion]) -> tuple[str, ...]:
@@ -173,6 +218,15 @@ def _limits(opinions: Sequence[Opinion]) -> tuple[str, ...]:
         for opinion in opinions
         if opinion.left_out
     )
+
+
+def _lacks(one: ReadScan) -> str:
+    """What did not become of a scan, in a word or two."""
+    if one.folder:
+        return "lacks a part"
+    if not one.problems:
+        return "was named before"
+    return "was not written" if one.opinions else "was not read"
 
 
 class ReadingError(LunaError):
@@ -216,11 +270,10 @@ def read_in_background(
         for warning in one.warnings:
             log.warning("%s: %s", one.series_uid, warning)
         for problem in one.problems:
-            log.error(
-                "scan %d of %d %s: %s", place, len(scans), "lacks a part" if one.folder else "was not read", problem
-            )
+            log.error("scan %d of %d %s: %s", place, len(scans), _lacks(one), problem)
         if not one.folder:
-            rows.append({"scan": place, "series": "", "candidates": "not read", "nodules": "", "malignant": ""})
+            what = _lacks(one).removeprefix("was ")
+            rows.append({"scan": place, "series": "", "candidates": what, "nodules": "", "malignant": ""})
             return
         log.info("%s: %s", one.series_uid, one.summary)
         for opinion in one.opinions:

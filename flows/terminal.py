@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 from rich.console import Console
 
 from flows.settings import configure_process
@@ -9,8 +12,8 @@ from lungml.home import Home
 
 MAX_SEED = 2**32 - 1
 
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def start(*, flows: bool = True) -> Home:
@@ -19,6 +22,9 @@ def start(*, flows: bool = True) -> Home:
     Args:
         flows: whether a flow will run, which needs a Prefect server.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that cannot write a scan's name shows it escaped
+            stream.reconfigure(errors="backslashreplace")
     home = Home.from_env()
     configure_process(home, flows=flows)
     return home

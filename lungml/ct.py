@@ -44,6 +44,7 @@ from lungml.scan_errors import (
     UnevenSlicesError,
     UnsafePathError,
 )
+from lungml.series_files import is_folder
 
 __all__ = [
     "ByteCountError",
@@ -209,20 +210,28 @@ def scan_kind(path: Path) -> Literal["dicom", "nifti", "metaimage"]:
 
     Raises:
         FormatError: none of them.
+        MissingDataError: neither its name nor the system says what it is.
     """
     name = path.name.lower()
-    if path.is_dir() or name.endswith(".zip"):
+    if is_folder(path) or name.endswith(".zip"):
         return "dicom"
     if name.endswith(NIFTI_SUFFIXES):
         return "nifti"
     if name.endswith((".mhd", ".mha")):
         return "metaimage"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        unknown = f", and {path.suffix} is not a kind of scan we read" if path.suffix else ""
+        raise MissingDataError(path, f"no such file or folder{unknown}", "check the path") from None
+    except OSError as error:
+        raise MissingDataError(path, f"it cannot be looked up: {error.strerror}", "check the path") from error
     raise FormatError(path, f"{path.suffix or 'no suffix'} is not a kind of scan we read", f"name a {KINDS}")
 
 
 def scan_name(path: Path) -> str:
     """What a scan is called before it is read: a file's name without its suffix, a folder's whole name."""
-    if path.is_dir():
+    if is_folder(path):
         return path.name
     suffix = next((s for s in (".nii.gz", ".nii") if path.name.lower().endswith(s)), path.suffix)
     return path.name[: len(path.name) - len(suffix)]

@@ -23,6 +23,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
 )
 
 from lungml.dicom_slice import (
@@ -65,6 +67,7 @@ UNCOMPRESSED = (
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)  # whatever their fields say; of other syntaxes these say it
 SERIES_LISTED = 5  # of several series in one folder
 SAME_MM = 1e-3  # positions closer than this are one position
 # How far a slice may lie from its place in an even grid: positions are rounded, by some scanners to 0.1 mm.
@@ -127,7 +130,8 @@ def read_headers(path: Path) -> list[Dataset]:
 
     Returns:
         one dataset a slice, without pixels, in the order of `read_series`, with those of `PATIENT_FIELDS` and
-        `SLICE_FIELDS` that it has, unchecked but for what `read_series` checks.
+        `SLICE_FIELDS` that it has, unchecked but for what `read_series` checks. Whose pixels cannot but have been
+        compressed with loss says so in LossyImageCompression.
 
     Raises:
         ScanError: as `read_series`, but for the pixels.
@@ -138,7 +142,10 @@ def read_headers(path: Path) -> list[Dataset]:
 
 def _header(files: SeriesFiles, name: str) -> Dataset:
     with files.open(name) as handle:
-        return parse(handle, name, files.path, [*PATIENT_FIELDS, *SLICE_FIELDS])[0]
+        about, meta = parse(handle, name, files.path, [*PATIENT_FIELDS, *SLICE_FIELDS])
+    if meta["TransferSyntaxUID"].value in LOSSY:
+        about.LossyImageCompression = "01"
+    return about
 
 
 def find_dicom_series(folder: Path) -> dict[str, Path]:
@@ -399,7 +406,7 @@ def _decoded(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
         begins = handle.tell()
         handle.seek(0)
         content = handle.read()
-    if not whole_fragments(content, begins):
+    if not whole_fragments(content, begins, one.syntax):
         raise ByteCountError(files.path, f"{one.name} breaks off in its pixels", "download the series again")
     try:
         with _file_of(content) as name:

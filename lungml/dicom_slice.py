@@ -28,6 +28,9 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     LegacyConvertedEnhancedCTImageStorage,
     RTDoseStorage,
     SegmentationStorage,
@@ -57,6 +60,8 @@ CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTI
 # Objects made from a series, with rows and columns of their own, that may lie beside its slices.
 DERIVED_CLASSES = {SegmentationStorage, RTDoseStorage}
 FIRST_PIXELS = 0x7FE00008  # float and double pixels come before those that we read
+ENDS_MARKED = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
+END_OF_PICTURE, PADDING = b"\xff\xd9", 16  # bytes that may come after it: one makes a fragment's length even
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -275,7 +280,7 @@ def _bits(about: Dataset, name: str, path: Path) -> tuple[int, int]:
     return bits, stored
 
 
-def whole_fragments(content: bytes, begins: int) -> bool:
+def whole_fragments(content: bytes, begins: int, syntax: UID) -> bool:
     """Whether the compressed pixels that begin at a byte end as they must (DICOM PS3.5, A.4).
 
     A decoder fills what is missing with zeros and says nothing.
@@ -283,11 +288,16 @@ def whole_fragments(content: bytes, begins: int) -> bool:
     Args:
         content: of the file.
         begins: where the element PixelData does.
+        syntax: the file's; a picture of the JPEG family ends with a mark of its own.
     """
     place = begins + 12  # tag, "OB", two bytes of nothing, an undefined length
+    fragment = b""
     while content[place : place + 4] == ITEM:
-        place += 8 + int.from_bytes(content[place + 4 : place + 8], "little")
-    return content[place : place + 8] == END + bytes(4)
+        length = int.from_bytes(content[place + 4 : place + 8], "little")
+        fragment = content[place + 8 : place + 8 + length]
+        place += 8 + length
+    ended = syntax not in ENDS_MARKED or END_OF_PICTURE in fragment[-PADDING:]
+    return ended and content[place : place + 8] == END + bytes(4)
 
 
 def _number(about: Dataset, tag: str, default: float | None, name: str, path: Path) -> float:

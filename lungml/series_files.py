@@ -63,6 +63,14 @@ class SeriesFiles:
             raise ByteCountError(self.path, f"{name} cannot be read ({kind})", "download the series again") from None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one; a name that the system cannot look up, such as one too long, is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 @contextmanager
 def opened(path: Path, *, deep: bool = True) -> Iterator[SeriesFiles]:
     """The plain files of a folder or a zip; hidden names are skipped.
@@ -74,7 +82,7 @@ def opened(path: Path, *, deep: bool = True) -> Iterator[SeriesFiles]:
     Raises:
         ScanError: a link or a member that leads outside, a link that leads nowhere, or more than a series could have.
     """
-    if path.is_dir():
+    if is_folder(path):
         yield SeriesFiles(path, _plain_files(path, deep), None)
         return
     with open_plain(path, path) as handle:  # a pipe called .zip would hang
