@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from lungml.geometry import Grid, xyz_to_irc
+from lungml.planes import planes_at
 from lungml.plots import DPI, GREY, INK, ORANGE, SKY, Origin, new_figure, say
 from lungml.worst_cases import Case
 
@@ -101,9 +102,10 @@ def draw_case(case: Case, hu: npt.NDArray[np.generic], grid: Grid) -> Figure:
         hu: (index, row, col) HU.
         grid: of that scan.
     """
-    index, row, col = xyz_to_irc(case.center_xyz, grid).tolist()
-    nearest = min(max(math.floor(index + 0.5), 0), len(hu) - 1)
-    plane = np.asarray(hu[nearest])
+    center = xyz_to_irc(case.center_xyz, grid).tolist()
+    axial, _, _ = planes_at(center, grid)
+    _, row, col = center
+    plane = np.asarray(hu[axial.index])
     _, row_mm, col_mm = grid.spacing_irc.tolist()
     known = math.isfinite(case.diameter_mm) and case.diameter_mm > 0
     side_mm = max(CASE_SIDE_MM, CASE_DIAMETERS * case.diameter_mm) if known else CASE_SIDE_MM
@@ -118,7 +120,7 @@ def draw_case(case: Case, hu: npt.NDArray[np.generic], grid: Grid) -> Figure:
     edges = ((-0.5 - col) * col_mm, (cols - 0.5 - col) * col_mm, (rows - 0.5 - row) * row_mm, (-0.5 - row) * row_mm)
     axes.imshow(plane, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=edges)
     half = side_mm / 2
-    to_left, to_back = (-1 if np.asarray(grid.direction)[axis, axis] < 0 else 1 for axis in (0, 1))
+    to_left, to_back = axial.to_across, axial.to_down
     axes.set_xlim(-half * to_left, half * to_left)
     axes.set_ylim(half * to_back, -half * to_back)
     # Drawn wide and dark below, so that it shows on air as on bone.
@@ -178,6 +180,27 @@ def draw_augmentation(
     return figure
 
 
+def draw_outline(
+    axes: Axes,
+    across: npt.NDArray[np.generic],
+    down: npt.NDArray[np.generic],
+    inside: npt.NDArray[np.generic],
+    color: str,
+    style: str = "solid",
+) -> None:
+    """The outline of some pixels, in one colour upon a dark casing, so that it shows on air as on bone.
+
+    Args:
+        axes: the picture's.
+        across, down: (cols + 2), (rows + 2), the pixels' centres along the picture's axes, and one beyond either end.
+        inside: (rows, cols), above 0 where a pixel belongs to it.
+        color, style: of the line.
+    """
+    padded = np.pad(np.asarray(inside) > 0, 1).astype(np.float32)  # so that it closes at the border
+    axes.contour(across, down, padded, levels=[0.5], colors="black", linewidths=2.4, alpha=0.6)
+    axes.contour(across, down, padded, levels=[0.5], colors=color, linewidths=1.2, linestyles=style)
+
+
 def _grid(figure: Figure, rows: int, columns: int) -> list[Axes]:
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for each in axes:
@@ -193,13 +216,10 @@ def _show(
 ) -> None:
     low, high = LUNG_WINDOW_HU
     axes.imshow(hu, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    # Drawn wide and dark below, so that an outline shows on air as on bone.
     for mask, color, style in ((target, ORANGE, "solid"), (flagged, SKY, "dashed")):
         if mask is not None and np.any(mask):
-            padded = np.pad(np.asarray(mask) > 0, 1).astype(np.float32)  # so that an outline closes at the border
-            steps = [np.arange(-1, side + 1) for side in mask.shape[::-1]]
-            axes.contour(*steps, padded, levels=[0.5], colors="black", linewidths=2.4, alpha=0.6)
-            axes.contour(*steps, padded, levels=[0.5], colors=color, linewidths=1.2, linestyles=style)
+            across, down = (np.arange(-1, side + 1) for side in mask.shape[::-1])
+            draw_outline(axes, across, down, mask, color, style)
     axes.set_xlim(-0.5, hu.shape[1] - 0.5)
     axes.set_ylim(hu.shape[0] - 0.5, -0.5)
 

@@ -94,7 +94,7 @@ def render(scene: Scene, timeout_s: float = RENDER_TIMEOUT_S) -> list[npt.NDArra
         for environment in surroundings:
             problem = _draw_in_child(given, drawn, environment, timeout_s)
             if not problem:
-                return _load_views(drawn, scene)
+                return _load_views(drawn)
     raise RenderingError(
         f"no picture in 3D: {problem}; on a machine without OpenGL install Mesa (libegl1, libgl1-mesa-dri)"
     )
@@ -105,9 +105,9 @@ def _save(scene: Scene, path: Path) -> None:
         np.savez(handle, **{name: getattr(scene, name) for name in Scene.__dataclass_fields__})
 
 
-def _load_views(path: Path, scene: Scene) -> list[npt.NDArray[np.uint8]]:
+def _load_views(path: Path) -> list[npt.NDArray[np.uint8]]:
     with np.load(path, allow_pickle=False) as kept:
-        return [kept[f"view{number}"] for number in range(len(scene.sizes()))]
+        return [kept[f"view{number}"] for number in range(len(VIEWS))]
 
 
 def _draw_in_child(given: Path, drawn: Path, environment: Mapping[str, str], timeout_s: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from matplotlib.patches import Circle
 from lungml.ct import Scan
 from lungml.geometry import Grid, xyz_to_irc
 from lungml.masks import NoduleBox
-from lungml.pictures import UNKNOWN_MM
+from lungml.pictures import UNKNOWN_MM, draw_outline
+from lungml.planes import Plane, cut_radius_mm, planes_at, side_letters
 from lungml.plots import INK, ORANGE, SKY, VERMILLION
 from lungml.print_page import (
     EDGE_IN,
@@ -49,64 +49,6 @@ KINDS: dict[Kind, tuple[str, str, str]] = {  # colour, line, words
 }
 LEAST_HEIGHT_IN, MOST_HEIGHT_IN = 0.55, 6.0  # of a panel: letters need some room, a page has no more
 LEAST_RING_PT = 2.6  # radius of a ring that can be seen as one
-LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))  # where +x, +y, +z lead, and where back
-LEAST_SHARE = 0.26  # of a direction to earn its letter: sin(15 degrees)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plane:
-    """One of the three voxel planes through a place; nothing is resampled, so a tilted grid's are tilted.
-
-    Attributes:
-        name: axial, coronal or sagittal.
-        cut: axis of (index, row, col) across which the plane lies, and `index`, which of its voxels.
-        down, across: the axes that run down and across the picture; `to_down`, `to_across`: +1 where they do so with
-            growing voxels, -1 where with falling ones.
-    """
-
-    name: str
-    cut: int
-    index: int
-    down: int
-    across: int
-    to_down: int
-    to_across: int
-
-
-def planes_at(center_irc: Sequence[float], grid: Grid) -> tuple[Plane, Plane, Plane]:
-    """The axial, coronal and sagittal voxel plane next to a place, as radiology hangs them.
-
-    The patient's right is on the left of the first two, the front on the left of the third; the front is up in the
-    first, the head in the others, however the scan's axes run.
-    """
-    direction = np.asarray(grid.direction)
-    index = [min(max(math.floor(c + 0.5), 0), n - 1) for c, n in zip(center_irc, grid.shape_irc)]
-    up = [1 if direction[2 - axis, 2 - axis] >= 0 else -1 for axis in range(3)]  # towards head, back and left
-    return (
-        Plane(name="axial", cut=0, index=index[0], down=1, across=2, to_down=up[1], to_across=up[2]),
-        Plane(name="coronal", cut=1, index=index[1], down=0, across=2, to_down=-up[0], to_across=up[2]),
-        Plane(name="sagittal", cut=2, index=index[2], down=0, across=1, to_down=-up[0], to_across=up[1]),
-    )
-
-
-def side_letters(plane: Plane, grid: Grid) -> dict[str, str]:
-    """What lies towards the left, right, top and bottom of a plane's picture: R, L, A, P, S, I, or two such letters."""
-    direction = np.asarray(grid.direction)
-    right, bottom = direction[:, 2 - plane.across] * plane.to_across, direction[:, 2 - plane.down] * plane.to_down
-    return {"left": letters(-right), "right": letters(right), "top": letters(-bottom), "bottom": letters(bottom)}
-
-
-def letters(step_xyz: npt.ArrayLike) -> str:
-    """Where a direction in patient axes (LPS) leads: its main letter, and a second where it is 15 degrees off."""
-    step = np.asarray(step_xyz, dtype=np.float64)
-    largest = np.argsort(-np.abs(step), kind="stable")[:2]
-    told = [axis for place, axis in enumerate(largest) if place == 0 or abs(step[axis]) >= LEAST_SHARE]
-    return "".join(LETTERS[axis][0 if step[axis] >= 0 else 1] for axis in told)
-
-
-def cut_radius_mm(diameter_mm: float, distance_mm: float) -> float:
-    """The radius of the circle in which a plane cuts a sphere; 0 where it passes by."""
-    return math.sqrt(max((diameter_mm / 2) ** 2 - distance_mm**2, 0.0))
 
 
 def draw_slices(
@@ -174,22 +116,21 @@ def _spans_mm(
     """From where to where a plane's picture goes, downwards and across, in mm of the voxel axes from the centre."""
     spans = []
     for axis, to in ((plane.down, plane.to_down), (plane.across, plane.to_across)):
-        mm, size = float(grid.spacing_irc[axis]), grid.shape_irc[axis]
-        ends = ((-0.5 - center[axis]) * mm, (size - 0.5 - center[axis]) * mm)
-        if size_mm:
-            ends = (-size_mm / 2, size_mm / 2)
+        ends = (-size_mm / 2, size_mm / 2) if size_mm else _ends_mm(axis, center, grid)
         spans.append(ends if to > 0 else ends[::-1])
     return spans[0], spans[1]
+
+
+def _ends_mm(axis: int, center: Sequence[float], grid: Grid) -> tuple[float, float]:
+    """Where a voxel axis begins and ends, with its voxels' edges, in mm from the centre."""
+    mm = float(grid.spacing_irc[axis])
+    return (-0.5 - center[axis]) * mm, (grid.shape_irc[axis] - 0.5 - center[axis]) * mm
 
 
 def _show_plane(axes: Axes, scan: Scan, plane: Plane, center: Sequence[float], window: Window) -> None:
     """One plane in mm from the centre, so that a pixel that is no square is drawn as what it is."""
     picture = np.take(scan.hu, plane.index, axis=plane.cut)
-    ends = []
-    for axis in (plane.across, plane.down):
-        mm, size = float(scan.grid.spacing_irc[axis]), scan.grid.shape_irc[axis]
-        ends.append(((-0.5 - center[axis]) * mm, (size - 0.5 - center[axis]) * mm))
-    (left, right), (top, bottom) = ends
+    (left, right), (top, bottom) = (_ends_mm(axis, center, scan.grid) for axis in (plane.across, plane.down))
     low, high = WINDOWS[window]
     edges = (left, right, bottom, top)
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=edges, aspect="auto")
@@ -204,8 +145,7 @@ def _is_cut(
 ) -> bool:
     """Whether something of a mark is seen in a plane's picture."""
     place = xyz_to_irc(mark.center_xyz, grid)
-    known = math.isfinite(mark.diameter_mm) and mark.diameter_mm > 0
-    reach = mark.diameter_mm / 2 if known else UNKNOWN_MM
+    reach = mark.diameter_mm / 2 if mark.sized else UNKNOWN_MM
     for axis, (start, end) in ((plane.down, spans[0]), (plane.across, spans[1])):
         away = (float(place[axis]) - center[axis]) * float(grid.spacing_irc[axis])
         if not min(start, end) - reach <= away <= max(start, end) + reach:
@@ -213,7 +153,7 @@ def _is_cut(
     if mark.box is not None:
         return _outline(mark.box, plane) is not None
     return abs(float(place[plane.cut]) - plane.index) * float(grid.spacing_irc[plane.cut]) < (
-        reach if known else UNKNOWN_MM / 2
+        reach if mark.sized else UNKNOWN_MM / 2
     )
 
 
@@ -252,18 +192,14 @@ def _draw_mark(
     x, y = float(away[plane.across]), float(away[plane.down])
     from_plane_mm = float((place[plane.cut] - plane.index) * mm[plane.cut])
     part = None if mark.box is None else _outline(mark.box, plane)
-    known = math.isfinite(mark.diameter_mm) and mark.diameter_mm > 0
-    radius = cut_radius_mm(mark.diameter_mm, from_plane_mm) if known else UNKNOWN_MM / 2
-    # Drawn wide and dark below, so that it shows on air as on bone.
+    radius = cut_radius_mm(mark.diameter_mm, from_plane_mm) if mark.sized else UNKNOWN_MM / 2
     if mark.box is not None and part is not None and radius >= least_mm:
-        padded = np.pad(part, 1).astype(np.float32)  # so that an outline closes at the box's border
-        steps = [
+        across_mm, down_mm = (
             (np.arange(mark.box[0][axis].start - 1, mark.box[0][axis].stop + 1) - center[axis]) * mm[axis]
             for axis in (plane.across, plane.down)
-        ]
-        axes.contour(*steps, padded, levels=[0.5], colors="black", linewidths=2.4, alpha=0.6)
-        axes.contour(*steps, padded, levels=[0.5], colors=color, linewidths=1.2)
-    elif known:
+        )
+        draw_outline(axes, across_mm, down_mm, part, color)
+    elif mark.sized:
         radius = max(radius, least_mm)
         width = 1.0 if least_mm else 1.2
         ring = Circle((x, y), radius, fill=False, edgecolor=color, linestyle=line, linewidth=width)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lungml.ct import Scan
 from lungml.errors import FileError, LunaError
-from lungml.findings import Stage, read_findings
+from lungml.findings import FINDINGS_COLUMNS, Stage, read_findings
 from lungml.geometry import Grid, as_triple, irc_to_xyz, xyz_to_irc
 from lungml.luna import Nodule
 from lungml.masks import NoduleBox, nodule_boxes
@@ -23,8 +23,7 @@ from lungml.reading.known import read_known
 from lungml.reading.record import KnownTruth
 
 Kind = Literal["malignant", "benign", "filtered", "truth_malignant", "truth"]
-# Older files lack some of the others.
-NEEDED_COLUMNS = ("series_uid", "x_mm", "y_mm", "z_mm", "prob_nodule", "prob_malignant", "stage", "diameter_mm")
+NEEDED_COLUMNS = tuple(name for name in FINDINGS_COLUMNS if name != "prob_segmentation")  # older files lack that one
 
 
 class PlaceError(LunaError):
@@ -52,6 +51,11 @@ class Mark:
     kind: Kind
     number: int | None = None
     box: NoduleBox | None = None
+
+    @property
+    def sized(self) -> bool:
+        """Whether its diameter is known."""
+        return math.isfinite(self.diameter_mm) and self.diameter_mm > 0
 
 
 def finding_marks(path: Path, series_uid: str) -> tuple[Mark, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,9 +65,7 @@ def scene_of(scan: Scan, marks: Sequence[Mark]) -> tuple[Scene, str]:
     columns = irc_to_xyz(np.concatenate([np.diag(step), np.zeros((1, 3))]), scan.grid)
     origin = columns[3]
     to_xyz = np.column_stack([*(columns[:3] - origin), origin])
-    diameters = [
-        m.diameter_mm if math.isfinite(m.diameter_mm) and m.diameter_mm > 0 else UNKNOWN_DIAMETER_MM for m in drawn
-    ]
+    diameters = [mark.diameter_mm if mark.sized else UNKNOWN_DIAMETER_MM for mark in drawn]
     found = any(mark.number is not None for mark in drawn)
     centers = np.array([mark.center_xyz for mark in drawn], dtype=np.float64).reshape(-1, 3)
     places = np.argwhere(lungs) @ to_xyz[:, :3].T + origin

@@ -15,21 +15,9 @@ from matplotlib.text import Text
 from lungml.ct import Scan
 from lungml.geometry import Grid, as_triple, irc_to_xyz
 from lungml.print_page import WINDOWS, write_figure
-from lungml.scan_figures import cut_radius_mm, draw_slices, letters, planes_at, side_letters
+from lungml.scan_figures import draw_slices
 from lungml.scan_marks import Kind, Mark
-
-COS, SIN = math.cos(math.radians(20)), math.sin(math.radians(20))
-DIRECTIONS = {
-    "straight": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "flipped": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
-    "feet last": ((1, 0, 0), (0, 1, 0), (0, 0, -1)),
-    "tilted": ((1, 0, 0), (0, COS, -SIN), (0, SIN, COS)),  # x forward: the top of the gantry leans
-}
-SHAPE = (12, 20, 30)
-
-
-def grid(name: str = "straight") -> Grid:
-    return Grid(shape_irc=SHAPE, spacing_xyz=(1.0, 1.5, 2.5), origin_xyz=(-7, 11, 30), direction=DIRECTIONS[name])
+from tests.lungml.test_planes import DIRECTIONS, SHAPE, grid
 
 
 def scan(name: str = "straight", series_uid: str = "1.2.3") -> Scan:
@@ -87,24 +75,6 @@ def test_the_head_and_the_front_are_up_and_the_right_is_on_the_left(name: str) -
     assert sagittal.tolist() == head_last[::-1, :, col].tolist()
 
 
-@pytest.mark.parametrize("name", ["straight", "flipped", "feet last"])
-def test_letters_name_the_sides(name: str) -> None:
-    axial, coronal, sagittal = (side_letters(plane, grid(name)) for plane in planes_at((6, 10, 15), grid(name)))
-    assert axial == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
-    assert coronal == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
-    assert sagittal == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
-
-
-def test_a_tilted_side_has_two_letters() -> None:
-    axial, coronal, sagittal = (side_letters(plane, grid("tilted")) for plane in planes_at((6, 10, 15), grid("tilted")))
-    assert axial == {"left": "R", "right": "L", "top": "AI", "bottom": "PS"}
-    assert coronal == {"left": "R", "right": "L", "top": "SA", "bottom": "IP"}
-    assert sagittal == {"left": "AI", "right": "PS", "top": "SA", "bottom": "IP"}
-    assert letters((0, math.sin(math.radians(14)), 1)) == "S"
-    assert letters((0, math.sin(math.radians(16)), 1)) == "SP"
-    assert letters((-1, 0, 0)) == "R"
-
-
 def test_letters_are_drawn() -> None:
     said = texts(draw_slices(scan(), at("straight", (6, 10, 15))).axes[1])
     assert {"R", "L", "S", "I", "coronal"} <= set(said)
@@ -130,13 +100,6 @@ def test_a_crop_lies_around_its_point() -> None:
         assert sorted(axes.get_ylim()) == [-6, 6]
     left, _, _, top = draw_slices(scan(), point, size_mm=12).axes[0].images[0].get_extent()
     assert (left, top) == pytest.approx(((-0.5 - 20.3) * 1.0, (-0.5 - 10.4) * 1.5))
-
-
-def test_a_plane_cuts_a_sphere_in_a_circle() -> None:
-    assert cut_radius_mm(10, 0) == 5
-    assert cut_radius_mm(10, 3) == 4
-    assert cut_radius_mm(10, -4) == 3
-    assert cut_radius_mm(10, 5) == cut_radius_mm(10, 7) == 0
 
 
 def test_rings_have_the_radius_and_the_place_of_their_cut() -> None:

@@ -104,7 +104,9 @@ def test_the_truth_is_rated_and_unrated_nodules_with_their_voxels(tmp_path: Path
 def test_tables_that_are_not_there_or_wrong_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="neither annotations_with_malignancy"):
         truth_marks(tmp_path, scan())
-    (tmp_path / "annotations_with_malignancy.csv").write_text(f"{COLUMNS},mal_bool,mal_details\n1.2,15.5,10.5,11,5,perhaps,[]\n")
+    (tmp_path / "annotations_with_malignancy.csv").write_text(
+        f"{COLUMNS},mal_bool,mal_details\n1.2,15.5,10.5,11,5,perhaps,[]\n"
+    )
     with pytest.raises(TableError, match="line 2: mal_bool is neither True nor False"):
         truth_marks(tmp_path, scan())
 

@@ -120,6 +120,8 @@ function caliperAtCross() {
 // ---- thresholds
 const LIMIT_NAMES = { segmentation: "U-Net", nodule: "Nodule", malignant: "Malignant" };
 const digits = (value) => String(Math.round(value * 1e4) / 1e4);
+const LIMIT_KEYS = { ArrowDown: -0.01, ArrowUp: 0.01, PageDown: -0.1, PageUp: 0.1 };
+const SLIDER_KEYS = { ...LIMIT_KEYS, ArrowLeft: -0.01, ArrowRight: 0.01, Home: -1, End: 1 };
 
 function makeThresholds() {
   const boxes = opinions.map(({ o, letter, bundle, defaults }) => {
@@ -138,15 +140,15 @@ function makeThresholds() {
         "aria-label": `${words}, exactly`,
       });
       range.addEventListener("input", () => setLimit(o, name, Math.round(Number(range.value) * 100) / 100));
-      range.addEventListener("keydown", (event) => {
-        const by = { ArrowLeft: -0.01, ArrowDown: -0.01, ArrowRight: 0.01, ArrowUp: 0.01, PageDown: -0.1, PageUp: 0.1 }[
-          event.key
-        ];
-        if (!by) return;
+      const step = (event, by, from) => {
+        if (!by || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
         event.preventDefault();
         event.stopPropagation();
-        setLimit(o, name, Math.round((limits[o][name] + by) * 100) / 100);
-      });
+        setLimit(o, name, Math.round((from + by) * 100) / 100);
+      };
+      range.addEventListener("keydown", (event) => step(event, SLIDER_KEYS[event.key], limits[o][name]));
+      // A browser's own step of a number is 1: everything, or nothing.
+      number.addEventListener("keydown", (event) => step(event, LIMIT_KEYS[event.key], Number(number.value)));
       number.addEventListener("change", () =>
         setLimit(o, name, number.value === "" ? defaults[name] : Number(number.value)),
       );
@@ -196,6 +198,7 @@ function showLimits() {
         `${digits(limits[o][name])}${limits[o][name] === defaults[name] ? ", the bundle's own" : ""}`,
       );
       byId(`limit-${o}-${name}-number`).value = digits(limits[o][name]);
+      byId(`limit-${o}-${name}-number`).title = `exactly ${limits[o][name]}`;
       byId(`limit-${o}-${name}`)
         .closest(".limit")
         .classList.toggle("moved", limits[o][name] !== defaults[name]);

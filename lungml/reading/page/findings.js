@@ -65,11 +65,20 @@ function reasonOf(finding) {
   const stage = stageOf(finding);
   if (stage === "filtered") {
     return finding.nodule < limit.nodule
-      ? `nodule ${short(finding.nodule)} < ${short(limit.nodule)}`
-      : `U-Net ${short(finding.segmentation)} < ${short(limit.segmentation)}`;
+      ? `nodule ${against(finding.nodule, "<", limit.nodule)}`
+      : `U-Net ${against(finding.segmentation, "<", limit.segmentation)}`;
   }
   if (stage === "unasked") return "the bundle filtered it out";
-  return `malignancy ${short(finding.malignant)} ${stage === "benign" ? "<" : "\u2265"} ${short(limit.malignant)}`;
+  return `malignancy ${against(finding.malignant, stage === "benign" ? "<" : "\u2265", limit.malignant)}`;
+}
+
+// As short as both still differ: 0.4999999 < 0.5 is not written as 0.50 < 0.50.
+function against(value, sign, limit) {
+  let [one, other] = [value, limit].map(short);
+  for (let digits = 3; one === other && value !== limit && digits <= 17; digits++) {
+    [one, other] = [value, limit].map((each) => String(Number(each.toPrecision(digits))));
+  }
+  return `${one} ${sign} ${other}`;
 }
 
 // Two digits, three near an end; never 0 or 1 of what is neither.
@@ -134,7 +143,11 @@ function makeRows() {
 const findingRows = makeRows();
 const rowOf = new Map(findingRows.flatMap((row) => row.parts.filter(Boolean).map((finding) => [finding, row])));
 const rowById = new Map(findingRows.map((row) => [row.id, row]));
-const leadOf = (row) => row.parts.find(kept) || row.parts.find(Boolean);
+// Of two opinions the graver one stands for the row.
+const leadOf = (row) =>
+  row.parts.find((finding) => finding && stageOf(finding) === "malignant") ||
+  row.parts.find(kept) ||
+  row.parts.find(Boolean);
 
 function agreementOf(row) {
   const [a, b] = row.parts.map(kept);

@@ -33,9 +33,7 @@ function showDetail() {
   const box = document.getElementById("detail");
   const row = anyRow(state.chosen);
   if (!row) {
-    box.replaceChildren(
-      el("p", { class: "none" }, "Choose a finding: click a row or a ring, or press ", el("kbd", {}, "J"), "."),
-    );
+    renew(box, el("p", { class: "none" }, "Choose a finding: click a row or a ring, or press ", el("kbd", {}, "J"), "."));
     return;
   }
   const correction = row.added || (row.miss ? null : correctionOf(row));
@@ -52,7 +50,14 @@ function showDetail() {
   const press = (name, key, on, action) =>
     el(
       "button",
-      { type: "button", "aria-pressed": String(on), "aria-keyshortcuts": key, class: "act", onclick: action },
+      {
+        type: "button",
+        id: `act-${name.toLowerCase()}`,
+        "aria-pressed": String(on),
+        "aria-keyshortcuts": key,
+        class: "act",
+        onclick: action,
+      },
       name,
       el("kbd", {}, key.replace("Shift+", "\u21e7")),
     );
@@ -78,7 +83,7 @@ function showDetail() {
       "aria-label": "Note on this finding",
       placeholder: "Note (E)",
     });
-    note.value = correction ? correction.text : "";
+    note.defaultValue = correction ? correction.text : "";
     note.dataset.row = row.id;
     note.addEventListener("change", () => pointerIsDown || keepNote());
     note.addEventListener("keydown", (event) => {
@@ -95,14 +100,38 @@ function showDetail() {
       parts.push(
         el(
           "button",
-          { type: "button", class: "act measured", "aria-keyshortcuts": "S", onclick: () => takeMeasured() },
+          {
+            type: "button",
+            id: "use-measured",
+            class: "act measured",
+            "aria-keyshortcuts": "S",
+            onclick: () => takeMeasured(),
+          },
           `Use ${measured.toFixed(1)} mm as its diameter`,
           el("kbd", {}, "S"),
         ),
       );
     }
   }
-  box.replaceChildren(...parts);
+  renew(box, ...parts);
+}
+
+// What is drawn anew keeps the focus, and a note what is typed: else the next letters would be commands.
+function renew(box, ...nodes) {
+  const focused = box.contains(document.activeElement) ? document.activeElement : null;
+  const wasNote = focused && focused.id === "note";
+  box.replaceChildren(...nodes);
+  if (!focused) return;
+  const again = focused.id && byId(focused.id);
+  if (!again || again.disabled) {
+    list.grid.focus({ preventScroll: true });
+    return;
+  }
+  again.focus({ preventScroll: true });
+  if (wasNote && again.dataset.row === focused.dataset.row && focused.value !== focused.defaultValue) {
+    again.value = focused.value;
+    again.setSelectionRange(focused.selectionStart, focused.selectionEnd);
+  }
 }
 
 function afterChange(words) {
@@ -148,7 +177,7 @@ let pointerIsDown = false;
 function watchNotes() {
   const released = () => {
     pointerIsDown = false;
-    keepNote();
+    if (document.activeElement !== byId("note")) keepNote(); // a click in the note moves the caret
   };
   document.addEventListener("pointerdown", () => (pointerIsDown = true), true);
   document.addEventListener("pointerup", () => setTimeout(released), true);
@@ -208,7 +237,7 @@ function resizeAdded(step) {
 // ---- the reader's work
 function showWork() {
   const count = Object.keys(corrections()).length;
-  const unsent = reader.exported !== reader.now && count > 0;
+  const unsent = reader.exported !== reader.now && (count > 0 || reader.exported !== 0);
   const alias = el("input", {
     id: "alias",
     maxlength: "32",
@@ -233,7 +262,8 @@ function showWork() {
       },
       name,
     );
-  byId("work").replaceChildren(
+  renew(
+    byId("work"),
     el(
       "div",
       { class: "line" },
@@ -287,6 +317,7 @@ function askAlias() {
     maxlength: "32",
     autocomplete: "off",
     spellcheck: "false",
+    "aria-labelledby": "alias-title",
     "aria-describedby": "alias-rule",
   });
   const form = el(

@@ -6,7 +6,7 @@ const HELP = [
     [
       [["\u2191", "\u2193"], "slice to head, to feet; in the other planes to front, back or right, left"],
       [["Page\u2191", "Page\u2193"], "ten slices"],
-      [["Home", "End"], "first, last"],
+      [["Home", "End"], "as far as \u2191, as \u2193 goes"],
       [["\u21e7 arrows"], "move the cross in the plane"],
       [["Wheel"], "slices; with Ctrl: zoom"],
       [["+", "\u2212", "0"], "zoom at the cross, whole picture"],
@@ -172,6 +172,8 @@ const SHIFTED = {
   "/": () => byId("search").focus(), // where / is typed with Shift
 };
 const WITH_CONTROL = { z: doUndo, y: doRedo, s: doExport };
+// A key that is held down goes on with these; of an accept it would make a toggle.
+const HELD = /^(Arrow.*|Page.*|[-+=jk[\]zy])$/;
 
 function onKey(event) {
   if (document.querySelector("dialog[open]")) return;
@@ -184,20 +186,23 @@ function onKey(event) {
     if (target.id === "search") list.grid.focus({ preventScroll: true });
     return;
   }
-  if (writes) return;
-  const control = event.ctrlKey || event.metaKey;
+  const composes = event.getModifierState("AltGraph"); // [ and ] of many keyboards: it counts as Ctrl and Alt
+  const control = (event.ctrlKey || event.metaKey) && !composes;
+  if (writes && control && key === "s") list.grid.focus({ preventScroll: true }); // what was written is exported too
+  else if (writes) return;
   const action = control
     ? event.shiftKey && key === "z"
       ? doRedo
       : event.shiftKey
         ? null
         : WITH_CONTROL[key]
-    : event.altKey
+    : event.altKey && !composes
       ? null
       : event.shiftKey
-        ? SHIFTED[key]
+        ? SHIFTED[key] || (/^[^a-z]$/.test(key) && KEYS[key]) // digits and signs, where they are typed with Shift
         : KEYS[key];
   if (!action || (key === "Enter" && target.matches("button"))) return;
   event.preventDefault();
+  if (event.repeat && !HELD.test(key)) return;
   action();
 }

@@ -26,7 +26,16 @@ const numberIn = (row, o, field) => (row.parts[o] ? row.parts[o][field] : null);
 const placeOf = (row) => row.parts.find(kept) || row.parts.find(Boolean) || row;
 
 function listColumns() {
-  const probability = (o, field, name) => ({ id: `${field}${o}`, name, value: (row) => numberIn(row, o, field) });
+  const titles = {
+    nodule: "Probability of being a nodule",
+    malignant: "Probability of malignancy, given that it is a nodule",
+  };
+  const probability = (o, field, name) => ({
+    id: `${field}${o}`,
+    name,
+    title: titles[field],
+    value: (row) => numberIn(row, o, field),
+  });
   const perOpinion = comparing
     ? opinions.flatMap(({ o, letter }) => [
         probability(o, "nodule", `${letter} nod.`),
@@ -79,7 +88,9 @@ function statusOf(row) {
   const lead = leadOf(row);
   const words = [];
   if (comparing) words.push(agreementOf(row));
-  words.push(`${STAGE_WORDS[stageOf(lead)]}: ${reasonOf(lead)}`);
+  if (row.parts.filter(kept).some((finding) => stageOf(finding) !== stageOf(lead))) {
+    words.push(row.parts.map((finding) => `${STAGE_WORDS[stageOf(finding)]} by ${opinions[finding.o].letter}`).join(", "));
+  } else words.push(`${STAGE_WORDS[stageOf(lead)]}: ${reasonOf(lead)}`);
   return words.join(" \u00b7 ");
 }
 
@@ -174,11 +185,11 @@ function showHead() {
   if (head.dataset.shown === shown) return;
   head.dataset.shown = shown;
   const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.sort : null;
-  const cells = listColumns().map(({ id, name }) => {
+  const cells = listColumns().map(({ id, name, title = null }) => {
     const isSorted = list.sort === id;
     const button = el(
       "button",
-      { type: "button", "data-sort": id, onclick: () => sortBy(id) },
+      { type: "button", "data-sort": id, title, onclick: () => sortBy(id) },
       name,
       el("span", { "aria-hidden": "true", class: "arrow" }, isSorted ? (list.down ? "\u25be" : "\u25b4") : ""),
     );

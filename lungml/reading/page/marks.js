@@ -153,7 +153,9 @@ function shownFindings(view, slice) {
     findings.filter(
       (finding) =>
         touches(finding, view.plane, slice) &&
-        (state.layers[LAYER_OF[stageOf(finding)]] || (row && row.parts.includes(finding))),
+        (state.layers[LAYER_OF[stageOf(finding)]] ||
+          (row && row.parts.includes(finding)) ||
+          correctionOf(rowOf.get(finding)) !== null), // what the reader said is seen, as what was added is
     ),
   );
 }

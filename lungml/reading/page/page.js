@@ -82,6 +82,9 @@ async function startPage() {
     at[2] = Number(byId("stack").value);
     goTo(at);
   });
+  byId("stack").addEventListener("focus", () => {
+    state.focus = "axial"; // whose slices it scrolls
+  });
   document.addEventListener("keydown", onKey);
   watchNotes();
   byId("open-help").addEventListener("click", showHelp);

@@ -3,8 +3,12 @@
 const CORRECTIONS_FORMAT = "luna-corrections";
 const CORRECTIONS_VERSION = 1;
 const ALIAS = /^[A-Za-z0-9._-]{1,32}$/;
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$/;
 const KINDS = ["accept", "reject", "relabel", "add", "note"];
 const STORED_STEPS = 60; // of the history, so that what is stored stays small
+const STORED_CORRECTIONS = 6000; // in all of those steps
+const MOST_CORRECTIONS = 5000; // of a file
+const FARTHEST_OUT = 1; // of the scan, voxels: places are rounded
 const WIDEST_MM = 300; // a correction's diameter: as wide as a chest
 const LONGEST_NOTE = 2000; // letters
 const STORE_KEY = ["luna", reading.series_uid, ...reading.bundles.map((b) => b.bundle), reading.made].join("|");
@@ -51,30 +55,58 @@ function redo() {
 }
 
 function store() {
-  const from = Math.max(0, reader.steps.length - STORED_STEPS);
-  const saved = {
-    steps: reader.steps.slice(Math.min(from, reader.now)),
-    now: reader.now - Math.min(from, reader.now),
-    exported: reader.exported - Math.min(from, reader.now),
-  };
+  const before = reader.storage;
+  const count = Object.keys(corrections()).length;
+  const most = clamp(Math.floor(STORED_CORRECTIONS / Math.max(1, count)), 1, STORED_STEPS);
+  reader.storage = storeSteps(most) || storeSteps(1); // without the history, where there is no room for it
+  if (reader.storage !== before) showNotices(); // export before the page is closed
+}
+
+function storeSteps(most) {
+  const from = clamp(reader.steps.length - most, 0, reader.now);
+  const steps = reader.steps.slice(from, from + most);
   try {
-    localStorage.setItem(STORE_KEY, JSON.stringify(saved));
+    localStorage.setItem(
+      STORE_KEY,
+      JSON.stringify({ steps, now: reader.now - from, exported: reader.exported - from }),
+    );
     localStorage.setItem(ALIAS_KEY, reader.alias);
-    reader.storage = true;
+    return true;
   } catch {
-    reader.storage = false; // said on the page: export before it is closed
+    return false;
   }
 }
 
 function restore() {
+  let text = null;
   try {
     const alias = localStorage.getItem(ALIAS_KEY) || "";
     reader.alias = ALIAS.test(alias) ? alias : "";
-    const saved = JSON.parse(localStorage.getItem(STORE_KEY) || "null");
-    if (saved && Array.isArray(saved.steps) && saved.steps[saved.now]) Object.assign(reader, saved);
+    text = localStorage.getItem(STORE_KEY);
     reader.storage = true;
   } catch {
     reader.storage = false;
+  }
+  if (text === null) return;
+  const saved = savedIn(text);
+  if (saved) Object.assign(reader, saved);
+  else troubles.push("What this browser kept of your corrections cannot be read; import your last export.");
+}
+
+// The history in a stored text, or null where any of it is not as this page writes it.
+function savedIn(text) {
+  try {
+    const { steps, now, exported } = JSON.parse(text);
+    const known = (id, correction) => (correction.kind === "add" ? !rowById.has(id) : rowById.has(id));
+    const right = steps.every(
+      (step) =>
+        typeof step.what === "string" &&
+        Object.entries(step.corrections).every(([id, each]) => wrongWith(each) === "" && known(id, each)),
+    );
+    if (!right || !Number.isInteger(now) || !steps[now]) return null;
+    return { steps, now, exported: Number.isInteger(exported) ? exported : -1 };
+  } catch {
+    return null;
   }
 }
 
@@ -178,6 +210,8 @@ function importText(text) {
   }
   if (file.series_uid !== reading.series_uid) throw new Error("it is about another scan");
   if (!Array.isArray(file.corrections)) throw new Error("it holds no list of corrections");
+  if (file.corrections.length > MOST_CORRECTIONS) throw new Error(`it holds more than ${MOST_CORRECTIONS} corrections`);
+  const added = new Map(addedRows().map((row) => [row.mm.join(), row.id])); // the same file may come twice
   const read = {};
   for (const [k, correction] of file.corrections.entries()) {
     const wrong = wrongWith(correction);
@@ -196,7 +230,7 @@ function importText(text) {
       ...(comparing ? { bundle } : {}),
     };
     if (correction.finding === null) {
-      read[`${newAddId()}${k}`] = fields;
+      read[added.get(fields.center_xyz.join()) || `${newAddId()}${k}`] = fields;
       continue;
     }
     const finding = opinions[o].findings[correction.finding - 1];
@@ -204,19 +238,26 @@ function importText(text) {
     if (between(finding.mm, correction.center_xyz) > 1) throw new Error(`correction ${k + 1} is of another place`);
     read[rowOf.get(finding).id] = fields;
   }
-  return { read, alias: ALIAS.test(file.reader) ? file.reader : "" };
+  return { read, alias: typeof file.reader === "string" && ALIAS.test(file.reader) ? file.reader : "" };
 }
 
 function wrongWith(correction) {
   if (correction === null || typeof correction !== "object" || !KINDS.includes(correction.kind)) return "unknown kind";
   const { kind, finding, center_xyz: mm, diameter_mm: diameter, label, text, time } = correction;
   if (!Array.isArray(mm) || mm.length !== 3 || !mm.every(Number.isFinite)) return "its place is not three numbers";
+  const at = toVoxel(mm);
+  if (between(at, inside(at)) > FARTHEST_OUT) return "its place is outside of the scan";
   if (diameter !== null && !(Number.isFinite(diameter) && diameter > 0 && diameter <= WIDEST_MM)) {
     return `its diameter is not above 0 and at most ${WIDEST_MM}`;
   }
   if (![null, "benign", "malignant"].includes(label)) return "unknown label";
-  if (typeof text !== "string" || typeof time !== "string") return "its text or time is missing";
+  if (kind === "reject" && label !== null) return "what is rejected has no label";
+  if (typeof text !== "string" || text.length > LONGEST_NOTE || /\p{Surrogate}/u.test(text)) {
+    return `its text is not of at most ${LONGEST_NOTE} letters`;
+  }
+  if (typeof time !== "string" || !TIME.test(time) || Number.isNaN(Date.parse(time))) return "its time is none";
   if ((kind === "add") !== (finding === null)) return "only what was added has no number";
+  if (finding !== null && !Number.isInteger(finding)) return "its number is none";
   if (kind === "add" && diameter === null) return "what was added has no diameter";
   if (kind === "relabel" && label === null) return "it has no label";
   return "";

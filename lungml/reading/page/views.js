@@ -102,10 +102,11 @@ function listen(view) {
     if (!drag) return;
     drag.moved = drag.moved || Math.hypot(point[0] - drag.start[0], point[1] - drag.start[1]) > CLICK_PX;
     const at = inside(fromScreen(view, point));
+    if (drag.kind !== "move") at[view.plane.w] = drag.at[view.plane.w]; // a measure lies in one slice
     if (drag.kind === "pan") panBy(view, point[0] - drag.last[0], point[1] - drag.last[1]);
     else if (drag.kind === "move" && drag.moved) goTo(at);
-    else if (drag.kind === "caliper") state.caliper = { ...state.caliper, b: at };
-    else if (drag.kind === "add" && drag.moved) {
+    else if (drag.kind === "caliper" && state.caliper) state.caliper = { ...state.caliper, b: at };
+    else if (drag.kind === "add" && state.draft && drag.moved) {
       state.draft = { at: drag.at, diameter: clamp(2 * caliperMm({ a: drag.at, b: at }), 1, WIDEST_MM) };
     }
     drag.last = point;
@@ -117,8 +118,8 @@ function listen(view) {
     drag = null;
     if (event.type === "pointercancel") state.draft = null;
     else if (done.kind === "move" && !done.moved) pick(view, done.start);
-    else if (done.kind === "add") finishAdd();
-    else if (done.kind === "caliper") finishCaliper(done.moved);
+    else if (done.kind === "add" && state.draft) finishAdd(); // none is left where Esc came before
+    else if (done.kind === "caliper" && state.caliper) finishCaliper(done.moved);
     draw();
   };
   canvas.addEventListener("pointerup", end);

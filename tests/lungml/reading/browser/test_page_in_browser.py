@@ -544,10 +544,7 @@ def test_a_foreign_file_is_not_imported(show: Show, tmp_path: Path, change: dict
 
 
 def test_where_nothing_can_be_stored_the_page_says_so(show: Show) -> None:
-    refuse = (
-        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
-    )
-    shown = show(small_reading(), before=refuse)
+    shown = show(small_reading(), before=REFUSE_STORAGE)
     assert "keeps nothing" in shown.page.locator("#notices").inner_text()
     shown.press("a")
     assert len(shown.luna("corrections")) == 1
