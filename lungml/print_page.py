@@ -17,10 +17,12 @@ from lungml.pictures import LUNG_WINDOW_HU
 from lungml.plots import INK, new_figure, png
 
 Window = Literal["lung", "mediastinum", "bone"]
-WINDOWS: dict[Window, tuple[int, int]] = {  # HU; levels -600, 40, 400 and widths 1500, 400, 1800, as radiology has them
+WINDOWS: dict[
+    Window, tuple[int, int]
+] = {  # HU; levels -600, 40, 300 and widths 1500, 400, 1500, as on the page of a scan
     "lung": LUNG_WINDOW_HU,
     "mediastinum": (-160, 240),
-    "bone": (-500, 1300),
+    "bone": (-450, 1050),
 }
 DISCLAIMER = "Not for clinical use."
 # A figure is drawn 4.8 inches wide: reduced to a journal's column of 3.5 inches, 9 points become 6.5.

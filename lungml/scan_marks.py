@@ -59,7 +59,7 @@ class Mark:
 
 
 def finding_marks(path: Path, series_uid: str) -> tuple[Mark, ...]:
-    """Every row of a findings.csv as a mark, in its order.
+    """Every row of a findings.csv as a mark, in its order; of two bundles that were compared, the first one's.
 
     Raises:
         MarksError: no such file, not a findings.csv, or another scan's.
@@ -69,14 +69,15 @@ def finding_marks(path: Path, series_uid: str) -> tuple[Mark, ...]:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             header = reader.fieldnames or []
-            series = [row["series_uid"] for row in reader] if "series_uid" in header else []
+            rows = list(reader) if "series_uid" in header else []
         missing = [column for column in NEEDED_COLUMNS if column not in header]
         if missing:
             raise MarksError(path, f"it has no column {', '.join(missing)}", advice)
-        other = next((uid for uid in series if uid != series_uid), None)
+        other = next((row["series_uid"] for row in rows if row["series_uid"] != series_uid), None)
         if other is not None:
             raise MarksError(path, f"it holds findings of series {str(other)[:80]}, not of {series_uid}", advice)
-        findings = read_findings(path)
+        bundles = [row.get("bundle") for row in rows]  # a table of a pipeline's run names none
+        findings = read_findings(path)[: bundles.count(bundles[0]) if bundles else 0]
     except OSError as error:
         raise MarksError(path, f"cannot be read ({error.strerror})", advice) from error
     except (csv.Error, KeyError, TypeError, ValueError) as error:

@@ -99,7 +99,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TruthAt:
     """What truth stands at a finding.
 
     Attributes:
@@ -111,25 +111,25 @@ class Outcome:
     nodule: int | None = None
 
 
-def outcomes(findings: Sequence[Finding], truth: KnownTruth) -> tuple[Outcome, ...]:
+def truth_at(findings: Sequence[Finding], truth: KnownTruth) -> tuple[TruthAt, ...]:
     """The truth at every finding, whatever its stage, by LUNA16's rule: a hit is nearer than the radius."""
-    return tuple(_outcome(finding, truth) for finding in findings)
+    return tuple(_truth_at(finding, truth) for finding in findings)
 
 
 def found_nodules(findings: Sequence[Finding], truth: KnownTruth) -> frozenset[int]:
     """Which nodules of the truth are hit by a finding that was taken for a nodule."""
-    ends = outcomes(findings, truth)
+    ends = truth_at(findings, truth)
     return frozenset(end.nodule for end, f in zip(ends, findings) if end.nodule is not None and f.stage != "filtered")
 
 
-def _outcome(finding: Finding, truth: KnownTruth) -> Outcome:
+def _truth_at(finding: Finding, truth: KnownTruth) -> TruthAt:
     away = [math.dist(finding.center_xyz, nodule.center_xyz) / nodule.diameter_mm for nodule in truth.nodules]
     nearest = int(np.argmin(away)) if away else -1
     if away and away[nearest] < OFFICIAL_REACH:
-        return Outcome(kind="nodule", nodule=nearest)
+        return TruthAt(kind="nodule", nodule=nearest)
     if any(math.dist(finding.center_xyz, e.center_xyz) < OFFICIAL_REACH * e.diameter_mm for e in truth.excluded):
-        return Outcome(kind="excluded")
-    return Outcome(kind="none")
+        return TruthAt(kind="excluded")
+    return TruthAt(kind="none")
 
 
 def luna_version() -> str:
@@ -188,7 +188,7 @@ def reading_json(reading: Reading) -> str:
 
 
 def _opinion(opinion: Opinion, truth: KnownTruth | None) -> dict[str, Any]:
-    ends = outcomes(opinion.findings, truth) if truth else [None] * len(opinion.findings)
+    ends = truth_at(opinion.findings, truth) if truth else [None] * len(opinion.findings)
     return {
         "bundle": opinion.bundle,
         "asked_as": opinion.asked_as,

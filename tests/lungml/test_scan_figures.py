@@ -158,9 +158,9 @@ def test_words_tell_the_place_the_window_and_the_series_and_nothing_clinical() -
     point = at("straight", (6, 10, 15))
     said = texts(draw_slices(scan(), point, size_mm=25, window="bone", subject="finding 3"))
     assert "Slices around finding 3, 25 mm wide" in said
-    assert "Point x 8.0, y 26.0, z 45.0 mm (LPS); bone window, \N{MINUS SIGN}500 to 1300 HU" in said
+    assert "Point x 8.0, y 26.0, z 45.0 mm (LPS); bone window, \N{MINUS SIGN}450 to 1050 HU" in said
     assert {"Series 1.2.3", "Not for clinical use."} <= set(said)
-    assert draw_slices(scan(), point, window="bone").axes[0].images[0].get_clim() == WINDOWS["bone"] == (-500, 1300)
+    assert draw_slices(scan(), point, window="bone").axes[0].images[0].get_clim() == WINDOWS["bone"] == (-450, 1050)
 
 
 def test_a_synthetic_scan_is_labelled() -> None:

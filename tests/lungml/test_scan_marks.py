@@ -60,6 +60,15 @@ def test_findings_keep_their_row_stage_and_size(tmp_path: Path) -> None:
     assert finding_marks(path, "1.9") == ()  # a table without rows is any scan's
 
 
+def test_of_two_bundles_the_first_ones_findings_are_meant(tmp_path: Path) -> None:
+    path = tmp_path / "findings.csv"
+    write_findings(path, "1.2", [finding(3, "malignant"), finding(4, "filtered", math.nan), finding(5, "benign")])
+    head, *rows = path.read_text().splitlines()
+    compared = [f"{head},bundle", *(f"{row},models:/luna/{n}" for row, n in zip(rows, (1, 1, 2)))]
+    path.write_text("\n".join(compared))
+    assert [(mark.number, mark.kind) for mark in finding_marks(path, "1.2")] == [(1, "malignant"), (2, "filtered")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -11,11 +11,11 @@ from lungml.reading.record import (
     KnownNodule,
     KnownTruth,
     found_nodules,
-    outcomes,
     reading_csv,
     reading_dict,
     reading_json,
     submission_csv,
+    truth_at,
 )
 from lungml.submission import read_submission
 from tests.lungml.reading.toy import PLACES, toy_finding, toy_opinion, toy_reading, toy_truth
@@ -60,7 +60,7 @@ def test_a_hit_is_nearer_than_the_radius() -> None:
     x, y, z = finding.center_xyz
     for away, kind in ((2.99, "nodule"), (3.0, "none")):
         truth = KnownTruth(nodules=(KnownNodule(center_xyz=(x + away, y, z), diameter_mm=6.0),))
-        assert [end.kind for end in outcomes([finding], truth)] == [kind]
+        assert [end.kind for end in truth_at([finding], truth)] == [kind]
 
 
 def test_of_two_nodules_the_nearer_one_in_diameters_is_hit() -> None:
@@ -68,7 +68,7 @@ def test_of_two_nodules_the_nearer_one_in_diameters_is_hit() -> None:
     x, y, z = finding.center_xyz
     small, large = ((x + 1.5, y, z), 4.0), ((x - 2.0, y, z), 20.0)
     truth = KnownTruth(nodules=tuple(KnownNodule(center_xyz=c, diameter_mm=d) for c, d in (small, large)))
-    assert outcomes([finding], truth)[0].nodule == 1
+    assert truth_at([finding], truth)[0].nodule == 1
 
 
 def test_a_nodule_is_found_only_by_what_was_taken_for_one() -> None:
