@@ -23,11 +23,8 @@ app = typer.Typer(
     help="Chest CT scans to a ranked list of lung nodules. Not for clinical use.",
 )
 app.add_typer(cli_data.app, name="data")
-app.command()(cli_evaluate.evaluate)
-app.command()(cli_read.read)
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_corrections.app, name="corrections")
-app.command()(cli_show.show)
 
 
 RECIPE_HELP = "best, report (the project report's, constant by constant) or demo (best cut to minutes)"
@@ -188,6 +185,11 @@ def train(
         **parameters,
     )
     show_models(trained.models, trained.origin, home, out)
+
+
+app.command()(cli_evaluate.evaluate)
+app.command()(cli_read.read)
+app.command()(cli_show.show)
 
 
 @app.command()

@@ -32,8 +32,10 @@ def read(
 ) -> None:
     """Find the nodules of scans, and write what a reader needs to check and correct them.
 
-    OUT/<series_uid>/ gets index.html (the page to open), findings.csv and .json with every candidate, submission.csv
-    as LUNA16 takes it, markups.mrk.json for 3D Slicer, and for a DICOM series segmentation.dcm and report.dcm.
+    OUT/<series_uid>/ gets index.html (the page to open), findings.csv
+    and .json with every candidate, submission.csv as LUNA16 takes it,
+    markups.mrk.json for 3D Slicer, and for a DICOM series
+    segmentation.dcm and report.dcm.
     """
     home = start(flows=False)
     from flows.read import ReadingError, read_scans
