@@ -51,7 +51,7 @@ bench: $(VENV)/.bench  ## paired timings of the data path and the models, beside
 drills: $(READY)  ## kill, starve and lock out a tiny pipeline, and write docs/drills.md: forty minutes
 	@$(BIN)/python -m tests.drills.run
 
-docs: $(READY)  ## write docs/api.md, then run the documents' commands on tiny scans: a quarter of an hour
+docs: $(READY)  ## write docs/api.md, then run the documents' commands on tiny scans: half an hour
 	@$(BIN)/python -m tests.docs.api
 	@$(BIN)/python -m tests.docs.run
 

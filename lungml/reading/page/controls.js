@@ -222,11 +222,11 @@ function resetLimits() {
 
 let limitFrame = 0;
 function afterLimits() {
+  showLimits(); // at once: a frame later it would write over what is typed next
   limitFrame =
     limitFrame ||
     requestAnimationFrame(() => {
       limitFrame = 0;
-      showLimits();
       showCounts();
       refreshList();
       showDetail();

@@ -33,7 +33,10 @@ function showDetail() {
   const box = document.getElementById("detail");
   const row = anyRow(state.chosen);
   if (!row) {
-    renew(box, el("p", { class: "none" }, "Choose a finding: click a row or a ring, or press ", el("kbd", {}, "J"), "."));
+    renew(
+      box,
+      el("p", { class: "none" }, "Choose a finding: click a row or a ring, or press ", el("kbd", {}, "J"), "."),
+    );
     return;
   }
   const correction = row.added || (row.miss ? null : correctionOf(row));

@@ -89,7 +89,8 @@ function statusOf(row) {
   const words = [];
   if (comparing) words.push(agreementOf(row));
   if (row.parts.filter(kept).some((finding) => stageOf(finding) !== stageOf(lead))) {
-    words.push(row.parts.map((finding) => `${STAGE_WORDS[stageOf(finding)]} by ${opinions[finding.o].letter}`).join(", "));
+    const by = (finding) => `${STAGE_WORDS[stageOf(finding)]} by ${opinions[finding.o].letter}`;
+    words.push(row.parts.map(by).join(", "));
   } else words.push(`${STAGE_WORDS[stageOf(lead)]}: ${reasonOf(lead)}`);
   return words.join(" \u00b7 ");
 }

@@ -10,6 +10,7 @@ import pytest
 
 from lungml.geometry import Grid, as_triple, irc_to_xyz
 from lungml.reading.correction_schema import parse_corrections
+from lungml.reading.pixels import upright
 from lungml.reading.record import Reading
 from tests.lungml.reading.browser.conftest import Show, Shown
 from tests.lungml.reading.page_readings import (
@@ -37,6 +38,7 @@ CanvasRenderingContext2D.prototype.getImageData = function (...box) {
   picture.data[0] ^= 1;
   return picture;
 };"""
+FULL_STORAGE = """Storage.prototype.setItem = function () { throw new DOMException("full", "QuotaExceededError"); };"""
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
@@ -250,6 +252,46 @@ def test_the_malignancy_slider_moves_between_benign_and_malignant(show: Show) ->
     assert [row["kind"] for row in shown.luna("rows")] == ["benign", "benign"]
 
 
+NEAR = (0.4999999, 0.5, 0.5000001, float(np.nextafter(0.5, 0)), float(np.nextafter(0.5, 1)), 0.0, 1.0, 1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.4999999, 0.0, 1.0, 0.3333333333333333, 1e-9])
+def test_the_bundles_own_thresholds_give_the_stages_of_findings_csv(show: Show, threshold: float) -> None:
+    reading = small_reading()
+    point = places(reading)[0]
+    values = sorted({*NEAR, threshold}, reverse=True)
+    findings = []
+    for nodule in values:
+        for malignant in values:
+            stage = "filtered" if nodule < threshold else "benign" if malignant < threshold else "malignant"
+            found = finding_at(point, GRID, nodule=nodule)
+            findings.append(
+                replace(found, stage=stage, prob_malignant=np.nan if stage == "filtered" else malignant)  # type: ignore[arg-type]
+            )
+    opinion = replace(
+        reading.opinions[0], findings=tuple(findings), nodule_threshold=threshold, malignant_threshold=threshold
+    )
+    shown = show(replace(reading, opinions=(opinion,)))
+    shown.press("w")
+    rows = {int(row["id"].split(":")[1]): row for row in shown.luna("rows")}
+    assert [rows[n]["kind"] for n in range(1, len(findings) + 1)] == [finding.stage for finding in findings]
+    counts = shown.luna("counts[0]")
+    for stage in ("filtered", "benign", "malignant"):
+        assert counts[stage] == sum(finding.stage == stage for finding in findings)
+    for row in rows.values():  # no reason says of a number that it is below itself
+        one, other = re.split(" < ", row["status"].rsplit("malignancy ", 1)[-1].rsplit("nodule ", 1)[-1] + " < -")[:2]
+        assert one != other
+
+
+@pytest.mark.parametrize(("threshold", "counts"), [("0", (5, 2, 0, 3)), ("1", (0, 0, 0, 0))], ids=["all", "none"])
+def test_the_ends_of_the_thresholds(show: Show, threshold: str, counts: tuple[int, int, int, int]) -> None:
+    shown = show(small_reading())
+    for name in ("malignant", "nodule"):
+        shown.page.locator(f"#limit-0-{name}-number").fill(threshold)
+        shown.press("Enter")
+    assert tuple(shown.luna("counts[0]")[key] for key in ("kept", "malignant", "benign", "unasked")) == counts
+
+
 def test_the_u_net_slider_thins_mask_and_candidates(show: Show) -> None:
     reading = small_reading()
     shown = show(reading)
@@ -291,6 +333,14 @@ def test_layers_are_switched_one_by_one(show: Show) -> None:
     assert blue_ring(shown, "axial", point, radius)
     shown.press("h")
     assert not blue_ring(shown, "axial", point, radius)
+
+
+def test_what_the_reader_said_of_a_filtered_one_stays_in_the_picture(show: Show) -> None:
+    reading = small_reading()
+    shown = show(reading)
+    shown.press("w", "j", "j", "Shift+B", "k", "x", "c")  # 3 is filtered; candidates are hidden, another is chosen
+    shown.page.locator("#stack").fill("18")
+    assert blue_ring(shown, "axial", places(reading)[2], px_per_mm(shown, "axial", GRID) * 3)
 
 
 def test_the_list_is_sorted_filtered_and_walked(show: Show) -> None:
@@ -408,6 +458,64 @@ def test_a_missed_nodule_is_added_by_a_click_a_drag_or_a_key(show: Show) -> None
     assert len(shown.luna("corrections")) == 3
     shown.press("Delete")
     assert len(shown.luna("corrections")) == 2
+
+
+@pytest.mark.parametrize("moved", [0, 30], ids=["pressed", "dragged"])
+@pytest.mark.parametrize(("tool", "key"), [("n", "Escape"), ("d", "Escape"), ("n", "d"), ("n", "v")])
+def test_a_press_that_a_key_ends_adds_and_measures_nothing(show: Show, tool: str, key: str, moved: int) -> None:
+    shown = show(small_reading())
+    x, y = shown.screen("axial", as_triple(irc_to_xyz((12, 20, 60), GRID)))
+    shown.press(tool)
+    shown.page.mouse.move(x, y)
+    shown.page.mouse.down()
+    shown.press(key)
+    if moved:
+        shown.page.mouse.move(x + moved, y)
+    shown.page.mouse.up()
+    assert shown.luna("corrections") == []
+    assert shown.luna("state.draft") is None
+    assert shown.luna("state.caliper") is None
+
+
+@pytest.mark.parametrize("spacing", [(0.6, 0.8, 2.5), (2.0, 1.0, 0.7)])
+@pytest.mark.parametrize("direction", [0, 1, 2], ids=["mirrored", "tilted", "sagittal slices"])
+def test_known_distances_are_measured_on_any_grid(
+    show: Show, direction: int, spacing: tuple[float, float, float]
+) -> None:
+    axes = (tilted(0, (-1, 1, -1)), tilted(20, (-1, -1, 1)), tilted(8, roll=True))[direction]
+    grid = Grid(shape_irc=(40, 60, 50), spacing_xyz=spacing, origin_xyz=(-30.0, 10.0, -200.0), direction=axes)
+    middle = np.asarray(irc_to_xyz((20, 30, 25), grid))
+    hu = chest(grid, [(middle, 8.0)])
+    finding = finding_at(as_triple(middle), grid)
+    shown = show(
+        Reading(series_uid=UID, hu=hu, grid=grid, opinions=(opinion_of([finding], marked_balls(hu)),), made=MADE)
+    )
+    turned = upright(grid).grid
+    along = np.asarray(turned.direction)
+    for plane, (u, v) in {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}.items():
+        for axis in (u, v):
+            length = 0.35 * turned.shape_irc[2 - axis] * turned.spacing_xyz[axis]
+            shown.press("d")
+            shown.page.mouse.move(*shown.screen(plane, as_triple(middle)))
+            shown.page.mouse.down()
+            shown.page.mouse.move(*shown.screen(plane, as_triple(middle + length * along[:, axis])), steps=3)
+            shown.page.mouse.up()
+            words = shown.page.locator(".measured").inner_text()
+            assert float(re.findall(r"[\d.]+", words)[0]) == pytest.approx(length, abs=0.11), (plane, axis)
+            shown.press("Escape")
+
+
+def test_a_wheel_during_a_measure_leaves_it_in_its_slice(show: Show) -> None:
+    shown = show(small_reading())
+    x, y = shown.screen("axial", places(small_reading())[0])
+    shown.press("d")
+    shown.page.mouse.move(x, y)
+    shown.page.mouse.down()
+    shown.page.mouse.wheel(0, -100)
+    shown.page.mouse.move(x + 40, y)
+    shown.page.mouse.up()
+    caliper = shown.luna("state.caliper")
+    assert caliper["a"][2] == caliper["b"][2]
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 0), ("axial", 1), ("coronal", 2), ("sagittal", 2)])
@@ -543,6 +651,129 @@ def test_a_foreign_file_is_not_imported(show: Show, tmp_path: Path, change: dict
     assert shown.luna("corrections") == []
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"finding": "1"}, "number"),
+        ({"finding": True}, "number"),
+        ({"time": "yesterday"}, "time"),
+        ({"time": "2026-13-41T12:00:00Z"}, "time"),
+        ({"text": "x" * 2001}, "text"),
+        ({"text": "\ud800"}, "text"),
+        ({"kind": "reject", "label": "benign"}, "no label"),
+        ({"kind": "add", "finding": None, "center_xyz": [1e6, 0, 0]}, "outside"),
+        ({"diameter_mm": 1e9}, "diameter"),
+    ],
+)
+def test_what_no_page_writes_is_not_imported(show: Show, tmp_path: Path, change: dict, said: str) -> None:
+    """What the page takes, it exports again: `luna corrections add` has to read it."""
+    shown = show(small_reading())
+    shown.press("a")
+    file = exported(shown, tmp_path, ask="r2")
+    shown.press("Delete")
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(file | {"corrections": [file["corrections"][0] | change]}))
+    shown.page.locator("#import-file").set_input_files(path)
+    notice = shown.page.locator("#notices", has_text="changed.json was not imported")
+    notice.wait_for()
+    assert said in notice.inner_text()
+    assert shown.luna("corrections") == []
+
+
+def test_a_huge_file_is_not_imported_and_a_file_twice_adds_once(show: Show, tmp_path: Path) -> None:
+    shown = show(small_reading())
+    shown.press("n", "Enter")
+    file = exported(shown, tmp_path, ask="r")
+    shown.page.locator("#import-file").set_input_files(tmp_path / "corrections.json")
+    shown.page.wait_for_function("luna.history.now === 2")
+    assert len(shown.luna("corrections")) == 1
+    path = tmp_path / "huge.json"
+    path.write_text(json.dumps(file | {"corrections": file["corrections"] * 5001}))
+    shown.page.locator("#import-file").set_input_files(path)
+    shown.page.locator("#notices", has_text="more than 5000").wait_for()
+
+
+@pytest.mark.parametrize("reader", [None, 5, "Jane Doe"])
+def test_a_file_without_an_alias_gives_none(show: Show, tmp_path: Path, reader: object) -> None:
+    shown = show(small_reading())
+    shown.press("a")
+    file = exported(shown, tmp_path, ask="r")
+    fresh = show(small_reading())
+    path = tmp_path / "nobody.json"
+    path.write_text(
+        json.dumps({name: value for name, value in (file | {"reader": reader}).items() if value is not None})
+    )
+    fresh.page.locator("#import-file").set_input_files(path)
+    fresh.page.locator("#said", has_text="1 correction").wait_for()
+    assert fresh.page.locator("#alias").input_value() == ""
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "{bad",
+        "7",
+        '{"steps": [{}], "now": 0}',
+        '{"steps": [{"what": "x", "corrections": {"0:1": {"kind": "accept"}}}], "now": 0, "exported": 0}',
+        '{"steps": [{"what": "x", "corrections": {"add:1": {"kind": "add", "center_xyz": "no"}}}], "now": 0}',
+        '{"steps": [{"what": "start", "corrections": {}}], "now": 5, "exported": 0}',
+    ],
+)
+def test_a_store_that_cannot_be_read_is_said_and_the_page_works(show: Show, kept: str) -> None:
+    shown = show(small_reading())
+    shown.press("a")
+    shown.page.evaluate("(text) => Object.keys(localStorage).forEach((key) => (localStorage[key] = text))", kept)
+    shown.goto()
+    assert "cannot be read" in shown.page.locator("#notices").inner_text()
+    shown.press("j", "r")
+    assert [c["kind"] for c in shown.luna("corrections")] == ["reject"]
+    shown.goto()
+    assert [c["kind"] for c in shown.luna("corrections")] == ["reject"]
+
+
+def test_a_store_that_is_full_is_said_at_once(show: Show) -> None:
+    shown = show(small_reading(), before=FULL_STORAGE)
+    shown.press("a")
+    assert "keeps nothing" in shown.page.locator("#notices").inner_text()
+
+
+def test_a_store_with_little_room_keeps_what_is_said_without_its_history(show: Show) -> None:
+    small = """const set = Storage.prototype.setItem;
+    Storage.prototype.setItem = function (key, text) {
+      if (text.length > 1200) throw new DOMException("full", "QuotaExceededError");
+      return set.call(this, key, text);
+    };"""
+    shown = show(small_reading(), before=small)
+    shown.press("a", "j", "r", "k", "Shift+B", "j", "a")
+    before = shown.luna("corrections")
+    shown.goto()
+    assert shown.luna("corrections") == before
+    assert len(before) == 2
+
+
+def test_what_is_typed_stays_when_another_tab_says_something(show: Show) -> None:
+    shown = show(small_reading())
+    other = Shown(page=shown.page.context.new_page(), path=shown.path)
+    other.goto()
+    shown.page.bring_to_front()
+    shown.press("e")
+    shown.page.keyboard.type("my n")
+    other.page.evaluate("change('accept 2', '0:2', said(rowById.get('0:2'), 'accept'))")
+    shown.page.locator("#said", has_text="2 corrections").wait_for()
+    shown.page.keyboard.type("ote: r a")  # letters, not commands
+    shown.press("Escape")
+    said = {c["finding"]: (c["kind"], c["text"]) for c in shown.luna("corrections")}
+    assert said == {1: ("note", "my note: r a"), 2: ("accept", "")}
+
+
+def test_all_taken_back_after_an_export_is_not_exported(show: Show, tmp_path: Path) -> None:
+    shown = show(small_reading())
+    shown.press("a")
+    exported(shown, tmp_path, ask="r")
+    shown.press("Delete")
+    assert shown.page.locator("#sent").inner_text() == "not exported"
+
+
 def test_where_nothing_can_be_stored_the_page_says_so(show: Show) -> None:
     shown = show(small_reading(), before=REFUSE_STORAGE)
     assert "keeps nothing" in shown.page.locator("#notices").inner_text()
@@ -573,6 +804,140 @@ def test_a_broken_slice_is_said(show: Show, tmp_path: Path) -> None:
     shown.errors.clear()
 
 
+# ---------------------------------------------------------------- keys and focus
+# Where a key is pressed, and which of the page's keys that place has for itself.
+FOCI = ("body", "#list", "#limit-0-nodule", "#stack", "#open-help", "#coronal canvas", "#window-1", "#act-accept")
+
+
+@pytest.mark.parametrize("focus", FOCI)
+def test_every_letter_works_wherever_the_focus_is(show: Show, focus: str) -> None:
+    shown = show(reading_with_truth())
+
+    def press(*keys: str) -> None:
+        for key in keys:
+            shown.page.evaluate("(at) => { document.activeElement.blur(); document.querySelector(at).focus(); }", focus)
+            shown.press(key)
+
+    for key, window in (("2", 1), ("3", 2), ("1", 0)):
+        press(key)
+        assert shown.luna("state.window") == window
+    for key, layer in (("u", "mask"), ("c", "candidates"), ("b", "kept"), ("m", "malignant"), ("t", "truth")):
+        before = shown.luna(f"state.layers.{layer}")
+        press(key)
+        assert shown.luna(f"state.layers.{layer}") is not before
+    for key, switch in (("h", "marks"), ("x", "cross")):
+        before = shown.luna(f"state.{switch}")
+        press(key)
+        assert shown.luna(f"state.{switch}") is not before
+    for key, tool in (("n", "add"), ("d", "caliper"), ("v", "move"), ("n", "add"), ("Escape", "move")):
+        press(key)
+        assert shown.luna("state.tool") == tool
+    press("j", "j")
+    chosen = shown.luna("state.chosen")
+    press("k")
+    assert shown.luna("state.chosen") != chosen
+    press("w")
+    assert shown.luna("state.show") == "all"
+    for key, kind in (("a", "accept"), ("r", "reject"), ("Shift+B", "relabel"), ("Shift+M", "relabel")):
+        press("j", key)
+        assert shown.luna("corrections").pop()["kind"] == kind
+    press("Delete", "Control+z", "Control+z", "Control+y")
+    assert shown.luna("corrections").pop()["kind"] == "relabel"
+    for key, field in (("/", "search"), ("e", "note"), ("l", "list")):
+        press(key)
+        assert shown.page.evaluate("document.activeElement.id") == field
+    press("?")
+    assert shown.page.locator("#help").is_visible()
+    before = shown.luna("corrections")
+    shown.press("a", "r", "Delete", "3", "Control+z")
+    assert shown.luna("corrections") == before  # a dialog keeps its keys
+    shown.press("Escape")
+    press("Control+s")
+    assert shown.page.locator("#ask-alias").is_visible()
+
+
+@pytest.mark.parametrize("field", ["#search", "#note", "#alias", "#limit-0-nodule-number"])
+def test_a_field_keeps_what_is_typed_in_it(show: Show, field: str) -> None:
+    shown = show(small_reading())
+    before = shown.luna("state")
+    shown.page.locator(field).focus()
+    shown.page.keyboard.type("0.1arnbmjkwxhdvo[]?/-+")
+    after = shown.luna("state")
+    assert after == before
+    assert shown.luna("corrections") == []
+    shown.press("Control+s")  # the browser's own would save the page
+    assert shown.page.locator("#ask-alias").is_visible()
+
+
+def test_a_note_that_is_exported_while_it_is_typed_is_in_the_file(show: Show, tmp_path: Path) -> None:
+    shown = show(small_reading())
+    shown.press("e")
+    shown.page.keyboard.type("solid")
+    assert [c["text"] for c in exported(shown, tmp_path, ask="r")["corrections"]] == ["solid"]
+
+
+def test_a_slider_has_its_own_keys_and_a_number_no_step_of_one(show: Show) -> None:
+    shown = show(small_reading())
+    before = shown.luna("state.scan")
+    shown.page.locator("#limit-0-nodule").focus()
+    for key, value in (("Home", 0), ("End", 1), ("PageDown", 0.9), ("ArrowLeft", 0.89), ("ArrowUp", 0.9)):
+        shown.press(key)
+        assert shown.luna("limits[0].nodule") == pytest.approx(value)
+    shown.press("o")
+    shown.page.locator("#limit-0-nodule-number").focus()
+    shown.press("ArrowDown")
+    assert shown.luna("limits[0].nodule") == pytest.approx(0.49)
+    assert shown.luna("state.scan") == before
+    shown.page.locator("#coronal canvas").focus()
+    shown.page.locator("#stack").focus()
+    shown.press("ArrowUp")
+    assert shown.luna("state.scan") == pytest.approx([before[0] + 1, *before[1:]])
+
+
+def test_a_key_held_down_is_no_toggle(show: Show) -> None:
+    shown = show(small_reading())
+    for _ in range(4):
+        shown.page.keyboard.down("a")
+        shown.page.keyboard.down("ArrowUp")
+    assert [c["kind"] for c in shown.luna("corrections")] == ["accept"]
+    assert shown.luna("state.scan[0]") == 16
+
+
+def test_digits_with_shift_and_brackets_with_altgr_are_the_same_keys(show: Show) -> None:
+    shown = show(small_reading())
+    event = "(init) => document.body.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, ...init }))"
+    shown.page.evaluate(event, {"key": "2", "shiftKey": True})  # a French keyboard
+    assert shown.luna("state.window") == 1
+    shown.press("n", "Enter")
+    german = {"key": "]", "ctrlKey": True, "altKey": True, "modifierAltGraph": True}
+    shown.page.evaluate(event, german)
+    assert shown.luna("corrections[0].diameter_mm") == 7
+
+
+def test_the_focus_stays_where_it_was_when_the_panel_is_drawn_anew(show: Show) -> None:
+    shown = show(small_reading())
+    for button in ("act-accept", "act-reject", "act-accept", "undo", "redo"):
+        shown.page.locator(f"#{button}").focus()
+        shown.press("Space")
+        at = shown.page.evaluate("document.activeElement.id")
+        assert at == (button if button != "redo" else "list")  # which can do no more
+    shown.press("e")
+    shown.page.keyboard.type("one two")
+    box = shown.page.locator("#note").bounding_box()
+    shown.page.mouse.click(box["x"] + 9, box["y"] + 12)  # before what is written
+    shown.page.keyboard.type("r ")
+    shown.press("Tab")
+    assert shown.page.evaluate("document.activeElement.id") != "note"
+    (only,) = shown.luna("corrections")
+    assert (only["kind"], only["text"]) == ("accept", "r one two")
+
+
+def test_what_a_field_asks_for_is_its_name(show: Show) -> None:
+    shown = show(small_reading())
+    shown.press("a", "Control+s")
+    assert shown.page.get_by_role("textbox", name="Who reads?").is_visible()
+
+
 # ---------------------------------------------------------------- compared, and with truth
 def test_two_bundles_share_rows_where_they_agree_on_a_place(show: Show, tmp_path: Path) -> None:
     shown = show(compared_reading())
@@ -594,6 +959,12 @@ def test_two_bundles_share_rows_where_they_agree_on_a_place(show: Show, tmp_path
     shown.press("a")
     made = exported(shown, tmp_path, ask="r")["corrections"]
     assert [(c["bundle"], c["finding"]) for c in made] == [("models:/luna/7", 4)]
+
+
+def test_the_graver_of_two_opinions_stands_for_a_row(show: Show) -> None:
+    shown = show(compared_reading())
+    row = next(row for row in shown.luna("rows") if row["id"] == "0:2")  # A 0.2, B 0.9
+    assert (row["kind"], row["status"]) == ("malignant", "both \u00b7 benign by A, malignant by B")
 
 
 def test_hits_misses_and_false_positives_follow_the_sliders(show: Show) -> None:
@@ -666,16 +1037,41 @@ def test_a_scan_of_few_slices(show: Show, shape: tuple[int, int, int]) -> None:
     assert shown.luna("huAt([0, 0, 0])") == pytest.approx(100, abs=12)
 
 
-@pytest.mark.parametrize("width", [420, 800, 1024, 1280, 1920])
+@pytest.mark.parametrize("width", [390, 420, 800, 1024, 1280, 1920])
 def test_no_width_scrolls_sideways(show: Show, width: int) -> None:
     warned = replace(reading_with_truth(), warnings=("a word of a header that is long " * 12,))
-    for reading in (warned, replace(compared_reading(), series_uid="1." + "2345" * 15)):
+    compared = replace(compared_reading(), series_uid="1." + "2345" * 31)
+    long_names = replace(
+        compared,
+        opinions=tuple(
+            replace(each, bundle=f"models:/a-registered-model-with-a-very-long-name-of-its-own/{n}")
+            for n, each in enumerate(compared.opinions)
+        ),
+    )
+    for reading in (warned, compared, long_names):
         shown = show(reading, width=width, height=1000)
         shown.press("w", "a")
         wide = shown.page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
         assert max(wide) <= width
         boxes = [shown.page.locator(f"#{name}").bounding_box() for name in ("axial", "coronal", "sagittal", "list")]
         assert min(min(box["width"], box["height"]) for box in boxes) >= 120
+        for number in shown.page.locator(".limit input").all():
+            box = number.bounding_box()
+            assert box["x"] + box["width"] <= width
+
+
+def test_chosen_and_pressed_are_seen_in_forced_colors(show: Show) -> None:
+    shown = show(small_reading(), forced_colors="active")
+    ground = "(node) => getComputedStyle(node).backgroundColor"
+    for one, other in (("#window-1", "#window-2"), ('[data-id="0:1"]', '[data-id="0:2"]')):
+        assert shown.page.locator(one).evaluate(ground) != shown.page.locator(other).evaluate(ground)
+
+
+def test_a_printed_picture_is_not_stretched(show: Show) -> None:
+    shown = show(small_reading())
+    shown.page.emulate_media(media="print")
+    assert shown.page.locator("#axial canvas").evaluate("(node) => getComputedStyle(node).objectFit") == "contain"
+    assert not shown.page.locator("#tools").is_visible()
 
 
 def test_a_walk_with_keys_alone(show: Show, tmp_path: Path) -> None:
