@@ -83,10 +83,11 @@ def list_all(
         out.print("no corrections are kept yet; luna corrections add brings them in")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("version", "series", "split", "reader", "bundle"):
+    for column in ("version", "series", "split"):
         table.add_column(column, no_wrap=True)
-    table.add_column("what")
-    table.add_column("what becomes of it", min_width=20)
+    for column in ("reader", "bundle", "what"):  # they give way where the terminal is narrow
+        table.add_column(column, overflow="fold")
+    table.add_column("what becomes of it")
     for row in rows:
         uid = row.series_uid
         series = f"…{uid[-SHORT:]}" if len(uid) > SHORT + 1 else uid

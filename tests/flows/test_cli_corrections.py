@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import terminal
 from flows.end_to_end import end_to_end
 from flows.prepare import Prepared, prepare
 from flows.reproduce import reproduce
@@ -77,7 +78,22 @@ def write(tmp_path: Path, bundle: tuple[Home, str]) -> Callable[..., Path]:
     return make
 
 
-def test_corrections_are_added_listed_and_undone(luna: Luna, write: Callable[..., Path]) -> None:
+def test_a_narrow_terminal_costs_no_word(
+    luna: Luna, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.out, "width", 80)
+    luna("corrections", "add", write("one.json", row(kind="reject"), series_uid=VAL, reader="a" * 32))
+    lines = [line for line in luna("corrections", "list")[1].splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 80
+    words = " ".join(line.rstrip().split("  ")[-1].strip() for line in lines)
+    assert "kept, not trained on (validation scan)" in words
+    assert sum(line.count("a" * 4) for line in lines) >= 2
+
+
+def test_corrections_are_added_listed_and_undone(
+    luna: Luna, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.out, "width", 160)
     first = write("one.json", row(), row(kind="note", finding=None, text="[b]\nold"), reader="dr.b")
     held = write("two.json", row(kind="reject"), series_uid=VAL)
     status, said, wrong = luna("corrections", "add", first, held)
