@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from flows.terminal import MAX_SEED, err, out
 from lungml.errors import FileError
+from lungml.files import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,12 +126,8 @@ def _telling_place(
 
 def _check_folder(folder: Path) -> None:
     """See that figures can be written, before any is drawn."""
-    import tempfile
-
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise OutError(folder, f"cannot be written to ({error.strerror})", "name another folder with --out") from error
 

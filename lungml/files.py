@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -46,6 +47,21 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file, line ends as they are; see `whole_file`."""
     with whole_file(path) as handle:
         handle.write(text.encode("utf-8"))
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be made in a folder, which need not be there yet; nothing is left of the trial.
+
+    Raises:
+        OSError: it is a file, or nothing can be written there; it names the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    trial = beside_path(there / "trial")  # permissions say nothing about a disk that is mounted for reading
+    with naming(folder):
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        trial.unlink()
 
 
 def beside_path(path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from pydicom import Dataset
 
 from lungml.ct import scan_kind
 from lungml.dicom import read_headers
-from lungml.files import beside_path, naming, write_text_atomic
+from lungml.files import beside_path, check_writable, naming, write_text_atomic
 from lungml.reading.dicom_objects import DicomObjectError
 from lungml.reading.dicom_seg import write_segmentation
 from lungml.reading.dicom_sr import write_report
@@ -50,15 +48,10 @@ def prepare_folder(out: Path) -> None:
     Raises:
         OSError: it is a file, or nothing can be written there.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder: name another --out", str(out))
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    trial = beside_path(there / "trial")  # permissions say nothing about a disk that is mounted for reading
     try:
-        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        check_writable(out)
     except OSError as error:
         raise type(error)(error.errno, f"{error.strerror}: name another --out", str(out)) from error
-    trial.unlink()
 
 
 def source_headers(source: Path) -> list[Dataset] | None:

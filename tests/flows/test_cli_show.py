@@ -201,8 +201,9 @@ def test_a_folder_that_the_system_refuses_is_one_line(luna: Luna, path: Path, mo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    code, said, error = luna("show", path, "--out", "here")
+    with monkeypatch.context() as patched:
+        patched.setattr("lungml.files.os.open", refuse)
+        code, said, error = luna("show", path, "--out", "here")
     assert (code, said) == (1, "")
     assert "error: here: cannot be written to (Read-only file system); name another folder with --out" in error
 

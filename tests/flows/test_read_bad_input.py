@@ -697,7 +697,7 @@ def test_an_out_that_cannot_be_written_to_is_one_line_before_anything_is_read(
     assert run(file / "in/it") == (1, "", f"error: {file / 'in/it'}: Not a directory: name another --out\n")
     for code in (errno.EROFS, errno.EACCES, errno.ENOSPC):
         with monkeypatch.context() as patch:
-            patch.setattr(delivering.os, "open", opening)
+            patch.setattr("lungml.files.os.open", opening)
             assert run(disk) == (1, "", f"error: {disk}: {os.strerror(code)}: name another --out\n")
     assert names(tmp_path) == ["file"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
+from lungml import files
 from lungml.reading import deliver as delivering
 from lungml.reading.deliver import deliver, header_warnings, prepare_folder, source_headers
 from lungml.reading.dicom_objects import DicomObjectError
@@ -78,6 +79,6 @@ def test_a_folder_that_nothing_can_be_written_to_is_said_first(tmp_path: Path, m
 
     prepare_folder(tmp_path / "new" / "folder")
     assert names(tmp_path) == ["file"]  # the trial leaves nothing
-    monkeypatch.setattr(delivering.os, "open", read_only)
+    monkeypatch.setattr(files.os, "open", read_only)
     with pytest.raises(OSError, match=r"Read-only file system: name another --out: '.*folder'"):
         prepare_folder(tmp_path / "new" / "folder")
