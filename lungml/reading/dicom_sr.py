@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from highdicom import sr
@@ -27,7 +27,7 @@ from lungml.reading.dicom_objects import (
     tracking_uid,
     write_object,
 )
-from lungml.reading.nodule_masks import NoduleMasks, kept_findings, nodule_masks
+from lungml.reading.nodule_masks import NoduleMask, NoduleMasks, kept_findings, nodule_masks
 from lungml.reading.record import Opinion, Reading, luna_version
 
 SERIES_NUMBER, SERIES_DESCRIPTION = 7202, "luna: measurements. Not for clinical use"
@@ -106,8 +106,9 @@ def _content(reading: Reading, source: Sequence[Dataset], segmentation: Dataset 
         name=codes.DCM.ImagingMeasurements if kept else QUALITATIVE_EVALUATIONS, relationship_type=CONTAINS
     )
     container.ContentSequence = sr.ContentSequence()
+    segments = {mask.finding: (n, mask) for n, mask in enumerate(masks.masks, start=1)}
     for number, finding in kept:
-        container.ContentSequence.extend(_group(number, finding, masks, reading, source, segmentation))
+        container.ContentSequence.extend(_group(number, finding, segments, reading, source, segmentation))
     if not kept:
         none = f"None of {len(reading.opinions[0].findings)} candidates was taken for a nodule."
         container.ContentSequence.append(sr.TextContentItem(codes.DCM.Finding, none, CONTAINS))
@@ -132,13 +133,12 @@ def _observer(reading: Reading) -> sr.ObserverContext:
 def _group(
     number: int,
     finding: Finding,
-    masks: NoduleMasks,
+    segments: Mapping[int, tuple[int, NoduleMask]],
     reading: Reading,
     source: Sequence[Dataset],
     segmentation: Dataset | None,
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations:
     """One finding's measurements: of its segment (TID 1411), or of no region (TID 1501) where it has none."""
-    segments = {mask.finding: (n, mask) for n, mask in enumerate(masks.masks, start=1)}
     segment, mask = segments.get(number, (0, None))
     opinion = reading.opinions[0]
     about = {

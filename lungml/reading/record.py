@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -132,16 +133,16 @@ def _truth_at(finding: Finding, truth: KnownTruth) -> TruthAt:
     return TruthAt(kind="none")
 
 
+@cache
 def luna_version() -> str:
-    """Of the installed package."""
+    """Of the installed package; its metadata lie in a file, and every row and every measurement names it."""
     return version("luna-pipeline")
 
 
 def reading_csv(reading: Reading) -> str:
     """The text of a reading's `findings.csv`: every candidate of every bundle a row, `READING_COLUMNS`."""
-    ours = luna_version()
     rows = [
-        (number, *row, opinion.bundle, ours)
+        (number, *row, opinion.bundle, luna_version())
         for opinion in reading.opinions
         for number, row in enumerate(findings_rows(reading.series_uid, opinion.findings), start=1)
     ]
