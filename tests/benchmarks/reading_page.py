@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,13 +22,13 @@ from lungml.geometry import Grid, as_triple, irc_to_xyz
 from lungml.marked import Marked
 from lungml.reading.page import page_html
 from lungml.reading.record import Opinion, Reading
+from tests import browser
 from tests.benchmarks.measure import Row, Settings, compare, skipped
 from tests.benchmarks.scenes import SERIES_UID, long_scan, specks
 
 SLICES, CANDIDATES, KEPT = 133, 800, 12  # as the real scans have
 OPEN_S, FRAME_S, MOST_MB = 2.0, 1 / 30, 15.0  # what a page promises
 SCROLLING_S = 3
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 # Every frame a wheel's notch or a key, and how far apart the frames are, ms.
 SCROLL = """async (seconds) => {
   const canvas = document.querySelector("#axial canvas");
@@ -120,15 +118,10 @@ def _png_texts(hu: npt.NDArray[np.int16]) -> list[str]:
 
 def _in_browser(path: Path, repeats: int) -> list[Row]:
     stages = (("open it: the first picture", "2 s", OPEN_S), ("scroll it: a frame", "30 a second", FRAME_S))
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found or not find_spec("playwright"):
+    if browser.missing():
         return [skipped(stage, peer, "needs Chromium and playwright") for stage, peer, _ in stages]
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=FLAGS)
-        seen = [_open_and_scroll(browser.new_page, path) for _ in range(repeats)]
-        browser.close()
+    with browser.chromium() as chromium:
+        seen = [_open_and_scroll(chromium.new_page, path) for _ in range(repeats)]
     all_s = median(one["all"] for one in seen)
     notes = (
         f"from the click to the picture; all {SLICES} slices after {all_s:.1f} s",

@@ -54,7 +54,7 @@ from lungml.models.unet import UNet, UNetConfig
 from lungml.reading import deliver as delivering
 from tasks import registry, tracking
 from tasks.reading import Reader
-from tests.lungml.reading.browser.conftest import chromium as chromium
+from tests import browser
 from tests.lungml.reading.test_dicom_objects import complaints
 from tests.lungml.test_dicom import save, slice_of, zipped
 from tests.tasks import toy_bundles
@@ -519,17 +519,18 @@ def test_what_is_odd_is_delivered_with_a_note(read: Luna, good: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_page_of_two_slices_opens(read: Luna, tmp_path: Path, chromium: Any) -> None:
+@pytest.mark.skipif(browser.missing() is not None, reason=f"{browser.missing()}")
+def test_the_page_of_two_slices_opens(read: Luna, tmp_path: Path) -> None:
     assert read(write_image(tmp_path / "two.mha", chest()[12:14]), "--grouping", "best")[0] == 0
-    page, errors = chromium.new_page(), list[str]()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    page.goto((tmp_path / "out/two/index.html").as_uri())
-    page.wait_for_selector("body[data-ready]", timeout=60_000)
-    for key in ("ArrowUp", "ArrowUp", "ArrowDown", "End", "Home"):
-        page.keyboard.press(key)
+    with browser.chromium() as chromium:
+        page, errors = chromium.new_page(), list[str]()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.goto((tmp_path / "out/two/index.html").as_uri())
+        page.wait_for_selector("body[data-ready]", timeout=60_000)
+        for key in ("ArrowUp", "ArrowUp", "ArrowDown", "End", "Home"):
+            page.keyboard.press(key)
     assert errors == []
-    page.close()
 
 
 SYNTAXES = {

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,8 @@ import pytest
 
 from lungml.reading.page import write_page
 from lungml.reading.record import Reading
+from tests import browser
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
-)  # fmt: skip
 READ_PIXEL = """([plane, x, y]) => {
   const context = document.querySelector(`#${plane} canvas`).getContext("2d");
   return [...context.getImageData(x, y, 1, 1).data].slice(0, 3);
@@ -61,17 +56,13 @@ class Shown:
         self.page.wait_for_selector("body[data-ready]", timeout=60_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Chromium without a window, or a skip that says what is missing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if not found:
-        pytest.skip(f"no Chromium found ({', '.join(CHROMIUM)})")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=list(FLAGS))
-        yield browser
-        browser.close()
+    """One browser for a module's tests, or a skip that says what is missing."""
+    if what := browser.missing():
+        pytest.skip(what)
+    with browser.chromium() as opened:
+        yield opened
 
 
 Show = Callable[..., Shown]
