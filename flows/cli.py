@@ -29,14 +29,16 @@ app.add_typer(cli_corrections.app, name="corrections")
 
 RECIPE_HELP = "best, report (the project report's, constant by constant) or demo (best cut to minutes)"
 BUDGET_HELP = "factor of both samples per epoch and epochs of every model"
-SET_HELP = "change one setting of the recipe, such as segmentation.loss=report; may be given often"
+SET_HELP = "change one setting of the recipe, such as segmentation.loss=report; may be given more than once"
 DEVICES_HELP = "GPUs, or processes on a CPU, that share each batch in training"
 PRECISION_HELP = "of training: fp32 or bf16"
 REFRESH_HELP = (
     "do a stage again though it is finished: prepare, segmentation, classification, malignancy or evaluate; may be "
-    "given often. What of it a run did that was cut short is not done once more"
+    "given more than once. After a run that was cut short, the same command goes on where that one stopped"
 )
-REUSE_HELP = "use a model instead of training that stage, such as segmentation=models:/m-...; may be given often"
+REUSE_HELP = (
+    "use a model instead of training that stage, such as segmentation=models:/m-...; may be given more than once"
+)
 FOLDS_HELP = "cross-validate instead: 10 (LUNA16's own subsets), or some of them such as 0,3; 0,3/5 are two of five"
 CORRECTIONS_HELP = "use readers' corrections up to this version on training scans; 0 for none, else all"
 LIMIT_HELP = "hours that the training of one model may take"
@@ -131,7 +133,7 @@ def run(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="segmentation, classification or malignancy")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="segmentation, classification or malignancy")],
     luna_dir: Annotated[Path, typer.Option(help="folder that holds **/<series_uid>.mhd")],
     tables: Annotated[Path | None, typer.Option(help="folder of the csv tables, when they lie elsewhere")] = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "best",

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows.terminal import err, out, start
+from flows.terminal import err, out, print_note, start
 
 if TYPE_CHECKING:
     from tasks.corrections import Added, Listed
@@ -25,7 +25,9 @@ SHORT = 10  # characters of a series uid that tell it apart in a table
 
 @app.command()
 def add(
-    files: Annotated[list[Path], typer.Argument(help="corrections.json, as the page of luna read exports it")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="corrections.json, as the page of luna read exports it")
+    ],
     reader: Annotated[str | None, typer.Option(metavar="ALIAS", help=READER_HELP)] = None,
 ) -> None:
     """Check corrections and keep each file as a version; the next training uses those of training scans.
@@ -42,7 +44,7 @@ def add(
             err.print(f"[red]refused:[/] {escape(f'{one.path}: {one.problem}')}", soft_wrap=True)
             continue
         if one.note:
-            err.print(f"[yellow]note:[/] {escape(f'{one.path}: {one.note}')}", soft_wrap=True)
+            print_note(f"{one.path}: {one.note}")
         out.print(_added(one), soft_wrap=True)
     raise typer.Exit(1 if refused else 0)
 
@@ -75,7 +77,7 @@ def list_all(
 
     rows, note = list_corrections(home)
     if note:
-        err.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+        print_note(note)
     if as_json:
         out.print_json(data=[_plain(row) for row in rows], indent=1)
         return

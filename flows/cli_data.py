@@ -1,4 +1,4 @@
-"""The `luna data` commands: make, fetch, prepare and verify scans."""
+"""The `luna data` commands: make, fetch, prepare and verify scans, and sweep what nothing needs any more."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.terminal import MAX_SEED, err, out, start
+from flows.terminal import MAX_SEED, err, out, print_note, start
 
 if TYPE_CHECKING:
     from lungml.masks import MaskRule
 
-app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans.")
+app = typer.Typer(no_args_is_help=True, help="Make, fetch, prepare and verify scans; sweep what is left over.")
 
 # Where The Cancer Imaging Archive is said to keep them; no checksum is published.
 LIDC_XML_URL = "https://www.cancerimagingarchive.net/wp-content/uploads/LIDC-XML-only.zip"
@@ -32,7 +32,7 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="decides every voxel")] = 0,
     size: Annotated[str, typer.Option(help="rows x cols x slices")] = "512x512x130",
     nodules: Annotated[str, typer.Option(help="fewest and most of a scan")] = "0-4",
-    malignant: Annotated[float, typer.Option(min=0, max=1, help="share of the nodules")] = 1 / 3,
+    malignant: Annotated[float, typer.Option(min=0, max=1, show_default="1/3", help="share of the nodules")] = 1 / 3,
     noise: Annotated[str, typer.Option(help="least and most standard deviation, HU")] = "12-32",
     slice_mm: Annotated[str, typer.Option(help="least and most slice spacing, mm")] = "1-2.5",
     pixel_mm: Annotated[str, typer.Option(help="least and most pixel spacing, mm")] = "0.6-0.9",
@@ -68,9 +68,15 @@ def prepare(
     download: Annotated[bool, typer.Option("--download", help="first fetch what of LUNA16 is missing")] = False,
     subsets: Annotated[str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; else all ten")] = None,
     keep_archives: Annotated[bool, typer.Option(help="keep an archive once it is unpacked and proved")] = True,
-    zenodo_url: Annotated[str, typer.Option(help="where LUNA16's records are published")] = "https://zenodo.org",
+    zenodo_url: Annotated[
+        str, typer.Option(show_default="zenodo.org", help="where LUNA16's records are published")
+    ] = "https://zenodo.org",
     lidc_url: Annotated[
-        str, typer.Option(help="of LIDC-IDRI's XML files as a zip: fetched where the malignancy table is not there yet")
+        str,
+        typer.Option(
+            show_default="TCIA's",
+            help="of LIDC-IDRI's XML files as a zip: fetched where the malignancy table is not there yet",
+        ),
     ] = LIDC_XML_URL,
     lidc: Annotated[Path | None, typer.Option(help=LIDC_HELP)] = None,
     more: Annotated[Path | None, typer.Option(help=MORE_HELP)] = None,
@@ -173,6 +179,41 @@ def verify(
     if report.wrong and not repair:
         out.print("delete them with --repair; the next `luna data prepare` makes them anew")
     raise typer.Exit(1 if report.wrong or report.unread else 0)
+
+
+@app.command()
+def sweep(
+    days: Annotated[int, typer.Option(min=1, help="what was written or used in so many days stays")] = 14,
+    keep: Annotated[int, typer.Option(min=0, help="so many of the latest bundles keep their answers")] = 5,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; without this it is only listed")] = False,
+) -> None:
+    """List what runs left under LUNA_HOME and nothing needs any more, with its size; remove it with --yes.
+
+    That is, all of it unused for --days: crops; the answers and findings of bundles that have no alias (champion,
+    previous, demo or another) and are none of the latest --keep; the state of trainings that nobody went on with; and
+    what killed processes left half-written. A run makes again what it wants of it, the same.
+
+    Never: scans and their stores, tables, the split, the quarantine, corrections, models and all else of MLflow's,
+    reports, Prefect's and log files, what lies behind a link, and whatever luna did not name. While a run works on the
+    home nothing is removed.
+    """
+    home = start(flows=False)
+    from flows.show_sweep import sweep_table, swept_lines
+    from tasks.sweeping import sweep_home
+    from tasks.unneeded import SweepRules, survey
+
+    rules = SweepRules(days=days, keep=keep)
+    swept = sweep_home(home, rules) if yes else None
+    found = swept.survey if swept else survey(home, rules)
+    for note in found.notes:
+        print_note(note)
+    if not found.entries:
+        out.print("everything here is needed")
+        return
+    out.print(sweep_table(found))
+    lines = swept_lines(swept) if swept else ["nothing was removed; luna data sweep --yes does it"]
+    for line in lines:
+        out.print(line, soft_wrap=True)
 
 
 def mask_rule(name: str | None) -> MaskRule | None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from flows.show_scores import show_evaluation, show_submission
-from flows.terminal import MAX_SEED, err, out, start
+from flows.terminal import MAX_SEED, out, print_note, start
 from lungml.home import Home
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ SPLITS: dict[str, Literal["all", "val", "test", "train"]] = {
     "all": "all",
 }
 BUNDLE_HELP = "models:/luna/N or models:/luna@alias; else @champion, or @demo where there is none"
-LOOSE_HELP = "a model that no bundle holds, with the other two; may be given often: probabilities are averaged"
+LOOSE_HELP = "a model that no bundle holds, with the other two; may be given more than once: probabilities are averaged"
 MEMBERS = ("segmentation", "classification", "malignancy")
 LOOSE = "Models that no bundle holds"
 SUBMISSION = "A submission to LUNA16"
@@ -47,7 +46,7 @@ def evaluate(
         ),
     ] = None,
     bundle: Annotated[
-        list[str] | None, typer.Option("--bundle", metavar="BUNDLE", help="as BUNDLE; may be given often")
+        list[str] | None, typer.Option("--bundle", metavar="BUNDLE", help="as BUNDLE; may be given more than once")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the resamples")] = 0,
@@ -123,7 +122,9 @@ def evaluate(
     for contender in contenders(home, named, models):
         check_unseen(tree, contender, home)
         if contender.name not in named:
-            _note(f"{contender.name} is " + ", ".join(f"{name} {' '.join(uris or [])}" for name, uris in loose.items()))
+            print_note(
+                f"{contender.name} is " + ", ".join(f"{name} {' '.join(uris or [])}" for name, uris in loose.items())
+            )
     ready_server()
     evaluation, file = evaluate_bundles(
         named,
@@ -162,7 +163,7 @@ def _score(
         seed=seed,
     )
     for note in score.notes:
-        _note(note)
+        print_note(note)
     if as_json:
         print(json.dumps(score.as_dict(), indent=1, allow_nan=False))
     else:
@@ -200,7 +201,7 @@ def _default(home: Home) -> str:
     from tasks.contenders import default_bundle
 
     uri, alias = default_bundle(home)
-    _note(f"no bundle was named: {uri} is judged, which is @{alias}")
+    print_note(f"no bundle was named: {uri} is judged, which is @{alias}")
     return uri
 
 
@@ -208,7 +209,3 @@ def _refuse(why: str, given: dict[str, Any]) -> None:
     names: Sequence[str] = [name for name, value in given.items() if value]
     if names:
         raise typer.BadParameter(f"{why}: leave out {', '.join(names)}")
-
-
-def _note(line: str) -> None:
-    err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from flows.terminal import err, out, start
+from flows.terminal import out, print_note, start
 
 if TYPE_CHECKING:
     from tasks.promotion import Listed, Moved
@@ -49,7 +48,7 @@ def list_models(
 
     bundles = list_bundles(home)
     for damaged in (one for one in bundles if one.problem):
-        err.print(f"[yellow]note:[/] {escape(f'{damaged.uri}: {damaged.problem}')}", soft_wrap=True)
+        print_note(f"{damaged.uri}: {damaged.problem}")
     show_bundles(bundles, history, out)
 
 
@@ -70,12 +69,9 @@ def promote(
     moved = move(home, uri, alias, because, by="human")  # type: ignore[arg-type]
     (promoted,) = [listed for listed in list_bundles(home) if listed.uri == (moved.renewed or moved.uri)]
     if moved.renewed:
-        err.print(
-            f"[yellow]note:[/] {moved.renewed} is of an older version of luna: registered anew as {moved.uri}",
-            soft_wrap=True,
-        )
+        print_note(f"{moved.renewed} is of an older version of luna: registered anew as {moved.uri}")
     if promoted.decision.startswith("refused"):
-        err.print(f"[yellow]note:[/] the gate had {escape(promoted.decision)}", soft_wrap=True)
+        print_note(f"the gate had {promoted.decision}")
     show_move(moved, out)
 
 
@@ -95,11 +91,14 @@ def lineage(
     uri: Annotated[str, typer.Argument(metavar="URI", help="models:/luna/N, models:/luna@alias or models:/m-...")],
     as_json: Annotated[bool, typer.Option("--json", help="everything, for a program")] = False,
 ) -> None:
-    """Where a bundle or a model comes from: run, code, parameters, data and parents, back to the beginning."""
+    """Where a bundle or a model comes from: run, code, parameters, data and parents, back to the beginning.
+
+    It is noted where a bundle's files are no longer those that its manifest lists.
+    """
     home = start(flows=False)
     from flows.show_lineage import show_lineage
     from tasks.lineage import BundleLineage, lineage_of
-    from tasks.manifest import described_at
+    from tasks.manifest import described_at, verify
 
     found = lineage_of(home, uri)
     if as_json:
@@ -107,6 +106,9 @@ def lineage(
         return
     described = described_at(home, found.uri) if isinstance(found, BundleLineage) else None
     show_lineage(found, described, out)
+    if described and described.manifest.exists():
+        for difference in verify(home, found.uri):
+            print_note(difference)
 
 
 @app.command()

@@ -22,9 +22,12 @@ DEVICE_HELP = "auto, cpu or cuda"
 
 
 def read(
-    scans: Annotated[list[Path], typer.Argument(help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips")],
+    scans: Annotated[
+        list[Path],  # one that cannot be read costs only itself: it is not the command line's to refuse
+        typer.Argument(readable=False, help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips"),
+    ],
     bundle: Annotated[str, typer.Option(help=BUNDLE_HELP)],
-    out_dir: Annotated[Path, typer.Option("--out", help="folder of the results, a folder a scan")],
+    out_dir: Annotated[Path, typer.Option("--out", readable=False, help="folder of the results, a folder a scan")],
     compare: Annotated[str | None, typer.Option(metavar="URI", help=COMPARE_HELP)] = None,
     truth: Annotated[Path | None, typer.Option(help=TRUTH_HELP)] = None,
     grouping: Annotated[str | None, typer.Option(help="report, union or best; else the bundle's own")] = None,

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.markup import escape
 
-from flows.terminal import MAX_SEED, err, out
+from flows.terminal import MAX_SEED, out, print_note
 from lungml.errors import FileError
 from lungml.files import check_writable
 
@@ -59,11 +58,11 @@ def show(
     settings = by_name(recipe).classification.augmentation
     scan = read_scan(scan_path)
     for line in scan.warnings:
-        _note(line)
+        print_note(line)
     found = None if findings is None else finding_marks(findings, scan.series_uid)
     truth = () if tables is None else truth_marks(tables, scan)
     if tables is not None and not truth:
-        _note(f"{tables} names no nodule of this scan")
+        print_note(f"{tables} names no nodule of this scan")
     center = None if place is None else find_place(place, found, scan.grid)
     folder = out_dir or Path("show") / scan.series_uid
     _check_folder(folder)
@@ -80,7 +79,7 @@ def show(
     _write(folder / "slices.png", slices)
     cropped, which = (center, "") if center else _telling_place(marks, middle, scan.grid)
     if which:
-        _note(f"augmentation.png shows {which}: name another place with --at")
+        print_note(f"augmentation.png shows {which}: name another place with --at")
     sheet = draw_augmented(
         scan,
         cropped,
@@ -103,7 +102,7 @@ def _show_volume(scan: Scan, marks: Sequence[Mark], folder: Path) -> None:
     check_extra()
     scene, note = scene_of(scan, marks)
     if note:
-        _note(note)
+        print_note(note)
     _write(folder / "volume.png", draw_volume(scan, scene, render(scene), marks))
 
 
@@ -137,7 +136,3 @@ def _write(path: Path, figure: Figure) -> None:
 
     write_figure(path, figure)
     out.print(str(path), soft_wrap=True)
-
-
-def _note(line: str) -> None:
-    err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True)

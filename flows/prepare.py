@@ -78,7 +78,7 @@ def prepare(
         recipe: decides the masks and the crops.
         val_stride: every n-th series validates, the one after it tests.
         seed: of the choice of negatives.
-        for_training: refuse a data set that leaves a split without a scan.
+        for_training: refuse a data set that leaves a split without a scan or without a kind of nodules.
         recheck: read scans that were set aside once more, though nothing of them has changed.
         download: from where to fetch what of LUNA16 is missing; None fetches nothing.
         subsets: which of its ten subsets to fetch, such as "0,3" or "0-4"; None fetches all.
@@ -114,7 +114,7 @@ def prepare(
         more=Path(more) if more else None,
         sides=sides,
     )
-    truths, resolved = correct_truths(truths, versions, home)
+    truths, resolved = correct_truths(truths, versions, home, for_training=for_training)
     remember_folders(home, DataFolders(luna_dir=Path(luna_dir), tables_dir=tables))
     rule = masks or settings.segmentation.mask_rule
     again = open_round(home, ["prepare"] if refresh else [], flow_run.parameters)

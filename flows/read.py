@@ -15,11 +15,11 @@ from prefect.artifacts import create_table_artifact
 from flows.revive import run_again_later
 from flows.watched import watched
 from lungml.candidates import Grouping
-from lungml.ct import DuplicateScanError, ScanError, read_scan, scan_name
+from lungml.ct import DuplicateScanError, ScanError, read_scan_and_headers, scan_name
 from lungml.errors import FindingError, LunaError, one_line
 from lungml.files import sweep
 from lungml.home import Home
-from lungml.reading.deliver import PAGE, deliver, header_warnings, prepare_folder, source_headers
+from lungml.reading.deliver import PAGE, deliver, header_warnings, prepare_folder
 from lungml.reading.known import Known, read_known
 from lungml.reading.record import KnownTruth, Opinion, Reading, found_nodules
 from tasks.gpus import cuda_name, gpu_slots
@@ -160,14 +160,13 @@ def _read_one(
 ) -> ReadScan:
     """One scan, whatever may be wrong with it; `written` learns its series_uid."""
     try:
-        scan = read_scan(path)
+        scan, headers = read_scan_and_headers(path)
         folder = out / scan.series_uid
         if scan.series_uid in written:
             raise DuplicateScanError(
                 path, f"the same series_uid as {written[scan.series_uid]}", "read it into another --out"
             )
         prepare_folder(folder)  # before the models are asked, which takes minutes
-        headers = source_headers(path)
         truth = known.of(scan.series_uid) if known else None
         opinions = tuple(reader.read(scan, on_slice) for reader in readers)
     except (ScanError, FindingError, OSError) as error:

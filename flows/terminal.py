@@ -6,6 +6,7 @@ import io
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows.settings import configure_process
 from lungml.home import Home
@@ -14,6 +15,11 @@ MAX_SEED = 2**32 - 1
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
+
+
+def print_note(line: str) -> None:
+    """Tell in one line what a person should know beside the answer."""
+    err.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True)
 
 
 def start(*, flows: bool = True) -> Home:

@@ -12,6 +12,8 @@ from prefect.states import Failed
 
 from flows.failures import in_words
 from flows.settings import hear_the_library
+from lungml.home import Home
+from tasks.in_use import using
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +24,8 @@ def watched(body: Callable[P, R]) -> Callable[P, R]:
 
     lungml's and the tasks' own log lines reach the run's page, whoever started the process. A failure that a person
     can mend becomes the run's state message, that line alone; whoever called the flow gets the error itself. Any
-    other failure is left to Prefect, which keeps its traceback. Outside a flow run the body is as it was.
+    other failure is left to Prefect, which keeps its traceback. Meanwhile the home counts as in use. Outside a flow run
+    the body is as it was.
     """
 
     @functools.wraps(body)
@@ -31,7 +34,8 @@ def watched(body: Callable[P, R]) -> Callable[P, R]:
             return body(*args, **kwargs)
         hear_the_library()
         try:
-            return body(*args, **kwargs)
+            with using(Home.from_env()):  # meanwhile `luna data sweep` removes nothing
+                return body(*args, **kwargs)
         except Exception as error:
             words = in_words(error)
             if words is None:

@@ -73,7 +73,8 @@ def augment_slabs(
 
     Args:
         slabs: (B, C, H, W) float, HU; the context slices are channels and move together.
-        masks: (B, 1, H, W) float, 0 or 1; resampled like the image, then 1 where above 0.5.
+        masks: (B, 1, H, W) float, 0, 1, or -1 where nobody learns; resampled like the image, then 1 where above 0.5
+            and -1 where below -0.5.
         settings: how far.
         generator: draws matrices, noise, displacements and contrast in this order, each kind only where it is used,
             so that switching on a later one leaves the earlier ones as they were. See `draw_affines`, `draw_noise`.
@@ -87,7 +88,8 @@ def augment_slabs(
     if matrices is not None:
         bend = draw_displacements(settings.elastic_vox, batch, plane, 2, generator, device)
         both = resample_in_plane(torch.cat([slabs, masks.to(slabs.dtype)], dim=1), matrices, bend)
-        slabs, masks = both[:, :-1], (both[:, -1:] > 0.5).to(masks.dtype)
+        moved = both[:, -1:]
+        slabs, masks = both[:, :-1], (moved > 0.5).to(masks.dtype) - (moved < -0.5).to(masks.dtype)
     return _with_noise(_with_contrast(slabs, settings, generator), noise), masks
 
 

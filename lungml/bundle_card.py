@@ -78,6 +78,7 @@ class BundleCard:
         parameters: of the flow run, see `tasks.recorded`.
         environment: what it was made on: name -> value.
         missing: sentences on what nothing says.
+        corrections: how many of the readers' corrections were used as what, up to which version; empty where none were.
 
     Raises:
         ValueError: on an unknown origin or split.
@@ -97,6 +98,7 @@ class BundleCard:
     parameters: Mapping[str, Any]
     environment: Mapping[str, str]
     missing: tuple[str, ...] = ()
+    corrections: str = ""
 
     def __post_init__(self) -> None:
         if self.origin not in get_args(Origin):
@@ -167,6 +169,8 @@ def _data(card: BundleCard) -> list[Block]:
         blocks.append(Sheet(caption="What it was made and judged on", head=head, rows=rows, words=frozenset({4})))
     else:
         blocks.append(Words(text="Its run says nothing of its data."))
+    if card.corrections:
+        blocks.append(Words(text=f"It learned from {card.corrections}."))
     return blocks
 
 

@@ -87,7 +87,7 @@ def calibration(scores: Mapping[str, Scorecard], methods: Mapping[Probability, M
         for name, shown in judged.items():
             method = methods[name]
             how = "as the networks said it" if method == "none" else f"calibrated ({method})"
-            found = shown.calibration
+            found = shown.reliability
             rows.append(
                 [f"{name}, {split}, {how}", f"{int(found.samples.sum()):,}", rate(found.ece), rate(found.brier)]
             )

@@ -14,7 +14,7 @@ from lungml.crops import HU_MAX, HU_MIN
 from lungml.errors import LunaError
 from lungml.geometry import Grid
 from lungml.marked import Marked
-from lungml.splitting import split
+from lungml.splitting import Parts, split
 
 Grouping = Literal["report", "union", "best"]
 Floats = npt.NDArray[np.float64]
@@ -167,28 +167,17 @@ def _offer_parts(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: 
     """The parts of what was marked, the surest first."""
     high = seen.at(settings.threshold)
     report = label(erode(find_runs(high.voxels, high.shape)))[1]
-    spacing = grid.spacing_irc
-    parts = split(seen, spacing, settings.levels, settings.threshold, report)
+    parts = split(seen, grid.spacing_irc, settings.levels, settings.threshold, report)
     count = len(parts.peaks)
-    irc = np.stack(np.unravel_index(seen.voxels, seen.shape), axis=1)
-    round_ones = np.append(_are_round(parts.component, irc * spacing, spacing, count), False)  # -1 finds the last
-    # A hollow or ragged nodule may fall into parts, and still the middle of all of it is the place to look at. From
-    # any other part something may lead away, such as its vessel: it neither pulls its centre nor counts as its volume.
-    whole = np.flatnonzero(round_ones[parts.component])
-    lone = np.flatnonzero((parts.of_voxel >= 0) & ~round_ones[parts.of_voxel])
-    depth = parts.depth_mm[parts.of_voxel[lone]][:, None]
-    off_mm = np.abs(irc[lone] - irc[parts.peaks][parts.of_voxel[lone]]) * spacing
-    near = np.append(np.ones(len(whole)), ((off_mm / (depth + spacing)) ** 2).sum(axis=1) <= 1)
-    own = np.append(np.ones(len(whole)), ((off_mm / (WIDEST * depth + spacing)) ** 2).sum(axis=1) <= 1)
-    part = np.append(parts.component[whole], parts.of_voxel[lone])
-    which = np.append(whole, lone)
-    weights = near * _weights(hu, seen.voxels[which])
-    centers = _means(part, weights, [weights * axis for axis in irc[which].T], count)
-    probs = seen.probs[which].astype(np.float64)
-    higher = own * (probs > settings.threshold)
-    own = np.where(np.bincount(part, higher, minlength=count)[part] > 0, higher, own)
-    volumes = np.bincount(part, own, minlength=count)
-    scores = np.clip(_means(part, own, [own * probs], count)[:, 0], 0, 1)
+    which, part, near = _belongings(seen, parts, grid.spacing_irc)
+    weights = _weights(hu, seen.voxels[which[near]])
+    centers = _means(part[near], weights, [weights * axis for axis in _irc(seen, which[near])], count)
+    probs = seen.probs[which]
+    higher = probs > settings.threshold
+    measured = higher | (np.bincount(part[higher], minlength=count) == 0)[part]
+    part, probs = part[measured], probs[measured].astype(np.float64)
+    volumes = np.bincount(part, minlength=count)
+    scores = np.clip(np.bincount(part, probs, minlength=count) / volumes, 0, 1)
     order = np.argsort(-scores, kind="stable")
     kept = order[: settings.max_candidates]
     return Candidates(
@@ -199,19 +188,69 @@ def _offer_parts(seen: Marked, hu: npt.NDArray[np.int16], grid: Grid, settings: 
     )
 
 
-def _are_round(component: Ints, mm: Floats, spacing: Floats, count: int) -> npt.NDArray[np.bool_]:
-    """Whether each component is no larger than a nodule and hardly more spread out than a ball of its volume."""
-    inside = np.flatnonzero(component >= 0)
-    number, mm = component[inside], mm[inside]
-    voxels = np.bincount(number, minlength=count)
-    size = np.maximum(voxels, 1)  # a part that is not the deepest of its component has none here
-    mean, square = (
-        np.stack([np.bincount(number, axis, minlength=count) for axis in values.T], axis=1) / size[:, None]
-        for values in (mm, mm**2)
+def _belongings(seen: Marked, parts: Parts, spacing: Floats) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    """What is measured of each part.
+
+    A hollow or ragged nodule may fall into parts, and still the middle of all of it is the place to look at. From
+    any other part something may lead away, such as its vessel: it neither pulls its centre nor counts as its volume.
+
+    Returns:
+        (m,) int64, voxels, those of whole components first; (m,) int64, the part of each; and whether it lies so
+        near to its part's peak that it counts for the centre.
+    """
+    round_ones = np.append(_are_round(seen, parts.component, spacing, len(parts.peaks)), False)  # -1 finds the last
+    whole = np.flatnonzero(round_ones[parts.component])
+    lone = np.flatnonzero((parts.of_voxel >= 0) & ~round_ones[parts.of_voxel])
+    lone = lone[_may_lie_around_peaks(seen, parts, lone, spacing)]
+    own, near = _around_peaks(seen, parts, lone, spacing)
+    return (
+        np.append(whole, lone[own]),
+        np.append(parts.component[whole], parts.of_voxel[lone[own]]),
+        np.append(np.ones(len(whole), np.bool_), near[own]),
     )
-    spread = (square - mean**2 + spacing**2 / 12).sum(axis=1)  # a voxel is spread out itself
+
+
+def _may_lie_around_peaks(seen: Marked, parts: Parts, lone: Ints, spacing: Floats) -> npt.NDArray[np.bool_]:
+    """A quick look along the rows, which most voxels of a large part do not pass; none passes less than it should."""
+    cols = seen.shape[2]
+    number = parts.of_voxel[lone]
+    reach = np.ceil(WIDEST * parts.depth_mm / spacing[2]).astype(np.int64) + 1
+    peaks = seen.voxels[parts.peaks] % cols
+    return np.abs(seen.voxels[lone] % cols - peaks[number]) <= reach[number]
+
+
+def _around_peaks(
+    seen: Marked, parts: Parts, lone: Ints, spacing: Floats
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Whether some voxels lie within `WIDEST` radii and within one of their parts' peaks, a voxel more in each axis."""
+    number = parts.of_voxel[lone]
+    wide, close = np.zeros((2, len(lone)))
+    for place, peak, step_mm in zip(_irc(seen, lone), _irc(seen, parts.peaks), spacing):
+        off_mm = np.abs(place - peak[number]) * step_mm
+        wide += (off_mm / (WIDEST * parts.depth_mm + step_mm)[number]) ** 2
+        close += (off_mm / (parts.depth_mm + step_mm)[number]) ** 2
+    return wide <= 1, close <= 1
+
+
+def _are_round(seen: Marked, component: Ints, spacing: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Whether each component is no larger than a nodule and hardly more spread out than a ball of its volume."""
+    voxels = np.bincount(component + 1, minlength=count + 1)[1:]
+    size = np.maximum(voxels, 1)  # a part that is not the deepest of its component has none here
     radius = _diameters_mm(size, spacing) / 2
-    return (voxels > 0) & (2 * radius <= LARGEST_MM) & (spread <= ROUND**2 * 3 / 5 * radius**2)
+    small = (voxels > 0) & (2 * radius <= LARGEST_MM)
+    inside = np.flatnonzero(np.append(small, False)[component])
+    number = component[inside]
+    spread = np.zeros(count)
+    for axis, step_mm in zip(_irc(seen, inside), spacing):
+        mm = axis * step_mm
+        mean, square = (np.bincount(number, values, minlength=count) / size for values in (mm, mm**2))
+        spread += square - mean**2 + step_mm**2 / 12  # a voxel is spread out itself
+    return small & (spread <= ROUND**2 * 3 / 5 * radius**2)
+
+
+def _irc(seen: Marked, which: Ints) -> tuple[Ints, ...]:
+    """Index, row and column of some voxels."""
+    return np.unravel_index(seen.voxels[which], seen.shape)
 
 
 def _means(labels: Ints, weights: Floats, moments: Sequence[Floats], count: int) -> Floats:

@@ -36,29 +36,14 @@ class Patch:
 Region = Mapping[float, Patch]  # the pixels of each slice, by its z in mm
 
 
-def fill_contour(points: npt.NDArray[np.int32]) -> Patch:
-    """The pixels that a contour encloses; those on its line are not among them, for it is the outer border.
-
-    Its last point is joined to the first and a gap is bridged by a straight line. A pixel is enclosed when no path
-    over the four sides of pixels leads from it around the line, so pockets between two windings are enclosed too.
-    This counts exactly the voxels of LUNA16's annotations_excluded.csv, in which a diameter is that of the sphere of
-    a single reader's voxels.
-
-    Args:
-        points: (N, 2) int (row, col), in order, N >= 1.
-
-    Returns:
-        a patch as large as the contour; nothing is inside a point or a line.
-    """
-    low, line = _drawn(points)
-    return Patch(int(low[0]), int(low[1]), ndimage.binary_fill_holes(line) & ~line)
-
-
 def fill_contours(contours: Iterable[Contour]) -> Region:
     """The pixels of one reading: what its contours enclose, without the holes and the lines around them.
 
-    A line is never part of the nodule: around a hole as little as around the nodule. That is what LUNA16 counted (14
-    of the 15 readings with holes whose voxels its table tells agree with it, 1 with holes that keep their line).
+    A contour's last point is joined to the first and a gap is bridged by a straight line. A pixel is enclosed when no
+    path over the four sides of pixels leads from it around the line, so pockets between two windings are enclosed too.
+    The line itself, the outer border, is never part of the nodule: around a hole as little as around the nodule. This
+    counts exactly the voxels of LUNA16's annotations_excluded.csv, in which a diameter is that of the sphere of a
+    single reader's voxels (of its 15 readings with holes 14 agree, and 1 with holes that keep their line).
     A slice without a pixel is left out. A reading too small to enclose any pixel consists of its lines.
 
     Returns:

@@ -62,34 +62,6 @@ def cut_box(volume: npt.NDArray[Any], center_irc: npt.ArrayLike, shape: tuple[in
     return np.array(_view_box(volume, center_irc, shape))
 
 
-def cut_box_mm(
-    volume: npt.NDArray[Any],
-    center_irc: npt.ArrayLike,
-    shape: tuple[int, int, int],
-    spacing_irc_mm: npt.ArrayLike,
-    out_spacing_irc_mm: tuple[float, float, float],
-) -> npt.NDArray[np.float32]:
-    """Copy a box of a fixed size in mm around a point: `cut_box` of `CROP_SHAPE`, resampled by `resample_mm`.
-
-    The crop cache keeps voxels, so this sees no more than those: training and inference get equal boxes, and what lies
-    further out than `CROP_SHAPE` voxels is repeated from its edge. Values are not clipped.
-
-    Args:
-        volume: (index, row, col).
-        center_irc: (3,) fractional voxels; it always comes to lie in the middle, between two voxels of an even side.
-        shape: of the box.
-        spacing_irc_mm: (3,) of the volume.
-        out_spacing_irc_mm: of the box.
-
-    Returns:
-        a new float32 array of exactly `shape`.
-    """
-    box = torch.from_numpy(cut_box(volume, center_irc, CROP_SHAPE)).float()[None, None]
-    place = place_in_boxes(volume.shape, center_irc, CROP_SHAPE)
-    spacing = np.asarray(spacing_irc_mm, dtype=np.float64).reshape(1, 3)
-    return resample_mm(box, torch.from_numpy(place), torch.from_numpy(spacing), shape, out_spacing_irc_mm)[0, 0].numpy()
-
-
 def resample_mm(
     crops: torch.Tensor,
     places_irc: torch.Tensor,

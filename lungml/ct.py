@@ -16,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataset import Dataset
 
-from lungml.dicom import dicom_files, find_dicom_series, read_series
+from lungml.dicom import dicom_files, find_dicom_series, read_series, read_series_and_headers
 from lungml.files import walk
 from lungml.geometry import Grid
 from lungml.metaimage import MAX_HEADER_BYTES, MhdHeader, open_plain, read_header, read_voxels
@@ -71,6 +72,7 @@ __all__ = [
     "find_scans",
     "read_header",
     "read_scan",
+    "read_scan_and_headers",
     "scan_fingerprint",
     "scan_name",
     "source_files",
@@ -125,6 +127,26 @@ def read_scan(path: Path) -> Scan:
         header = read_header(path)
         series_uid, grid = path.stem, header.grid
         hu = as_int16(read_voxels(header), path).reshape(grid.shape_irc)
+    return _checked(path, series_uid, hu, grid)
+
+
+def read_scan_and_headers(path: Path) -> tuple[Scan, list[Dataset] | None]:
+    """Read one scan as `read_scan` does, and of a DICOM series what objects made from it take over.
+
+    Returns:
+        the scan, and what `lungml.dicom.read_headers` gives of the very files that its voxels came from; None for a
+        scan of another kind.
+
+    Raises:
+        ScanError: as of `read_scan`.
+    """
+    if scan_kind(path) != "dicom":
+        return read_scan(path), None
+    series_uid, hu, grid, headers = read_series_and_headers(path)
+    return _checked(path, series_uid, hu, grid), headers
+
+
+def _checked(path: Path, series_uid: str, hu: npt.NDArray[np.int16], grid: Grid) -> Scan:
     _check_uid(series_uid, path)
     check_plausible(hu, path)
     hu, grid = _axial(hu, grid)
@@ -222,6 +244,8 @@ def scan_kind(path: Path) -> Literal["dicom", "nifti", "metaimage"]:
     try:
         path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise MissingDataError(path, "a link to nowhere", "fetch its file, or name another") from None
         unknown = f", and {path.suffix} is not a kind of scan we read" if path.suffix else ""
         raise MissingDataError(path, f"no such file or folder{unknown}", "check the path") from None
     except OSError as error:

@@ -1,16 +1,18 @@
 """What does a DICOM series hold, in a folder or a zip, and is every slice of it there?
 
 File names, extensions and order mean nothing: slices are put in order by their positions in the patient. Nothing of a
-patient but the series_uid leaves this module, but for what `read_headers` is asked for.
+patient but the series_uid leaves this module, but for what `read_headers` and `read_series_and_headers` are asked for.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +25,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
     JPEGExtended12Bit,
 )
 
@@ -67,7 +68,8 @@ UNCOMPRESSED = (
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
-LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)  # whatever their fields say; of other syntaxes these say it
+STDERR, WRONG_DECODER = 2, b"Unsupported JPEG data precision 12\n"
+_STDERR = threading.Lock()  # there is one for all threads
 SERIES_LISTED = 5  # of several series in one folder
 SAME_MM = 1e-3  # positions closer than this are one position
 # How far a slice may lie from its place in an even grid: positions are rounded, by some scanners to 0.1 mm.
@@ -88,6 +90,7 @@ SLICE_FIELDS = (
     "SliceThickness", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     "ContrastBolusAgent",  # taken over by none: what a person is warned of
 )  # fmt: skip
+OBJECT_FIELDS = (*PATIENT_FIELDS, *SLICE_FIELDS)
 
 
 def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
@@ -104,12 +107,22 @@ def read_series(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid]:
         ScanError: whatever the bytes are, this and no other error.
     """
     with opened(path) as files:
-        series_uid, slices = _slices(files)
-        slices, grid = _order(slices, path)
-        hu = np.empty(grid.shape_irc, dtype=np.int16)
-        for index, one in enumerate(slices):
-            hu[index] = as_int16(_values(files, one), path, f"{one.name}: ")
-    return series_uid, hu, grid
+        series_uid, slices, grid = _ordered(files)
+        return series_uid, _volume(files, slices, grid), grid
+
+
+def read_series_and_headers(path: Path) -> tuple[str, npt.NDArray[np.int16], Grid, list[Dataset]]:
+    """Read a series as `read_series` does, and what `read_headers` gives of the very files that its voxels came from.
+
+    Returns:
+        the series_uid, the values in HU, (index, row, col) int16, the grid, and one dataset a slice, in their order.
+
+    Raises:
+        ScanError: whatever the bytes are, this and no other error.
+    """
+    with opened(path) as files:
+        series_uid, slices, grid = _ordered(files, OBJECT_FIELDS)
+        return series_uid, _volume(files, slices, grid), grid, [_header(one) for one in slices]
 
 
 def read_grid(path: Path) -> Grid:
@@ -119,7 +132,7 @@ def read_grid(path: Path) -> Grid:
         ScanError: as `read_series`, but for the pixels.
     """
     with opened(path) as files:
-        return _order(_slices(files)[1], path)[1]
+        return _ordered(files)[2]
 
 
 def read_headers(path: Path) -> list[Dataset]:
@@ -137,13 +150,33 @@ def read_headers(path: Path) -> list[Dataset]:
         ScanError: as `read_series`, but for the pixels.
     """
     with opened(path) as files:
-        return [_header(files, one.name) for one in _order(_slices(files)[1], path)[0]]
+        return [_header(one) for one in _ordered(files, OBJECT_FIELDS)[1]]
 
 
-def _header(files: SeriesFiles, name: str) -> Dataset:
-    with files.open(name) as handle:
-        about, meta = parse(handle, name, files.path, [*PATIENT_FIELDS, *SLICE_FIELDS])
-    if meta["TransferSyntaxUID"].value in LOSSY:
+def _ordered(files: SeriesFiles, more: Sequence[str] = ()) -> tuple[str, list[Slice], Grid]:
+    """The series_uid, the slices in the order of their positions, `more` fields of them parsed too, and their grid."""
+    series_uid, slices = _slices(files, more)
+    slices, grid = _order(slices, files.path)
+    return series_uid, slices, grid
+
+
+def _volume(files: SeriesFiles, slices: Sequence[Slice], grid: Grid) -> npt.NDArray[np.int16]:
+    hu = np.empty(grid.shape_irc, dtype=np.int16)
+    for index, one in enumerate(slices):
+        values = _values(files, one)
+        if one.lossy and values.dtype.kind == "f":  # to the nearest HU: what was compressed knows no tenths of one
+            np.rint(values, out=values)
+        hu[index] = as_int16(values, files.path, f"{one.name}: ")
+    return hu
+
+
+def _header(one: Slice) -> Dataset:
+    """What of a slice's header an object takes over; all else goes."""
+    about = one.header.fields
+    for element in list(about):
+        if element.keyword not in OBJECT_FIELDS:
+            del about[element.tag]
+    if one.lossy:
         about.LossyImageCompression = "01"
     return about
 
@@ -222,8 +255,8 @@ def _first_ct(path: Path) -> str | None:
     return None
 
 
-def _slices(files: SeriesFiles) -> tuple[str, list[Slice]]:
-    """The one series' images."""
+def _slices(files: SeriesFiles, more: Sequence[str]) -> tuple[str, list[Slice]]:
+    """The one series' images; `more` of their fields are parsed than we look at."""
     path = files.path
     images: list[tuple[str, ImageHeader]] = []
     others = []
@@ -231,7 +264,7 @@ def _slices(files: SeriesFiles) -> tuple[str, list[Slice]]:
         with files.open(name) as handle:
             if not is_dicom(handle):
                 others.append(name)
-            elif (header := read_image_header(handle, name, path)) is not None:
+            elif (header := read_image_header(handle, name, path, more)) is not None:
                 images.append((name, header))
     suffixes = {PurePosixPath(name).suffix.lower() for name, _ in images}
     for name in others:
@@ -376,7 +409,8 @@ def _values(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
     if one.syntax not in UNCOMPRESSED:
         return _decoded(files, one)
     with files.open(one.name) as handle:
-        about, _ = parse(handle, one.name, files.path, ["PixelData"], pixels=True)
+        about, _ = parse(handle, one.name, files.path, ["SOPInstanceUID", "PixelData"], pixels=True)
+    _refuse_another(about, files, one)
     pixels = about.get("PixelData")
     expected = one.rows * one.cols * 2
     if not isinstance(pixels, bytes) or len(pixels) != expected:
@@ -402,14 +436,15 @@ def _values(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
 def _decoded(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
     """A compressed slice, decoded and rescaled by SimpleITK (GDCM)."""
     with files.open(one.name) as handle:
-        parse(handle, one.name, files.path, ["Rows"])  # stops where the pixels begin
+        about, _ = parse(handle, one.name, files.path, ["SOPInstanceUID"])  # stops where the pixels begin
         begins = handle.tell()
         handle.seek(0)
         content = handle.read()
+    _refuse_another(about, files, one)
     if not whole_fragments(content, begins, one.syntax):
         raise ByteCountError(files.path, f"{one.name} breaks off in its pixels", "download the series again")
     try:
-        with _file_of(content) as name:
+        with _file_of(content) as name, _quiet() if one.syntax == JPEGExtended12Bit else nullcontext():
             reader = sitk.ImageFileReader()
             reader.SetImageIO("GDCMImageIO")
             reader.SetFileName(name)
@@ -423,6 +458,36 @@ def _decoded(files: SeriesFiles, one: Slice) -> npt.NDArray[Any]:
     if values.size != one.rows * one.cols:
         raise ByteCountError(files.path, f"{one.name} decodes to another size", "download the series again")
     return values.reshape(one.rows, one.cols)
+
+
+def _refuse_another(about: Dataset, files: SeriesFiles, one: Slice) -> None:
+    """Refuse the pixels of another slice than the header's: what is made of both would refer to neither."""
+    if about.get("SOPInstanceUID") != one.header.fields.get("SOPInstanceUID"):
+        raise FormatError(
+            files.path, f"{one.name} was replaced while it was read", "wait until nothing changes there, then try again"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what GDCM says of each slice of 12 bits before it takes the decoder that can read it.
+
+    It writes to the process's own descriptor, past Python. What else is written there meanwhile comes after.
+    """
+    if not hasattr(os, "memfd_create") or sys.__stderr__ is None:
+        yield
+        return
+    with _STDERR, os.fdopen(os.memfd_create("stderr"), "w+b") as said:
+        usual = os.dup(STDERR)
+        os.dup2(said.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(usual, STDERR)
+            os.close(usual)
+            said.seek(0)
+            if rest := b"".join(line for line in said if line != WRONG_DECODER):
+                os.write(STDERR, rest)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What does the header of one DICOM file say, and is it a CT slice?
 
 pydicom parses it; what it would guess, print or look away from is refused here. No value that could name a patient is
-ever quoted, nor asked for but by `lungml.dicom.read_headers`.
+ever quoted, nor asked for but by `lungml.dicom.read_headers` and `read_series_and_headers`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import io
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -29,6 +30,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     LegacyConvertedEnhancedCTImageStorage,
@@ -52,15 +55,17 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 # Groups 2 and 8 come first in a DICOM file that lacks its preamble: little endian, element below 0x100.
 BARE_STARTS = (b"\x02\x00", b"\x08\x00")
 HEADER_TAGS = [
-    "SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "LossyImageCompression",
 ]  # fmt: skip
 CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 # Objects made from a series, with rows and columns of their own, that may lie beside its slices.
 DERIVED_CLASSES = {SegmentationStorage, RTDoseStorage}
 FIRST_PIXELS = 0x7FE00008  # float and double pixels come before those that we read
 ENDS_MARKED = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)  # whatever their fields say; of other syntaxes these say it
 END_OF_PICTURE, PADDING = b"\xff\xd9", 16  # bytes that may come after it: one makes a fragment's length even
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
@@ -79,6 +84,8 @@ class Slice:
         axes: (2, 3) unit steps of the column and of the row index.
         spacing: mm between rows, between columns.
         syntax: how the pixels are stored.
+        lossy: whether they were ever compressed with loss, as far as syntax and header say.
+        header: as it was parsed.
     """
 
     name: str
@@ -92,11 +99,13 @@ class Slice:
     axes: npt.NDArray[np.float64]
     spacing: tuple[float, float]
     syntax: UID
+    lossy: bool
+    header: ImageHeader = field(repr=False)  # it may name a patient
 
 
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
-    """The fields of one image that we look at, unchecked."""
+    """The fields of one image that were asked for, unchecked."""
 
     fields: Dataset
     syntax: UID
@@ -204,13 +213,19 @@ def _keep_values_to_ourselves() -> None:
     warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
-def read_image_header(handle: BinaryIO, name: str, path: Path) -> ImageHeader | None:
+def read_image_header(handle: BinaryIO, name: str, path: Path, more: Sequence[str] = ()) -> ImageHeader | None:
     """The header of one DICOM file, None when it is no image: a report, a structure set, a segmentation, a DICOMDIR.
+
+    Args:
+        handle: at the file's beginning.
+        name: of the file.
+        path: the series.
+        more: keywords of fields that are parsed beside `HEADER_TAGS`.
 
     Raises:
         ScanError: it cannot be parsed, or does not say what it is.
     """
-    about, meta = parse(handle, name, path, HEADER_TAGS)
+    about, meta = parse(handle, name, path, [*HEADER_TAGS, *more])
     sop_class = str(about.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if not sop_class:
         raise HeaderError(path, f"{name} does not say what it is (no SOPClassUID)", "download the series again")
@@ -261,6 +276,8 @@ def check_slice(name: str, header: ImageHeader, path: Path) -> Slice:
         axes=axes,
         spacing=(float(spacing[0]), float(spacing[1])),
         syntax=syntax,
+        lossy=syntax in LOSSY or about.get("LossyImageCompression") == "01",
+        header=header,
     )
 
 

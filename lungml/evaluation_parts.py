@@ -271,9 +271,9 @@ def describe(name: str, card: Scorecard) -> str:
         f"{rate(card.over_diameter.first)}",
         "confusion_nodule": f"Confusion table of the findings at nodule threshold {card.nodule_threshold:.3g}",
         "confusion_malignancy": f"Confusion table of nodules at malignancy threshold {card.malignant_threshold:.3g}",
-        "calibration_nodule": f"Calibration of the nodule probability, ECE {rate(card.nodule.calibration.ece)}",
+        "calibration_nodule": f"Calibration of the nodule probability, ECE {rate(card.nodule.reliability.ece)}",
         "calibration_malignancy": f"Calibration of the malignancy probability, ECE "
-        f"{rate(card.malignancy.calibration.ece)}",
+        f"{rate(card.malignancy.reliability.ece)}",
         "funnel": f"Bars: of {amount(card.funnel.voxels)} voxels a scan {amount(card.funnel.candidates)} "
         f"candidates and {amount(card.funnel.nodules)} taken for nodules are left",
         "losses": f"Bars: {card.losses.right:,} of {card.losses.nodules:,} nodules came through, of the malignant "
@@ -295,7 +295,7 @@ def _groups(name: str, groups: Sequence[Group]) -> Sheet:
 
 
 def _worth(scored: Scored) -> list[str]:
-    found = scored.calibration
+    found = scored.reliability
     return [f"{int(found.samples.sum()):,}", rate(found.ece), rate(found.brier)]
 
 

@@ -96,8 +96,8 @@ def crop_figures(
         split: Quality(
             positives=one.positives,
             negatives=one.negatives,
-            ece=one.calibration.ece,
-            brier=one.calibration.brier,
+            ece=one.reliability.ece,
+            brier=one.reliability.brier,
             average_precision=one.average_precision,
         )
         for split, one in scored.items()
@@ -201,7 +201,7 @@ def _slab_batch(problem: Problem, rng: np.random.Generator) -> tuple[torch.Tenso
     rows = problem.order(rng, SHEET_ROWS, 1)
     with closing(problem.loaded([rows])) as loaded:
         batch = next(loaded)
-    return batch.arrays[0].cpu().float(), batch.arrays[1].cpu().float()[:, None]
+    return batch.arrays[0].cpu().float(), batch.arrays[1].cpu().view(torch.int8).float()[:, None]
 
 
 @torch.inference_mode()

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+HALF_WRITTEN = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}")  # as `beside_path` names: machine, process
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -83,7 +85,7 @@ def sweep(*folders: Path) -> list[Path]:
     swept = []
     for folder in folders:
         for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
-            made = re.fullmatch(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}", path.name)
+            made = HALF_WRITTEN.fullmatch(path.name)
             if not made or made[1] != this_machine() or psutil.pid_exists(int(made[2])):
                 continue
             if path.is_dir() and not path.is_symlink():

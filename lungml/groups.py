@@ -1,11 +1,13 @@
 """Is what lies at this place one whole Zarr group, written under exactly this key?
 
-A group appears whole or not at all. On a local disk it is written beside and renamed; on an object store, which
-cannot rename, its description (`zarr.json`, with the completion mark) is written last and removed first.
+A group appears whole or not at all. On a local disk it is written beside and takes its place at once, so that what was
+there before stands until then; on an object store, which cannot rename, its description (`zarr.json`, with the
+completion mark) is written last and removed first.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -90,6 +92,10 @@ def write_group(
     every reader checks; every other array is one uncompressed chunk, so its chunk file is a plain C-order dump that
     `map_array` can memory-map, and its checksum lies in the attributes.
 
+    What lies there stands until the new one is whole, then it goes, also where it is of the same key: whoever writes it
+    again wants it anew. The groups within one of the same key, a scan's masks, go over to the new one. Of two runs that
+    write the same at once, the one that comes second gives up its own.
+
     Args:
         group: where.
         arrays: by name.
@@ -109,6 +115,7 @@ def write_group(
         return
     folder = group.parent.parent if within else group.parent
     beside = beside_path(folder / "-".join(group.relative_to(folder).parts))
+    before = _mark(group)
     try:
         with naming(group), _system_errors():
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,9 +126,12 @@ def write_group(
             with locked(folder / ".groups"):  # one run at a time puts something in its place
                 if within:
                     read_attributes(group.parent)
-                if is_current(group, key):  # another run was faster, and may have put more in there since
+                current = is_current(group, key)
+                if current and _mark(group) != before:  # another run was faster
                     shutil.rmtree(beside, ignore_errors=True)
                 else:
+                    if current and not within:
+                        _take_over(group, beside)
                     _swap(beside, group)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -405,10 +415,54 @@ def _sync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _mark(group: Path) -> tuple[int, int] | None:
+    """What tells one writing of a group from another; None where there is none."""
+    try:
+        about = (group / "zarr.json").stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
+
+
+def _take_over(group: Path, beside: Path) -> None:
+    """Let the whole groups within a group be within its successor, too; where links can be, no byte is copied."""
+    for inner in sorted(path for path in group.iterdir() if path.is_dir()):
+        try:
+            read_attributes(inner)
+        except StoreError:  # an array of the group itself, or a half-written one
+            continue
+        shutil.copytree(inner, beside / inner.name, copy_function=_link)
+        _sync_tree(beside / inner.name)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+    return target
+
+
 def _swap(beside: Path, path: Path) -> None:
-    """Put a finished folder in place; `os.replace` refuses a folder that is not empty, so the old one steps aside."""
-    old = beside_path(path)
-    if path.exists():
+    """Put a finished folder in place of another, at once where the system can; else the old one steps aside first."""
+    old = beside
+    if path.exists() and not _exchange(beside, path):  # `os.replace` refuses a folder that is not empty
+        old = beside_path(path)
         os.replace(path, old)
-    os.replace(beside, path)
+    if not path.exists():
+        os.replace(beside, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places, with no moment at which one of them is gone; whether the system could (Linux)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def touch(group: Location) -> None:
+    """Note that a run found use for a group: `luna data sweep` goes by the time of its folder."""
+    if isinstance(group, Path):
+        with suppress(OSError):  # a folder that may only be read is not swept either
+            os.utime(group)

@@ -92,8 +92,8 @@ def bounding_box_xyz(nodule: LidcNodule, grid: Grid) -> tuple[tuple[float, float
     return as_triple(corners.min(axis=0)), as_triple(corners.max(axis=0))
 
 
-def consensus_box(nodule: LidcNodule, grid: Grid, share: float = CONSENSUS) -> NoduleBox:
-    """The voxels that at least a share of the nodule's readers include.
+def consensus_box(nodule: LidcNodule, grid: Grid) -> NoduleBox:
+    """The voxels that at least half of the nodule's readers include.
 
     Those who did not outline the nodule have no vote; two outlines of one reader are one vote. Nothing is filled in
     between slices. Slices are taken for the nearest of the scan's.
@@ -124,7 +124,7 @@ def consensus_box(nodule: LidcNodule, grid: Grid, share: float = CONSENSUS) -> N
             height, width = patch.inside.shape
             included[slices[z_mm] - index, top : top + height, left : left + width] |= patch.inside
         votes += included
-    return _cropped(votes >= share * len(regions), (index, row, col), nodule, grid)
+    return _cropped(votes >= CONSENSUS * len(regions), (index, row, col), nodule, grid)
 
 
 def _check_inside(nodule: LidcNodule, indices: Iterable[int], grid: Grid) -> None:

@@ -97,20 +97,6 @@ def write_nodules_csv(path: Path, nodules: Iterable[LidcNodule]) -> None:
     write_csv_atomic(path, NODULE_COLUMNS, rows)
 
 
-def soft_malignancy(ratings: Sequence[int]) -> float:
-    """The ratings as a label between benign and malignant: mean((rating - 1) / 4).
-
-    0 when all rate 1, 1 when all rate 5, 0.5 when all are undecided: the five steps of Armato et al. 2011 taken as
-    equally wide. It keeps what the hard label drops: [1, 1, 4, 4] and [5, 5, 5, 5] are both malignant, 0.375 and 1.
-
-    Raises:
-        ValueError: no rating, or one outside 1..5.
-    """
-    if not ratings or not all(1 <= rating <= 5 for rating in ratings):
-        raise ValueError(f"ratings {list(ratings)} are not one or more of 1..5")
-    return sum(rating - 1 for rating in ratings) / (4 * len(ratings))
-
-
 def _nodule(series_uid: str, group: Sequence[tuple[Reading, Region]]) -> LidcNodule:
     readings = tuple(reading for reading, _ in group)
     regions = tuple(region for _, region in group)

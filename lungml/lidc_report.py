@@ -1,20 +1,19 @@
-"""What came of turning LIDC's XML into tables, and does it agree with what is published?"""
+"""What came of turning LIDC's XML into tables?"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from lungml.lidc import LidcFiles, read_lidc
 from lungml.lidc_luna import NO_FILE, LunaMatch, match_luna, write_rated_csv
-from lungml.lidc_nodules import LidcNodule, all_nodules, write_nodules_csv
-from lungml.luna import Annotation, Nodule
+from lungml.lidc_nodules import all_nodules, write_nodules_csv
+from lungml.luna import Annotation
 from lungml.textures import TEXTURES, TEXTURES_CSV, Textured, texture_of, write_textures
 
 RATED_CSV = "annotations_with_malignancy.csv"
-SAME_Z_MM = 0.01  # a nodule on one slice has an extent of 0; positions are written to a thousandth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,40 +132,6 @@ def nodule_textures(match: LunaMatch) -> list[Textured]:
     return rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How well readings agree with a published annotations_with_malignancy.csv.
-
-    Attributes:
-        rows: published rows of series that were read.
-        same_ratings: of these, with a nodule at that z whose ratings are exactly the published list.
-        same_label: of these, with a nodule at that z whose label is the published one.
-        exceptions: one line for each row without the same ratings: what is published and what the readings say.
-    """
-
-    rows: int
-    same_ratings: int
-    same_label: int
-    exceptions: tuple[str, ...]
-
-
-def compare_ratings(published: Sequence[Nodule], nodules: Mapping[str, Sequence[LidcNodule]]) -> Agreement:
-    """Look up every published row of a series that was read among the nodules whose extent in z holds its z."""
-    rows = [row for row in published if row.series_uid in nodules]
-    same_ratings = same_label = 0
-    exceptions = []
-    for row in rows:
-        z_mm = row.center_xyz[2]
-        there = [n for n in nodules[row.series_uid] if n.z_min_mm - SAME_Z_MM <= z_mm <= n.z_max_mm + SAME_Z_MM]
-        same_label += any(nodule.malignant == row.malignant for nodule in there)
-        if any(nodule.ratings == row.ratings for nodule in there):
-            same_ratings += 1
-        else:
-            found = "; ".join(f"{list(n.ratings)} from {n.z_min_mm:g} to {n.z_max_mm:g} mm" for n in there)
-            exceptions.append(f"{_place(row)}: published {list(row.ratings)}, read {found or 'nothing at that z'}")
-    return Agreement(rows=len(rows), same_ratings=same_ratings, same_label=same_label, exceptions=tuple(exceptions))
-
-
-def _place(finding: Annotation | Nodule) -> str:
+def _place(finding: Annotation) -> str:
     x, y, z = finding.center_xyz
     return f"{finding.series_uid} at ({x:.1f}, {y:.1f}, {z:.1f}) mm, {finding.diameter_mm:.1f} mm wide"

@@ -167,7 +167,7 @@ def read_luna(luna_dir: Path, tables_dir: Path | None = None) -> LunaData:
     excluded = read_excluded(tables / "annotations_excluded.csv", notes)
     negatives = _read_negatives(tables, notes)
     in_tables = {item.series_uid for table in (nodules, annotated, excluded) for item in table} | negatives.keys()
-    listed = read_series(tables / "seriesuids.csv")
+    listed = read_series_list(tables / "seriesuids.csv")
     if listed is None:
         listed = tuple(sorted(in_tables | scans.keys()))
         notes.append(
@@ -328,22 +328,26 @@ def check_split(split: Mapping[str, str], data: LunaData, val_stride: int | None
     )
 
 
-def check_nodules(split: Mapping[str, str], data: LunaData) -> None:
+def check_nodules(scans: Iterable[tuple[str, Sequence[Nodule]]], advice: str = "add scans") -> None:
     """See that training and validation each have malignant and benign nodules on disk.
 
     Without them the last model would fail, hours after the first was trained.
 
+    Args:
+        scans: of each one on disk its split and its nodules.
+        advice: what to do where a kind is missing.
+
     Raises:
         SplitError: one line that names the split and the kind it lacks.
     """
-    on_disk = [nodule for nodule in data.nodules if nodule.series_uid in data.scans]
+    scans = list(scans)
     for name in ("train", "val"):
+        there = [nodules for split, nodules in scans if split == name]
         for kind, malignant in (("malignant", True), ("benign", False)):
-            if not any(n.malignant == malignant and split[n.series_uid] == name for n in on_disk):
-                scans = sum(split[series_uid] == name for series_uid in data.scans)
+            if not any(nodule.malignant == malignant for nodules in there for nodule in nodules):
                 raise SplitError(
-                    f"the {scans} {name} scans on disk hold no {kind} nodule, and the malignancy models need one; "
-                    "add scans"
+                    f"the {len(there)} {name} scans on disk hold no {kind} nodule, and the malignancy models need "
+                    f"one; {advice}"
                 )
 
 
@@ -486,7 +490,7 @@ def _read_negatives(tables: Path, notes: list[str]) -> dict[str, npt.NDArray[np.
     return dict(sorted(zip((str(uid) for uid in series_uids), places)))
 
 
-def read_series(path: Path) -> tuple[str, ...] | None:
+def read_series_list(path: Path) -> tuple[str, ...] | None:
     """The sorted series of seriesuids.csv, which has no header; None when there is no such file."""
     if not path.exists():
         return None

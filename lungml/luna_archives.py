@@ -22,16 +22,14 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
+from lungml.archive_members import ArchiveError, Member, read_members
 from lungml.archives import (
-    ArchiveError,
-    Member,
     Source,
     UnpackingStopped,
     bytes_there,
     is_unpacked,
     plain_member,
     read_journal,
-    read_members,
     unpack,
 )
 from lungml.download import (

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from lungml.geometry import Grid, irc_to_xyz
 
-AIR_HU = -400  # lung parenchyma and airways lie below, tissue above
+TISSUE_HU = -400  # lung parenchyma and airways lie below, tissue above
 COARSE_MM = 3.0  # the search runs on a grid of about this spacing
 CLOSING_MM = 6.0  # vessels and nodules of up to about this radius belong to the lung
 MIN_LUNG_ML = 50.0
@@ -101,7 +101,7 @@ def lung_field(hu: npt.NDArray[np.int16], grid: Grid, margin_mm: float) -> LungF
     volume_ml = np.count_nonzero(region) * voxel_ml
     if volume_ml < LEAST_FIELD_ML:
         raise NoLungsError(f"{volume_ml:.0f} ml of lung, less than {LEAST_FIELD_ML:.0f}")
-    columns = (coarse > AIR_HU).sum(axis=(0, 1))
+    columns = (coarse > TISSUE_HU).sum(axis=(0, 1))
     middle = int(np.searchsorted(columns.cumsum(), columns.sum() / 2))
     sides = np.count_nonzero(region[:, :, :middle]), np.count_nonzero(region[:, :, middle:])
     if min(sides) < LEAST_SIDE * max(sides):
@@ -126,7 +126,7 @@ def _coarse(hu: npt.NDArray[np.int16], grid: Grid) -> tuple[npt.NDArray[np.int16
 
 def _air_of_slices(coarse: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Labels of the air, slice by slice (0: tissue), and of each label whether it is no air in the body."""
-    labels, count = ndimage.label(coarse < AIR_HU, IN_PLANE)
+    labels, count = ndimage.label(coarse < TISSUE_HU, IN_PLANE)
     outside = np.zeros(count + 1, dtype=np.bool_)
     # Air that touches the edge of the picture is outside the body.
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
@@ -195,7 +195,7 @@ def lung_positions(
         points = irc_to_xyz(places, grid)
         distance_mm, _ = cKDTree(findings_xyz).query(points)
         places = places[distance_mm >= min_distance_mm]
-    tissue = hu[tuple(places.T)] > AIR_HU
+    tissue = hu[tuple(places.T)] > TISSUE_HU
     chosen = []
     for pool, wanted in ((places[tissue], count // 2), (places[~tissue], count - count // 2)):
         chosen.append(rng.permutation(pool)[:wanted])

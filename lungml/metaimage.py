@@ -138,6 +138,8 @@ def open_plain(path: Path, scan: Path) -> BinaryIO:
             raise MissingDataError(scan, f"{path.name} is not a plain file", "copy the scan again")
         return path.open("rb")
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise MissingDataError(scan, f"{path.name} is a link to nowhere", "fetch its file") from error
         if path == scan:
             raise MissingDataError(scan, "no such file", "check the path") from error
         raise MissingDataError(

@@ -144,7 +144,6 @@ def draw_augmentation(
     origin: Origin,
     masks: npt.NDArray[np.generic] | None = None,
     augmented_masks: npt.NDArray[np.generic] | None = None,
-    names: Sequence[str] = (),
 ) -> Figure:
     """Each original on the left, and what training makes of it to the right; middle slices.
 
@@ -155,7 +154,6 @@ def draw_augmentation(
         origin: see `draw_worst`.
         masks: (n, row, col), the targets of the originals.
         augmented_masks: (n, versions, row, col), and of the versions.
-        names: (n) what each original is.
 
     Raises:
         ValueError: when the counts differ.
@@ -170,7 +168,7 @@ def draw_augmentation(
     for row, (original, variants) in enumerate(zip(originals, augmented)):
         line = axes[row * (1 + versions) : (row + 1) * (1 + versions)]
         _show(line[0], middle_slice(original), None if masks is None else masks[row])
-        line[0].set_title(names[row] if names else "original", fontsize=8, color=INK)
+        line[0].set_title("original", fontsize=8, color=INK)
         for column, variant in enumerate(variants):
             mask = None if augmented_masks is None else augmented_masks[row, column]
             _show(line[1 + column], middle_slice(variant), mask)

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from lungml.components import Ints, find_runs, spans
+from lungml.components import Ints
+from lungml.lattice import OWN, ROWS, Floats, Lattice, Lines, counting_order
 
-Floats = npt.NDArray[np.float64]
-Steps = tuple[int, int, int]
 BLUR_MM = 0.4  # a mask of voxels makes vessels of one width look knotty; half a voxel's blur smooths most knots
-
-
-class Lattice:
-    """Marked voxels in the box that holds them, with one empty voxel all around: each has all its neighbours.
-
-    Values of the whole box are read at the voxels and their neighbours only. The system gives memory to those parts
-    of the box that hold voxels.
-
-    Args:
-        shape: of the scan.
-        voxels: (v,) int64, flat places in C order, ascending; at least one.
-        spacing_irc: mm.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], voxels: Ints, spacing_irc: Floats) -> None:
-        irc = np.unravel_index(voxels, shape)
-        lows = [axis.min() for axis in irc]
-        self._box = tuple(int(axis.max() - low) + 3 for axis, low in zip(irc, lows))
-        self.places = np.ravel_multi_index([axis - low + 1 for axis, low in zip(irc, lows)], self._box)
-        self.strides: Steps = (self._box[1] * self._box[2], self._box[2], 1)
-        self.spacing_irc = spacing_irc
-
-    def table(self, values: npt.NDArray) -> npt.NDArray:
-        """The whole box, flat: (v,) values at the voxels, 0 elsewhere."""
-        table = np.zeros(np.prod(self._box), values.dtype)
-        table[self.places] = values
-        return table
-
-    def neighbours(self) -> list[tuple[int, float]]:
-        """Steps to the 26 neighbours, ascending, and how many mm off they are; the first half lies before a voxel."""
-        steps = (np.array(step) for step in product((-1, 0, 1), repeat=3) if any(step))
-        return sorted((int(step @ self.strides), float(np.linalg.norm(step * self.spacing_irc))) for step in steps)
+STEPS_AT_ONCE = 4  # to look whether all is done costs as much as half a step
 
 
 def depths_mm(lattice: Lattice, probs: npt.NDArray[np.float32], levels: Iterable[float]) -> npt.NDArray[np.float32]:
@@ -69,13 +36,16 @@ def depths_mm(lattice: Lattice, probs: npt.NDArray[np.float32], levels: Iterable
         chosen = np.flatnonzero(probs > level)
         total[chosen] += distances_mm(lattice, chosen, scratch)
         count += 1
+    lattice.forget_lines()
     return _blur(lattice, total / np.float32(count))
 
 
-def distances_mm(lattice: Lattice, chosen: Ints, scratch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def distances_mm(lattice: Lattice, chosen: Ints, scratch: npt.NDArray[np.float32]) -> Floats:
     """How far some voxels lie from the nearest that is not among them, exact, one axis after the other.
 
-    The method is Felzenszwalb and Huttenlocher's (2012); a voxel is asked only as far off as something nearer may lie.
+    The method is Felzenszwalb and Huttenlocher's (2012). Whole lines are
+    asked step by step until nothing farther off can be nearer. What a voxel has by its own row is float64, what others
+    offer it float32.
 
     Args:
         lattice: of all voxels.
@@ -83,35 +53,52 @@ def distances_mm(lattice: Lattice, chosen: Ints, scratch: npt.NDArray[np.float32
         scratch: a table of zeros, which it is again afterwards.
 
     Returns:
-        (m,) float32, mm.
+        (m,) float64, mm.
     """
     slices_mm, rows_mm, cols_mm = lattice.spacing_irc.astype(np.float32)
-    places = lattice.places[chosen]
-    lengths = find_runs(places, (1, 1, len(scratch))).lengths  # the box's empty border ends every run with its row
-    behind = spans(np.ones_like(lengths), lengths)
-    squared = (np.minimum(behind, np.repeat(lengths + 1, lengths) - behind) * cols_mm) ** 2
-    for stride, step_mm in ((lattice.strides[1], rows_mm), (lattice.strides[0], slices_mm)):
-        scratch[places] = squared
-        steps, farther = 1, np.flatnonzero(squared > step_mm**2)
-        while len(farther):
-            there = places[farther]
-            nearer = np.minimum(scratch.take(there - steps * stride), scratch.take(there + steps * stride))
-            nearest = np.minimum(squared[farther], nearer + (steps * step_mm) ** 2)
-            squared[farther] = nearest
-            steps += 1
-            farther = farther[nearest > (steps * step_mm) ** 2]
-    scratch[places] = 0
-    return np.sqrt(squared)
+    places = lattice.places.take(chosen)
+    scratch[places] = 1
+    gaps = np.flatnonzero(scratch == 0).astype(np.int32)  # and what was not chosen; the first and last entry among them
+    apart = np.diff(gaps)
+    behind = np.arange(gaps[-1], dtype=np.int32) - np.repeat(gaps[:-1], apart)
+    own = (np.minimum(behind, np.repeat(apart, apart) - behind) * cols_mm) ** 2
+    scratch[:-1] = own
+    squared = scratch.take(lattice.columns.source)
+    scratch[:] = 0
+    others = _of_others(squared, lattice.columns, rows_mm)
+    squared = np.minimum(squared, others).take(lattice.stacks.source)
+    others = np.minimum(others.take(lattice.stacks.source), _of_others(squared, lattice.stacks, slices_mm))
+    return np.sqrt(np.minimum(own.take(places), others.take(lattice.stacks.places.take(chosen))))
+
+
+def _of_others(squared: npt.NDArray[np.float32], lines: Lines, step_mm: np.float32) -> npt.NDArray[np.float32]:
+    """The least squared distance that others on a voxel's line offer it; more than that where its own is less.
+
+    Entries so many steps apart may lie in different runs: then there is a gap in between, which offers less.
+    """
+    others = np.full_like(squared, np.inf)
+    for part in lines.spans():
+        own, least = squared[part], others[part]
+        offered = np.empty_like(own)
+        tried, farthest = 0, own.max()
+        while farthest >= ((tried + 1) * step_mm) ** 2:
+            first, tried = tried + 1, min(tried + STEPS_AT_ONCE, len(own) - 1)
+            for steps in range(first, tried + 1):
+                np.add(own, (steps * step_mm) ** 2, out=offered)
+                np.minimum(least[steps:], offered[:-steps], out=least[steps:])
+                np.minimum(least[:-steps], offered[steps:], out=least[:-steps])
+            farthest = np.minimum(own, least).max()
+    return others
 
 
 def _blur(lattice: Lattice, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The mean over a voxel and its neighbours, weighted by a Gaussian in mm; what is not marked counts as 0."""
     table = lattice.table(values)
     total, weights = values.copy(), 1.0
-    for step, off_mm in lattice.neighbours():
-        weight = np.exp(-((off_mm / BLUR_MM) ** 2) / 2)
+    for neighbour in lattice.neighbours():
+        weight = np.exp(-((neighbour.off_mm / BLUR_MM) ** 2) / 2)
         if weight > 0.01:  # across thick slices there is nothing to blur
-            total += np.float32(weight) * table.take(lattice.places + step)
+            total += np.float32(weight) * lattice.beside(table, neighbour.row, neighbour.side)
             weights += weight
     return total / np.float32(weights)
 
@@ -144,40 +131,83 @@ def find_pieces(lattice: Lattice, depth_mm: npt.NDArray[np.float32]) -> Pieces:
     a shape of its own is for the caller to say, by depths and necks.
     """
     table = lattice.table(depth_mm)
-    highest, step = depth_mm.copy(), np.zeros(len(depth_mm), np.int64)
-    for neighbour, _ in lattice.neighbours():
-        theirs = table.take(lattice.places + neighbour)
-        # Of equal ones the last is the highest, so that no way leads around in a circle.
-        climb = theirs >= highest if neighbour > 0 else theirs > highest
-        np.copyto(highest, theirs, where=climb)
-        step[climb] = neighbour
-    top = lattice.table(np.arange(len(depth_mm), dtype=np.int32)).take(lattice.places + step)
-    while not np.array_equal(top, above := top[top]):
-        top = above
-    is_peak = step == 0
-    peaks, of_voxel = np.flatnonzero(is_peak), (np.cumsum(is_peak) - 1)[top]
+    peaks, owner = _ascend(lattice, table, depth_mm)
+    of_voxel = owner.take(lattice.places).astype(np.int64) - 1
     depths = depth_mm[peaks].astype(np.float64)
-    return Pieces(of_voxel, peaks, depths, *_necks(depths, *_borders(lattice, table, depth_mm, of_voxel)))
+    return Pieces(of_voxel, peaks, depths, *_necks(depths, *_borders(lattice, table, depth_mm, owner)))
+
+
+def _ascend(
+    lattice: Lattice, table: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]
+) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Which voxels are peaks, and a table of which peak each voxel leads up to, counted from 1; 0 in gaps."""
+    above = _steepest(lattice, table, depth_mm)
+    peaks = np.flatnonzero(above.take(lattice.places) == lattice.places)
+    while not np.array_equal(above, further := above.take(above)):
+        above = further
+    numbers = np.zeros(lattice.size, np.int32)
+    numbers[lattice.places[peaks]] = np.arange(1, len(peaks) + 1)
+    return peaks, numbers.take(above)
+
+
+def _steepest(lattice: Lattice, table: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> Ints:
+    """(size,) int64, where in a table the deepest of a voxel and its neighbours lies; a gap leads to itself.
+
+    Of equal ones the last neighbour behind the voxel is taken, else the voxel itself, else the first before it, so
+    that no way leads around in a circle. Of a row around it three are asked at once, by their maximum.
+    """
+    left, middle, right = table[:-2], table[1:-1], table[2:]
+    rows = np.zeros_like(table)
+    rows[1:-1] = np.maximum(np.maximum(left, middle), right)
+    has_left, has_middle, has_right = (side == rows[1:-1] for side in (left, middle, right))
+    first, last = np.zeros((2, len(table)), np.uint8)  # which of the three it is
+    first[1:-1] = 2 - np.maximum(2 * has_left.view(np.uint8), has_middle)
+    last[1:-1] = np.maximum(2 * has_right.view(np.uint8), has_middle)
+    # Where to look, one after the other: rows before, on the left, on the right, rows behind.
+    looks = [*((row, 0) for row in range(OWN)), (OWN, -1), (OWN, 1), *((row, 0) for row in range(OWN + 1, len(ROWS)))]
+    highest, chosen = depth_mm.copy(), np.zeros(len(depth_mm), np.uint8)
+    for number, (row, side) in enumerate(looks, start=1):
+        theirs = lattice.beside(table if row == OWN else rows, row, side)
+        climbs = theirs >= highest if (row, side) > (OWN, 0) else theirs > highest
+        np.maximum(highest, theirs, out=highest)
+        np.maximum(chosen, climbs * np.uint8(number), out=chosen)
+    above = np.arange(lattice.size)
+    for number, (row, side) in enumerate(looks, start=1):
+        which = np.flatnonzero(chosen == number)
+        there = lattice.left[row].take(which)
+        there += 1 + side if row == OWN else (first if row < OWN else last)[1:].take(there)
+        above[lattice.places.take(which)] = there
+    return above
 
 
 def _borders(
-    lattice: Lattice, table: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32], of_voxel: Ints
+    lattice: Lattice, table: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32], owner: npt.NDArray[np.int32]
 ) -> tuple[Ints, Ints, Floats]:
-    """Which pieces touch, and the greatest depth at which one can step from one to the other."""
-    owner = lattice.table(of_voxel.astype(np.int32) + 1)
-    count = int(of_voxel.max()) + 1
-    keys, depths = [], []
-    for neighbour, _ in lattice.neighbours()[13:]:
-        theirs = owner.take(lattice.places + neighbour) - 1
-        at = np.flatnonzero((theirs != of_voxel) & (theirs >= 0))
-        one, other = of_voxel[at], theirs[at].astype(np.int64)
-        keys.append(np.minimum(one, other) * count + np.maximum(one, other))
-        depths.append(np.minimum(depth_mm[at], table.take(lattice.places[at] + neighbour)))
-    key, depth = np.concatenate(keys), np.concatenate(depths).astype(np.float64)
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    firsts = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
-    return key[firsts] // count, key[firsts] % count, np.maximum.reduceat(depth[order], firsts)
+    """Which pieces touch, and the greatest depth at which one can step from one to the other; ordered by the pieces."""
+    ours = owner.take(lattice.places)
+    count = int(ours.max()) + 1
+    found = []
+    for neighbour in lattice.neighbours()[13:]:
+        theirs = lattice.beside(owner, neighbour.row, neighbour.side)
+        at = np.flatnonzero((theirs != ours) & (theirs > 0))
+        one, other = ours.take(at), theirs.take(at)
+        there = lattice.left[neighbour.row].take(at)
+        depth = np.minimum(depth_mm.take(at), table[1 + neighbour.side :].take(there))
+        found.append(_greatest(np.minimum(one, other), np.maximum(one, other), depth))
+    one, other, depth = (np.concatenate(parts) for parts in zip(*found))
+    order = counting_order(other, count)
+    order = order.take(counting_order(one.take(order), count))
+    one, other, depth = _greatest(one.take(order), other.take(order), depth.take(order))
+    return one.astype(np.int64) - 1, other.astype(np.int64) - 1, depth.astype(np.float64)
+
+
+def _greatest(
+    one: npt.NDArray[np.int32], other: npt.NDArray[np.int32], depth: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Each pair once that comes several times in a row, with its greatest depth."""
+    changes = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    firsts = np.flatnonzero(np.append(True, changes)[: len(one)])
+    return one[firsts], other[firsts], np.maximum.reduceat(depth, firsts)
 
 
 def _necks(depths: Floats, one: Ints, other: Ints, border_mm: Floats) -> tuple[Floats, Ints, Floats]:

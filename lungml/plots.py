@@ -24,6 +24,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from lungml.files import whole_file
 from lungml.scored import CALIBRATION_BINS, Scored
+from lungml.wording import part_of
 
 Origin = Literal["real", "phantom"]
 BLUE, VERMILLION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
@@ -49,7 +50,7 @@ def draw_curves(splits: Mapping[str, Scored], *, threshold: float, title: str, o
     lacking = []
     for number, (split, scored) in enumerate(splits.items()):
         color, line = style_of(split, number)
-        counted = f"{split}: {_of(scored.positives, scored.positives + scored.negatives)} positive"
+        counted = f"{split}: {part_of(scored.positives, scored.positives + scored.negatives)} positive"
         false, true = scored.roc()
         recall, precision = scored.precision_recall()
         tp, fp, fn, _ = scored.counts(threshold)
@@ -106,7 +107,7 @@ def draw_confusion(
         axes.tick_params(length=0)
         axes.axhline(0.5, color=PALE, linewidth=1)
         axes.axvline(0.5, color=PALE, linewidth=1)
-        label_axes(axes, "", "truth", f"{split}, {names[1]}: {_of(tp + fn, int(table.sum()))}")
+        label_axes(axes, "", "truth", f"{split}, {names[1]}: {part_of(tp + fn, int(table.sum()))}")
         if not table.any():
             empty.append(f"{split}: no samples")
     caption(figure, [f"said {names[1]}: probability of at least {threshold:.3g}", *empty])
@@ -122,7 +123,7 @@ def draw_calibration(splits: Mapping[str, Scored], *, title: str, origin: Origin
     width = 0.8 / CALIBRATION_BINS / max(1, len(splits))
     for number, (split, scored) in enumerate(splits.items()):
         color, line = style_of(split, number)
-        found = scored.calibration
+        found = scored.reliability
         there = found.samples > 0
         if not there.any():
             lacking.append(f"{split}: no samples")
@@ -249,10 +250,6 @@ def _lacking(split: str, scored: Scored) -> str:
     if not scored.positives and not scored.negatives:
         return f"{split}: no samples"
     return f"{split}: no positives" if not scored.positives else f"{split}: no negatives"
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,}"
 
 
 def _number(value: float) -> str:

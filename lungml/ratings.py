@@ -21,7 +21,8 @@ def rating_loss(
     """Mean loss of a batch against what its readers said; samples without ratings are held to their class.
 
     * "votes": cross-entropy with the class, whatever the ratings.
-    * "ratings": cross-entropy with the soft label mean((rating - 1) / 4), see `lidc_nodules.soft_malignancy`.
+    * "ratings": cross-entropy with the soft label mean((rating - 1) / 4), the five steps of Armato et al. 2011 taken
+      as equally wide. It keeps what the class drops: [1, 1, 4, 4] and [5, 5, 5, 5] are both malignant, 0.375 and 1.
     * "reading": the same with one reader's rating, drawn anew each time.
     * "levels": the difference s of the logits is held to all five levels (proportional odds): for each of the four
       steps between levels a cross-entropy of s + (1.5, 0.5, -0.5, -1.5) * `LEVEL_STEP` with the share of readers

@@ -18,7 +18,7 @@ from lungml.geometry import Grid, xyz_to_irc
 from lungml.masks import NoduleBox
 from lungml.pictures import UNKNOWN_MM, draw_outline
 from lungml.planes import Plane, cut_radius_mm, planes_at, side_letters
-from lungml.plots import INK, ORANGE, SKY, VERMILLION
+from lungml.plots import INK
 from lungml.print_page import (
     EDGE_IN,
     GAP_IN,
@@ -37,15 +37,15 @@ from lungml.print_page import (
     new_page,
     words_of,
 )
+from lungml.reading.colors import MARK_COLORS
 from lungml.scan_marks import Kind, Mark
 
-YELLOW, PALE_GREY = "#F0E442", "#D0D0D0"  # the first is of Okabe and Ito's colours, too
 KINDS: dict[Kind, tuple[str, str, str]] = {  # colour, line, words
-    "malignant": (VERMILLION, "-", "finding, malignant"),
-    "benign": (SKY, "-", "finding, benign"),
-    "filtered": (PALE_GREY, "--", "finding, filtered"),
-    "truth_malignant": (ORANGE, "-", "truth, malignant"),
-    "truth": (YELLOW, "-", "truth"),
+    "malignant": (MARK_COLORS["malignant"], "-", "finding, malignant"),
+    "benign": (MARK_COLORS["benign"], "-", "finding, benign"),
+    "filtered": (MARK_COLORS["filtered"], "--", "finding, filtered"),
+    "truth_malignant": (MARK_COLORS["truth-malignant"], "-", "truth, malignant"),
+    "truth": (MARK_COLORS["truth"], "-", "truth"),
 }
 LEAST_HEIGHT_IN, MOST_HEIGHT_IN = 0.55, 6.0  # of a panel: letters need some room, a page has no more
 LEAST_RING_PT = 2.6  # radius of a ring that can be seen as one

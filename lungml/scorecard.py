@@ -268,17 +268,17 @@ def _judge_findings(read: Sequence[Evidence]) -> Scored:
 
 
 def _summed_up(scored: Scored) -> dict[str, Any]:
-    calibration = scored.calibration
+    reliability = scored.reliability
     return {
         "positives": scored.positives,
         "negatives": scored.negatives,
         "auc": finite_or_none(scored.auc),
         "average_precision": finite_or_none(scored.average_precision),
         "calibration": {
-            "samples": calibration.samples.tolist(),
-            "said": [finite_or_none(share) for share in calibration.said.tolist()],
-            "true": [finite_or_none(share) for share in calibration.true.tolist()],
-            "ece": finite_or_none(calibration.ece),
-            "brier": finite_or_none(calibration.brier),
+            "samples": reliability.samples.tolist(),
+            "said": [finite_or_none(share) for share in reliability.said.tolist()],
+            "true": [finite_or_none(share) for share in reliability.true.tolist()],
+            "ece": finite_or_none(reliability.ece),
+            "brier": finite_or_none(reliability.brier),
         },
     }

@@ -19,49 +19,31 @@ class Scored:
     Attributes:
         targets: (n,) 0 or 1, or bool.
         probs: (n,) float in [0, 1]: of class 1.
-        weights: (n,) how many samples each row stands for; None when every row is one. The millions of pixels of a
-            segmentation come as a histogram, see `from_histogram`.
     """
 
     targets: npt.NDArray[np.generic]
     probs: npt.NDArray[np.generic]
-    weights: npt.NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
-        shapes = {np.shape(a) for a in (self.targets, self.probs, self.weights) if a is not None}
-        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-            raise ValueError(f"targets, probs and weights are not lists of one length: {sorted(shapes)}")
+        shapes = np.shape(self.targets), np.shape(self.probs)
+        if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            raise ValueError(f"targets {shapes[0]} and probs {shapes[1]} are not lists of one length")
         if not np.isin(self.targets, (0, 1)).all():
             raise ValueError("targets must be 0 or 1")
         probs = np.asarray(self.probs, dtype=np.float64)
         wrong = int((~((probs >= 0) & (probs <= 1))).sum())  # NaN is neither
         if wrong:
             raise ValueError(f"{wrong} of {len(probs)} probabilities are not in [0, 1]")
-        if self.weights is not None and not (np.asarray(self.weights) >= 0).all():
-            raise ValueError("weights must not be negative")
-
-    @classmethod
-    def from_histogram(cls, negatives: npt.ArrayLike, positives: npt.ArrayLike) -> Scored:
-        """Samples counted in equal bins over [0, 1]; a bin's probability is its middle.
-
-        Args:
-            negatives: (bins,) how many samples of class 0 fell into each bin.
-            positives: (bins,) and of class 1.
-        """
-        counts = np.stack([np.asarray(negatives), np.asarray(positives)])
-        bins = counts.shape[1]
-        middles = (np.arange(bins) + 0.5) / bins
-        return cls(targets=np.repeat([0, 1], bins), probs=np.tile(middles, 2), weights=counts.ravel())
 
     @cached_property
     def positives(self) -> int:
         """Samples of class 1."""
-        return int(self._weights[self._positive].sum())
+        return int(np.count_nonzero(self._positive))
 
     @cached_property
     def negatives(self) -> int:
         """Samples of class 0."""
-        return int(self._weights[~self._positive].sum())
+        return len(self._positive) - self.positives
 
     @property
     def one_class(self) -> bool:
@@ -69,35 +51,23 @@ class Scored:
         return not self.positives or not self.negatives
 
     @cached_property
-    def _weights(self) -> npt.NDArray[np.float64]:
-        if self.weights is None:
-            return np.ones(len(self.probs))
-        return np.asarray(self.weights, dtype=np.float64)
-
-    @cached_property
     def _positive(self) -> npt.NDArray[np.bool_]:
         return np.asarray(self.targets) == 1
 
     @cached_property
-    def _flagged(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Thresholds falling, and at each the true and the false positives; nothing is flagged at the first."""
+    def _flagged(self) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+        """The true and the false positives at falling thresholds; nothing is flagged at the first."""
         probs = np.asarray(self.probs, dtype=np.float64)
         order = np.argsort(-probs, kind="stable")
-        weights = self._weights[order]
-        hits = np.cumsum(np.where(self._positive[order], weights, 0.0))
-        alarms = np.cumsum(np.where(self._positive[order], 0.0, weights))
         last = np.flatnonzero(np.diff(probs[order], append=-1.0))  # equal probabilities are flagged together
-        return (
-            np.concatenate([[math.inf], probs[order][last]]),
-            np.concatenate([[0.0], hits[last]]),
-            np.concatenate([[0.0], alarms[last]]),
-        )
+        hits, alarms = (np.cumsum(which[order])[last] for which in (self._positive, ~self._positive))
+        return np.append(0, hits), np.append(0, alarms)
 
     def roc(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """False and true positive rates from (0, 0) to (1, 1); empty when one of the classes is absent."""
         if self.one_class:
             return np.empty(0), np.empty(0)
-        _, hits, alarms = self._flagged
+        hits, alarms = self._flagged
         return alarms / self.negatives, hits / self.positives
 
     def precision_recall(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -105,12 +75,11 @@ class Scored:
 
         Empty without positives.
         """
-        _, hits, alarms = self._flagged
-        some = hits + alarms > 0  # a bin without samples flags nothing
-        if not self.positives or not some.any():
+        if not self.positives:
             return np.empty(0), np.empty(0)
-        precision = hits[some] / (hits + alarms)[some]
-        return np.concatenate([[0.0], hits[some] / self.positives]), np.concatenate([precision[:1], precision])
+        hits, alarms = self._flagged
+        precision = hits[1:] / (hits + alarms)[1:]
+        return hits / self.positives, np.append(precision[:1], precision)
 
     @cached_property
     def auc(self) -> float:
@@ -127,37 +96,31 @@ class Scored:
     def counts(self, threshold: float) -> tuple[int, int, int, int]:
         """True positives, false positives, false negatives, true negatives; flagged is what reaches the threshold."""
         flagged = np.asarray(self.probs) >= threshold
-        tp = int(self._weights[flagged & self._positive].sum())
-        fp = int(self._weights[flagged & ~self._positive].sum())
+        tp = int(np.count_nonzero(flagged & self._positive))
+        fp = int(np.count_nonzero(flagged & ~self._positive))
         return tp, fp, self.positives - tp, self.negatives - fp
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def reliability(self) -> Reliability:
         """How probabilities agree with what came true."""
         probs, count = np.asarray(self.probs, dtype=np.float64), CALIBRATION_BINS
-        weights = self._weights
         which = np.minimum((probs * count).astype(int), count - 1)  # 1.0 belongs to the last bin
-
-        def summed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.bincount(which, weights=values, minlength=count).astype(np.float64, copy=False)
-
-        samples = summed(weights)
-        total = samples.sum()
+        samples = np.bincount(which, minlength=count)
         with np.errstate(invalid="ignore"):
-            said, true = summed(weights * probs) / samples, summed(weights * self._positive) / samples
-        if not total:
-            return Calibration(samples=samples.astype(int), said=said, true=true, ece=math.nan, brier=math.nan)
-        return Calibration(
-            samples=samples.astype(int),
+            said, true = (np.bincount(which, values, count) / samples for values in (probs, self._positive))
+        if not len(probs):
+            return Reliability(samples=samples, said=said, true=true, ece=math.nan, brier=math.nan)
+        return Reliability(
+            samples=samples,
             said=said,
             true=true,
-            ece=float(np.nansum(samples * np.abs(said - true)) / total),
-            brier=float((weights * (probs - self._positive) ** 2).sum() / total),
+            ece=float(np.nansum(samples * np.abs(said - true)) / len(probs)),
+            brier=float(((probs - self._positive) ** 2).sum() / len(probs)),
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
+class Reliability:
     """Probabilities against what came true, in `CALIBRATION_BINS` equal bins over [0, 1].
 
     Attributes:

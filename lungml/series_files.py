@@ -57,6 +57,8 @@ class SeriesFiles:
                     yield io.BufferedReader(member)  # type: ignore[type-var]
         except ScanError:
             raise
+        except PermissionError as error:
+            raise MissingDataError(self.path, f"{name} cannot be read: {error.strerror}", "check the file") from None
         except DAMAGE as error:
             # The kind of error only: a message may quote what stood in the file.
             kind = type(error).__name__

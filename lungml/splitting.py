@@ -12,8 +12,9 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from lungml.components import Ints
+from lungml.lattice import Floats, Lattice
 from lungml.marked import Marked
-from lungml.pieces import Floats, Lattice, Pieces, depths_mm, find_pieces
+from lungml.pieces import Pieces, depths_mm, find_pieces
 
 SMALLEST_MM = 3.0  # the smallest nodules that LUNA16 asks for; smaller ones were not measured
 # Chosen on simulated segmentations (tests/lungml/fixtures/segmentations.py) by the nodules lost and the places offered.

@@ -179,7 +179,7 @@ def read_challenge(tables_dir: Path) -> Challenge:
             raise TableError(file, "missing", f"name the folder of {', '.join(TABLES)}")
     annotations = luna.read_annotations(files[0])
     excluded = luna.read_excluded(files[1], [])
-    listed = luna.read_series(files[2]) or ()
+    listed = luna.read_series_list(files[2]) or ()
     scored = set(listed)
     inside = [nodule for nodule in annotations if nodule.series_uid in scored]
     if not inside:

@@ -21,7 +21,7 @@ from lungml.groups import key_digest as digest
 __all__ = ["code_digest", "digest", "file_digest", "kept"]
 
 # What decides a trained model; a change in any of these files trains anew.
-GROUPING_MODULES = ("candidates.py", "components.py", "marked.py", "pieces.py", "splitting.py")
+GROUPING_MODULES = ("candidates.py", "components.py", "lattice.py", "marked.py", "pieces.py", "splitting.py")
 TRAINING_MODULES = (
     *GROUPING_MODULES,
     "augment.py", "averaging.py", "candidate_recall.py", "crop_cache.py", "crops.py", "devices.py", "figures.py",

@@ -33,6 +33,7 @@ from lungml.reading.corrections import (
 from tasks import promotion
 from tasks.truth import ScanTruth, truths_of
 
+METRICS = "corrections/"  # how the metrics begin that tell of corrections
 CLOCKS_APART = timedelta(days=1)  # of a reader's and this one; what comes later would stand above all that follows
 
 
@@ -240,20 +241,33 @@ def _tables(
 
 
 def correct_truths(
-    truths: Sequence[ScanTruth], versions: Sequence[Version], home: Home
+    truths: Sequence[ScanTruth], versions: Sequence[Version], home: Home, *, for_training: bool = False
 ) -> tuple[list[ScanTruth], Resolved]:
     """What is learned from each scan once the corrections are applied, and what became of them.
 
     Scans without a correction that changes something, and all that validate or test, are the very same objects.
+
+    Args:
+        truths: of all scans on disk.
+        versions: of the corrections.
+        home: whose split it is.
+        for_training: refuse what leaves training or validation without a kind of nodules.
+
+    Raises:
+        SplitError: split.csv is damaged, or naming the split and the kind of nodules that it lacks.
     """
     splits = {**luna.frozen_patients(home.split_csv)[0], **{truth.series_uid: truth.split for truth in truths}}
     corrected = {version.file.series_uid for version in versions if version.file}
     tables = {t.series_uid: _known(t) for t in truths if t.split == "train" and t.series_uid in corrected}
     resolved = resolve(versions, splits, tables)
-    return [
+    learned = [
         _corrected(truth, resolved.scans[truth.series_uid]) if truth.series_uid in resolved.scans else truth
         for truth in truths
-    ], resolved
+    ]
+    if for_training:
+        advice = "add scans" if not resolved.scans else "add scans, or see luna corrections list for what took the last"
+        luna.check_nodules([(truth.split, truth.nodules) for truth in learned], advice)
+    return learned, resolved
 
 
 def used_corrections(resolved: Resolved, series_uids: Iterable[str]) -> dict[str, int]:
@@ -267,7 +281,13 @@ def used_corrections(resolved: Resolved, series_uids: Iterable[str]) -> dict[str
 
 def metrics_of(used: Mapping[str, int]) -> dict[str, float]:
     """What MLflow shows of corrections; nothing where there are none."""
-    return {f"corrections/{name}": float(count) for name, count in used.items()} if used.get("version") else {}
+    return {f"{METRICS}{name}": float(count) for name, count in used.items()} if used.get("version") else {}
+
+
+def corrections_of(metrics: Mapping[str, float]) -> dict[str, int]:
+    """The same, read from a run's metrics; empty where it used none."""
+    used = {name: int(metrics.get(f"{METRICS}{name}", 0)) for name in ("version", *USES)}
+    return used if used["version"] else {}
 
 
 def words_of(used: Mapping[str, int]) -> str:
@@ -303,6 +323,7 @@ def _corrected(truth: ScanTruth, change: Corrected) -> ScanTruth:
         textures=textures,
         unjudged=change.unjudged,
         rejected_xyz=change.rejected_xyz,
+        disputed=tuple(one for one in change.excluded if one not in truth.excluded),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,11 +26,12 @@ from lungml.home import Home
 from lungml.lidc_nodules import LidcNodule
 from lungml.lidc_truth import consensus_boxes
 from lungml.lidc_xml import LidcError
+from lungml.luna import Excluded
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes
 from lungml.phantom import PHANTOM_VERSION, PhantomSettings, write_phantoms
 from lungml.quarantine import known_reason, read_quarantine, release, set_aside
-from lungml.recipes.data import PreparedScan
+from lungml.recipes.data import IGNORED, PreparedScan, Reads
 from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
@@ -248,6 +250,7 @@ def cache_crops(
         # Without corrections the key is what it always was.
         **({"unjudged": digest([asdict(n) for n in truth.unjudged])} if truth.unjudged else {}),
         **({"rejected": digest(truth.rejected_xyz)} if truth.rejected_xyz else {}),
+        **({"disputed": digest([asdict(e) for e in truth.disputed])} if truth.disputed else {}),
     }
     prepared = PreparedScan(
         series_uid=truth.series_uid,
@@ -264,6 +267,7 @@ def cache_crops(
         unrated=truth.unrated,
         textures=truth.textures,
         unjudged=truth.unjudged,
+        reads=_reads(truth, key, mask_key(scan, rule), slabs=negative_slabs_per_scan if training else None),
     )
     if _stays(folder, key, again, f"crops {truth.series_uid}"):
         return kept(prepared)
@@ -292,10 +296,37 @@ def cache_crops(
     mask = np.zeros(hu.shape, np.uint8)
     if slabs:
         mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
+        mask = _ignoring(mask, truth.disputed, grid)
     crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
     if again:
         again.done("prepare", f"crops {truth.series_uid}")
     return prepared
+
+
+def _reads(truth: ScanTruth, key: Mapping[str, Any], mask: Mapping[str, Any], *, slabs: int | None) -> Reads:
+    """What each stage reads of a scan's data, so that a label alone trains no U-Net and no nodule classifier anew.
+
+    Args:
+        truth: of the scan.
+        key: of its crops.
+        mask: of its mask.
+        slabs: how many non-nodules get slabs, on a training scan; None on others, which the U-Net sees whole.
+    """
+    voxels = digest([truth.split, *(key[name] for name in ("series_uid", "scan", "format_version", "code"))])
+    places = digest([(n.center_xyz, n.diameter_mm) for n in truth.drawn])
+    labels = digest([asdict(n) for n in truth.nodules])
+    # Of a training scan, neither how many get slabs nor the mask's rule: no crop depends on them.
+    draws = key["wanted"] if slabs is None else [key["wanted"][0], key["wanted"][-1]]
+    others = digest([draws, truth.rejected_xyz, *(key[name] for name in ("drawn", "negatives", "findings"))])
+    if slabs is None:
+        around, told = digest([asdict(e) for e in truth.excluded]), labels
+    else:
+        around, told = digest([[slabs, others] if slabs else [], key.get("disputed")]), ""
+    return Reads(
+        slices=digest([voxels, mask, around]),
+        crops=digest([voxels, places, others, told]),
+        labels=digest([voxels, labels]),
+    )
 
 
 def _nodule_sites(truth: ScanTruth, grid: Grid) -> list[crop_cache.CropSite]:
@@ -318,6 +349,22 @@ def _nodule_sites(truth: ScanTruth, grid: Grid) -> list[crop_cache.CropSite]:
     return [site for site in sites if _inside(site.center_irc, grid.shape_irc)]
 
 
+def _ignoring(mask: npt.NDArray[np.uint8], disputed: Sequence[Excluded], grid: Grid) -> npt.NDArray[np.uint8]:
+    """A scan's mask with balls of `IGNORED` where nobody learns; nodules that reach into them stay."""
+    mask = mask.copy() if disputed else mask
+    for one in disputed:
+        center, reach = xyz_to_irc(one.center_xyz, grid), one.diameter_mm / 2
+        around = [
+            slice(max(math.floor(c - reach / mm), 0), max(math.ceil(c + reach / mm) + 1, 0))
+            for c, mm in zip(center, grid.spacing_irc)
+        ]
+        part = mask[tuple(around)]
+        axes = np.ogrid[tuple(slice(s.start, s.start + n) for s, n in zip(around, part.shape))]
+        squared = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip(axes, center, grid.spacing_irc))
+        part[(squared <= reach**2) & (part == 0)] = IGNORED
+    return mask
+
+
 def _sites_of_none(places_xyz: npt.NDArray[np.float64], grid: Grid, label: int) -> list[crop_cache.CropSite]:
     """Those of some places (n, 3), mm, that lie within a scan and are no nodules, in their order."""
     return [
@@ -328,12 +375,10 @@ def _sites_of_none(places_xyz: npt.NDArray[np.float64], grid: Grid, label: int) 
 
 
 def _stays(group: Location, key: Mapping[str, Any], again: Round | None, what: str) -> bool:
-    """Whether finished work lies there that nobody wants anew; what is wanted anew goes, damaged or not."""
-    if not is_current(group, key):
+    """Whether finished work lies there that nobody wants anew; what is wanted anew stands until that is whole."""
+    if not is_current(group, key) or (again and again.due("prepare", what)):
         return False
-    if again and again.due("prepare", what):
-        groups.remove(group)
-        return False
+    groups.touch(group)
     return True
 
 

@@ -133,6 +133,12 @@ class FoundScan:
         return held
 
 
+def asking_of(content: Mapping[str, Any], calibration: Calibration, nodule_threshold: float) -> dict[str, Any]:
+    """What of a bundle's content decides what its networks are asked: the answers lie under its digest."""
+    asked = {name: content[name] for name in ASKING if name in content}
+    return {**asked, "from": asked_from(calibration, nodule_threshold)}
+
+
 @task(
     name="find_nodules",
     task_run_name="find {scan.series_uid} {bundle.name}",
@@ -149,8 +155,7 @@ def find_nodules(scan: Readable, bundle: NamedBundle, pipeline: Pipeline) -> Sta
     # Settings and thresholds are all that is needed where no GPU is held.
     models = bundle.build(home, pipeline.device if kind == "cpu" else "cpu")
     content = bundle.content
-    asking = {name: content[name] for name in ASKING if name in content}
-    asking["from"] = asked_from(models.calibration, models.nodule_threshold)
+    asking = asking_of(content, models.calibration, models.nodule_threshold)
     key = digest([voxels, asking, kind, code_digest(INFERENCE_MODULES)])
     truth = [(nodule.center_xyz, nodule.diameter_mm) for nodule in scan.nodules]
     folder = home.reports / "answers" / digest(asking) / scan.series_uid

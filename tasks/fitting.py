@@ -22,9 +22,11 @@ from lungml.files import write_text_atomic
 from lungml.fit import identity_of
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
+from lungml.luna import SPLITS
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
-from lungml.recipes.data import PreparedScan, Stage
+from lungml.recipes.data import PreparedScan, Stage, data_read, of_split
+from lungml.recipes.malignancy import MalignancyRecipe
 from lungml.wording import duration
 from tasks import tracking
 from tasks.bundles import stage_example
@@ -35,7 +37,7 @@ from tasks.gpu_locks import Gpu, child_environment
 from tasks.gpus import gpu_slots
 from tasks.members import build_model
 from tasks.pipeline import LOGGED, Pipeline, TrainedModel
-from tasks.recorded import digests_of, sizes_of
+from tasks.recorded import READ, digests_of, sizes_of
 
 FINISHED, RUN = "finished.json", "mlflow-run.json"
 
@@ -85,11 +87,30 @@ class Training:
         return digests_of(self.scans)
 
     @cached_property
+    def read(self) -> dict[str, str]:
+        """Split -> a digest of what this stage reads of its data: equal ones teach, and judge, alike."""
+        settings = self.settings
+        return {
+            split: digest(
+                [
+                    data_read(
+                        scan,
+                        self.stage,
+                        mined=getattr(settings, "mined", False),
+                        non_nodules=not isinstance(settings, MalignancyRecipe) or settings.shares[2] > 0,
+                    )
+                    for scan in of_split(self.scans, split)
+                ]
+            )
+            for split in SPLITS
+        }
+
+    @cached_property
     def identity(self) -> dict[str, str]:
         """What makes it the training it is, but for the code."""
         return identity_of(
             self.settings,
-            data=digest([scan.digest for scan in self.scans]),
+            data=digest(self.read),
             parents=json.dumps(dict(self.parents), sort_keys=True),
             seed=self.pipeline.seed,
             sensitivity=self.sensitivity,
@@ -125,7 +146,7 @@ def train_model(training: Training) -> State | TrainedModel:
             name=f"{training.name} seed {pipeline.seed}",  # runs of one name look alike in a chart's legend
             pipeline_id=pipeline.pipeline_id,
             params=params,
-            tags={"luna.origin": pipeline.origin},
+            tags={"luna.origin": pipeline.origin, **{f"{READ}{split}": of for split, of in training.read.items()}},
             run_id=_read_run(folder),
         ) as run:
             write_text_atomic(folder / RUN, json.dumps({"run_id": run.run_id}))

@@ -25,6 +25,7 @@ from lungml.home import Home
 from lungml.score import finite_or_none
 from lungml.scorecard import Scorecard
 from tasks import promotion, registry, runs, tracking
+from tasks.corrections import corrections_of, words_of
 from tasks.evaluation import SplitScore
 from tasks.finding import slug_of
 from tasks.lineage import MADE_BY, PIPELINE, BundleLineage, bundle_lineage, settings_of
@@ -35,6 +36,7 @@ from tasks.tracking import TrackingError
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = 1  # of the manifest
 MANIFEST_TAG = "luna.manifest"  # of a bundle's version: the manifest's own sha256
+CORRECTIONS_TAG = "luna.corrections"  # the same: up to which version corrections were used; none where none were
 NO_SETTINGS = (*registry.BUNDLE_MEMBERS, "recipe", "origin")  # of a bundle's fields
 OF_THE_KEPT = (*LOGGED.values(), "best_epoch")  # how a training's metrics of the epoch that was kept begin
 
@@ -90,7 +92,9 @@ def describe_bundle(bundle_uri: str, run_id: str, scores: Sequence[SplitScore], 
     runs.add_files(home, uri, run_id, at.manifest.parent)
     whole = f"The whole card: {CARD} of the run {run_id}."
     runs.describe_version(home, uri, shortened(card, runs.MAX_DESCRIPTION, whole))
-    promotion.tag_version(home, uri, {MANIFEST_TAG: sha256(at.manifest)})
+    used = _corrections(lineage)
+    told = {CORRECTIONS_TAG: str(used["version"])} if used else {}
+    promotion.tag_version(home, uri, {MANIFEST_TAG: sha256(at.manifest), **told})
     get_run_logger().info("%s: manifest and card under %s", uri, at.manifest.parent)
     return at
 
@@ -127,6 +131,7 @@ def build_manifest(
         "parameters": dict(lineage.parameters) or None,
         "seeds": {"pipeline": lineage.parameters.get("seed"), **{one["uri"]: one["seed"] for one in members}},
         "data": run.told_data() if run else {},
+        **({"corrections": used} if (used := _corrections(lineage)) else {}),
         "settings": {name: value for name, value in registry.as_given(fields).items() if name not in NO_SETTINGS},
         "members": members,
         "files": files_of(home, lineage.uri),
@@ -237,6 +242,11 @@ def _scores(card: Scorecard) -> dict[str, Any]:
     }
 
 
+def _corrections(lineage: BundleLineage) -> dict[str, int]:
+    """Of the run that made it, see `tasks.corrections.used_corrections`; empty where it used none."""
+    return corrections_of(lineage.run.metrics) if lineage.run else {}
+
+
 def _card(lineage: BundleLineage, cards: Mapping[str, Scorecard]) -> BundleCard:
     run, fields = lineage.run, lineage.fields
     return BundleCard(
@@ -261,7 +271,8 @@ def _card(lineage: BundleLineage, cards: Mapping[str, Scorecard]) -> BundleCard:
         calibration=Calibration.from_dict(fields.get("calibration")).methods,
         run=run.run_id if run else "",
         pipeline=lineage.pipeline_id,
-        parameters=lineage.parameters,
+        parameters={name: value for name, value in lineage.parameters.items() if value or name != "corrections"},
         environment=run.environment if run else {},
         missing=lineage.missing,
+        corrections=words_of(_corrections(lineage)),
     )

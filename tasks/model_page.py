@@ -9,13 +9,16 @@ from lungml.errors import one_line
 from lungml.recipes.data import Stage
 from lungml.wording import rate, signed
 from tasks import promotion, registry
+from tasks.corrections import corrections_of, words_of
 from tasks.gate import to_beat
 from tasks.links import Links
 from tasks.pipeline import LOGGED, Pipeline, TrainedModel
+from tasks.recorded import READ
 from tasks.runs import RunFacts, facts_of_model
 from tasks.summary_pages import SPLIT_NAMES, digits_of, ended, table, title
 from tasks.tracking import TrackingError
 
+THEN = "These are the counts of when it was trained, before this run."
 NOT_COMPARED = ("threshold",)  # a setting, not a score: neither more nor less of it is better
 
 
@@ -43,6 +46,9 @@ def model_page(models: Sequence[TrainedModel], pipeline: Pipeline, others: Seque
         ]
         lines += ["", "## What it learned from, was chosen and tested on", ""]
         lines += table(["", "scans", "nodules", "of them malignant"], cells)
+        lines += ["", THEN] if first.pipeline_id != pipeline.pipeline_id else []
+    used = words_of(corrections_of(first.metrics)) if first else ""
+    lines += ["", f"It learned from {used}."] if used else []
     standing, uri, note = _standing(pipeline, stage)
     for split in ("val", "test"):
         own = {model.name: _scores(model, split) for model in (*models, *others)}
@@ -116,8 +122,14 @@ def _gap(name: str, ours: Mapping[str, float], theirs: Mapping[str, float]) -> s
 
 
 def _same_scans(split: str, own: RunFacts | None, standing: Sequence[RunFacts]) -> str:
-    """Whether the two were judged on the same scans: else the difference says little."""
-    digests = {facts.data[split].digest if split in facts.data else "" for facts in (own, *standing) if facts}
+    """Whether the two were judged on the same scans: else the difference says little.
+
+    What their stage reads of the scans counts, where all say it; runs of older versions name all of the data only.
+    """
+    runs = [facts for facts in (own, *standing) if facts]
+    digests = {facts.tags.get(f"{READ}{split}", "") for facts in runs}
+    if "" in digests:
+        digests = {facts.data[split].digest if split in facts.data else "" for facts in runs}
     if own and len(digests) == 1 and "" not in digests:
         return f"Both were judged on the same {SPLIT_NAMES[split]} scans."
     return f"They were judged on other {SPLIT_NAMES[split]} scans: the difference may be that of the data."

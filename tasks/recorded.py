@@ -25,6 +25,7 @@ from tasks.pipeline import Pipeline
 from tasks.truth import ScanTruth
 
 PARAMETERS, DATA, CODE = "parameters.json", "data.json", "code.json"  # files of an end-to-end run
+READ = "luna.read."  # and a split: the tag of a training's run that says what its stage read of that split's data
 FOLDERS = ("luna_dir", "tables_dir", "lidc", "more")  # where data lie is known to the home, and to nobody else
 # From answers and annotations to every score.
 SCORING_MODULES = (
@@ -53,7 +54,7 @@ def told_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digests_of(scans: Sequence[PreparedScan]) -> dict[str, str]:
-    """Split -> digest of its data: of every scan's, in their order."""
+    """Split -> digest of its data: of every scan's, in their order; all of it, whatever of it a stage reads."""
     return {split: digest([scan.digest for scan in of_split(scans, split)]) for split in SPLITS}
 
 

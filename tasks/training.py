@@ -89,6 +89,7 @@ def mine_candidates(
     }
     mined = replace(scan, mined=folder, digest=digest(key))
     if groups.is_current(folder, key):
+        groups.touch(folder)
         return kept(mined)
     hu, grid = store.read_volume(scan.store), store.read_grid(scan.store)
     with gpu_slots(pipeline.device) as gpus:

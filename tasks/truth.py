@@ -50,6 +50,7 @@ class ScanTruth:
         reason: why the scan is set aside; empty for one that reads well.
         unjudged: nodules of unknown malignancy that readers added: learned from as nodules, on training scans only.
         rejected_xyz: places that readers rejected: always cut as non-nodules, on training scans only; mm.
+        disputed: of `excluded`, what is there because of readers: not even as background does the U-Net learn from it.
     """
 
     series_uid: str
@@ -66,6 +67,7 @@ class ScanTruth:
     reason: str = ""
     unjudged: tuple[luna.Annotation, ...] = ()
     rejected_xyz: tuple[tuple[float, float, float], ...] = ()
+    disputed: tuple[luna.Excluded, ...] = ()
 
     @property
     def drawn(self) -> tuple[luna.Nodule, ...]:
@@ -177,7 +179,7 @@ def read_truths(
         luna_dir, tables_dir: LUNA16's.
         val_stride: of the split, for series that have none yet.
         home: where split.csv lies.
-        for_training: refuse a data set that leaves a split without a scan or without a kind of nodules.
+        for_training: refuse a data set that leaves a split without a scan; of nodules see `correct_truths`.
         lidc: LIDC's XML files, for contours, and for the truth of scans outside LUNA16.
         more: LIDC's DICOM series; those outside LUNA16 join the training scans.
         sides: of every scan on disk, instead of the split that the home keeps: that one is neither used nor changed.
@@ -203,7 +205,6 @@ def read_truths(
     data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid not in twice})
     if for_training:
         luna.check_split(split, data, val_stride if sides is None else None)
-        luna.check_nodules(split, data)
     notes = list(data.notes)
     if sides is None:
         notes += _split_notes(split, data, val_stride, home, patients)

@@ -10,7 +10,7 @@ PIECE = 8  # crops: their activations stay below the 32 MB from which on malloc 
 
 
 def learns(pictures: torch.Tensor, norm: nn.Module) -> bool:
-    """Whether `normed_convolution` pays: a training step of a learning batch norm, on given pictures."""
+    """Whether `normed_blocks` pays: a training step of a learning batch norm, on given pictures."""
     return (
         not torch.compiler.is_compiling()
         and torch.is_grad_enabled()
@@ -52,28 +52,13 @@ def fold(pictures: torch.Tensor, norm: nn.Module, weight: torch.Tensor) -> tuple
     return with_ones, torch.cat([weight * norm.weight.view(shape), shifted], dim=1)
 
 
-def normed_convolution(pictures: torch.Tensor, norm: nn.Module, convolve: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
-    """`convolve(norm(pictures))`, without the pictures' gradient where `learns`; see `fold`.
-
-    Args:
-        pictures: (B, C, ...) float.
-        norm: a batch norm.
-        convolve: a convolution of stride 1, padded with zeros.
-    """
-    if not learns(pictures, norm):
-        return convolve(norm(pictures))
-    with_ones, weight = fold(pictures, norm, convolve.weight)
-    function = conv3d if pictures.ndim == 5 else conv2d
-    return function(with_ones, weight, convolve.bias, padding=convolve.padding)
-
-
 def normed_blocks(pictures: torch.Tensor, norm: nn.Module, blocks: nn.Sequential, *, apart: bool) -> torch.Tensor:
     """`blocks(norm(pictures))`, without the pictures' gradient where `learns`; see `fold`.
 
     Args:
         pictures: (B, C, ...) float.
         norm: a batch norm, over the whole batch in any case.
-        blocks: sequences of layers, the very first of which is a convolution as for `normed_convolution`.
+        blocks: sequences of layers, the very first of which is a convolution of stride 1, padded with zeros.
         apart: whether no layer of the blocks mixes samples. On a CPU they then go through in pieces of `PIECE`, so that
             large batches do not spend a quarter of their time on fresh memory.
     """

@@ -64,12 +64,6 @@ def corrections_folder(home: Home) -> Path:
     return home.root / "corrections"
 
 
-def add_version(folder: Path, given: CorrectionFile) -> tuple[Version, bool]:
-    """One file, as of `add_versions`."""
-    (added,) = add_versions(folder, [given])
-    return added
-
-
 def add_versions(folder: Path, files: Iterable[CorrectionFile]) -> list[tuple[Version, bool]]:
     """Keep checked files as the next versions, in their order; what is kept already is not kept twice.
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
 
-from lungml.ct import scan_kind
-from lungml.dicom import read_headers
 from lungml.files import beside_path, check_writable, naming, write_text_atomic
 from lungml.reading.dicom_objects import DicomObjectError
-from lungml.reading.dicom_seg import write_segmentation
-from lungml.reading.dicom_sr import write_report
 from lungml.reading.markups import markups_json
 from lungml.reading.page import write_page
 from lungml.reading.record import Reading, reading_csv, reading_json, submission_csv
@@ -46,21 +43,14 @@ def prepare_folder(out: Path) -> None:
     """See that results can be written to a folder, before hours of work; it need not be there yet.
 
     Raises:
-        OSError: it is a file, or nothing can be written there.
+        OSError: it is a file or a link to nowhere, or nothing can be written there.
     """
     try:
+        if out.is_symlink() and not out.exists():
+            raise FileNotFoundError(errno.ENOENT, "a link to nowhere", str(out))
         check_writable(out)
     except OSError as error:
         raise type(error)(error.errno, f"{error.strerror}: name another --out", str(out)) from error
-
-
-def source_headers(source: Path) -> list[Dataset] | None:
-    """The headers of a DICOM series, slice by slice; None for a scan of another kind.
-
-    Raises:
-        ScanError: as of `read_scan`.
-    """
-    return read_headers(source) if scan_kind(source) == "dicom" else None
 
 
 def header_warnings(headers: Sequence[Dataset] | None) -> tuple[str, ...]:
@@ -113,12 +103,26 @@ def _together(folder: Path) -> Iterator[Path]:
             if error.errno is None or error.filename is None:
                 raise
             raise OSError(error.errno, error.strerror, str(folder / Path(error.filename).name)) from error
+        files = sorted(beside.iterdir())
         with naming(folder):
             folder.mkdir(exist_ok=True)
-            for file in sorted(beside.iterdir()):
+        _refuse_folders(folder, {*OPTIONAL, *(file.name for file in files)})
+        with naming(folder):
+            for file in files:
                 file.replace(folder / file.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_folders(folder: Path, names: Collection[str]) -> None:
+    """See that no folder stands where a file belongs, before the first file is moved: else some would be new.
+
+    Raises:
+        IsADirectoryError: it names the file.
+    """
+    for name in sorted(names):
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise IsADirectoryError(errno.EISDIR, "a folder stands where this file belongs", str(folder / name))
 
 
 def _write_all(folder: Path, reading: Reading, headers: Sequence[Dataset] | None) -> tuple[list[str], list[str]]:
@@ -142,6 +146,10 @@ def _write_all(folder: Path, reading: Reading, headers: Sequence[Dataset] | None
 
 def _write_objects(folder: Path, reading: Reading, headers: Sequence[Dataset]) -> tuple[list[str], list[str]]:
     """SEG and SR: which were written, and why one was not; a report needs no segmentation."""
+    # Here: highdicom is slow to load, and most scans are no DICOM series.
+    from lungml.reading.dicom_seg import write_segmentation
+    from lungml.reading.dicom_sr import write_report
+
     written, problems = [], []
     segmentation = None
     try:

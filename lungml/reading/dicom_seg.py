@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from lungml.findings import Finding
+from lungml.reading.colors import MARK_COLORS
 from lungml.reading.dicom_objects import (
     LONG_STRING,
     MAKER,
@@ -31,8 +32,6 @@ from lungml.reading.nodule_masks import NoduleMask, labelled, nodule_masks
 from lungml.reading.record import Opinion, Reading, luna_version
 
 SERIES_NUMBER, SERIES_DESCRIPTION = 7201, "luna: nodules. Not for clinical use"
-# L*a*b* of colours that colour-blind people tell apart: vermilion and blue.
-COLOURS = {"malignant": CIELabColor(53.0, 47.0, 63.0), "benign": CIELabColor(46.0, -3.0, -43.0)}
 
 
 def write_segmentation(path: Path, reading: Reading, headers: Sequence[Dataset]) -> Dataset | None:
@@ -120,7 +119,7 @@ def _segment(number: int, mask: NoduleMask, reading: Reading) -> hd.seg.SegmentD
         algorithm_identification=_algorithm(opinion),
         tracking_id=tracking_id(mask.finding),
         tracking_uid=tracking_uid(reading, mask.finding, finding),
-        display_color=COLOURS[finding.stage],
+        display_color=CIELabColor.from_string(MARK_COLORS[finding.stage]),
     )
     made.SegmentDescription = _words(finding)
     return made

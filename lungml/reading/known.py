@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungml.luna import Annotation, Excluded, Nodule, by_series, read_annotations, read_excluded, read_nodules, unrated
-from lungml.luna import read_series as read_listed
+from lungml.luna import (
+    Annotation,
+    Excluded,
+    Nodule,
+    by_series,
+    read_annotations,
+    read_excluded,
+    read_nodules,
+    read_series_list,
+    unrated,
+)
 from lungml.reading.record import KnownNodule, KnownTruth
 from lungml.tables import TableError
 
@@ -49,7 +58,7 @@ def read_known(tables: Path) -> Known:
     rated = by_series(read_nodules(rated_csv)) if rated_csv.exists() else {}
     annotated = by_series(read_annotations(annotated_csv)) if annotated_csv.exists() else {}
     excluded = by_series(read_excluded(tables / "annotations_excluded.csv", []))
-    listed = read_listed(tables / "seriesuids.csv")
+    listed = read_series_list(tables / "seriesuids.csv")
     return Known(
         truths={
             uid: _truth(rated.get(uid, ()), annotated.get(uid, ()), excluded.get(uid, ()))

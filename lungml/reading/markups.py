@@ -11,20 +11,13 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from lungml.findings import Finding, Stage
+from lungml.reading.colors import MARK_COLORS, rgb
 from lungml.reading.record import NOT_FOR, KnownTruth, Opinion, Reading
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
-# Colours that colour-blind people tell apart, red, green and blue of 0..1.
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "malignant": (0.835, 0.369, 0.0),
-    "benign": (0.337, 0.706, 0.914),
-    "filtered": (0.6, 0.6, 0.6),
-    "truth": (0.941, 0.894, 0.259),
-    "excluded": (0.8, 0.475, 0.655),
-}
 HIDDEN = ("filtered", "excluded")  # many, and nobody wants them at first
 
 
@@ -67,6 +60,7 @@ def _truth(truth: KnownTruth) -> list[dict[str, Any]]:
 
 
 def _points(name: str, kind: str, points: list[dict[str, Any]]) -> dict[str, Any]:
+    color = [round(part, 4) for part in rgb(MARK_COLORS[kind])]
     return {
         "type": "Fiducial",
         "name": name,
@@ -76,8 +70,8 @@ def _points(name: str, kind: str, points: list[dict[str, Any]]) -> dict[str, Any
         "controlPoints": points,
         "display": {
             "visibility": kind not in HIDDEN,
-            "color": COLOURS[kind],
-            "selectedColor": COLOURS[kind],
+            "color": color,
+            "selectedColor": color,
             "pointLabelsVisibility": True,
         },
     }

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from lungml.files import write_text_atomic
+from lungml.reading.colors import css_variables
 from lungml.reading.pixels import (
     PackedMarks,
     PackedSlices,
@@ -30,8 +31,8 @@ from lungml.reading.pixels import (
 from lungml.reading.record import Reading, reading_dict
 
 SCRIPTS = (
-    "scan.js", "findings.js", "reader.js", "pictures.js", "marks.js", "views.js", "list.js", "judge.js", "controls.js",
-    "keys.js", "page.js",
+    "scan.js", "findings.js", "history.js", "reader.js", "pictures.js", "draw.js", "marks.js", "views.js", "rows.js",
+    "list.js", "judge.js", "work.js", "controls.js", "keys.js", "page.js",
 )  # fmt: skip  # in this order
 # Nothing but what the file holds; the hashes are of its one style and its one script.
 POLICY = (
@@ -68,8 +69,8 @@ def page_html(reading: Reading) -> str:
 
 
 def page_style() -> str:
-    """The page's style sheet."""
-    return _asset("page.css")
+    """The page's style sheet, the colours of its marks first."""
+    return css_variables() + _asset("page.css")
 
 
 def page_script() -> str:
@@ -87,7 +88,6 @@ def _page_facts(turn: Upright, slices: PackedSlices, marks: list[PackedMarks]) -
     """What the script needs beside the reading itself."""
     return {
         "grid": turn.grid.to_json(),
-        "axes": turn.axes,
         "turned_round": turn.turned_round,
         "level_hu": level_hu(),
         "quality": slices.quality,

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import os
 import zlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,46 +37,44 @@ LONGEST_STEP = 256  # between marked voxels that a byte holds
 
 @dataclass(frozen=True, kw_only=True)
 class Upright:
-    """How a scan is turned so that a person sees it as radiologists do: only axes change places or turn round.
+    """Which of a scan's axes run the other way round, so that a person sees it as radiologists do.
 
     Attributes:
         grid: of the turned volume: index runs to the head, row to the back, col to the patient's left, each as nearly
             as an axis of the scan does.
-        axes: the scan's axis (0 index, 1 row, 2 col) behind each of the turned ones.
-        turned_round: whether it runs the other way.
+        turned_round: whether index, row and col run the other way than in the scan.
     """
 
     grid: Grid
-    axes: tuple[int, int, int]
     turned_round: tuple[bool, bool, bool]
 
     def apply(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A volume on the scan's grid, (index, row, col), on the turned one; a view."""
-        steps = tuple(slice(None, None, -1 if back else 1) for back in self.turned_round)
-        return volume.transpose(self.axes)[steps]
+        return volume[tuple(slice(None, None, -1 if back else 1) for back in self.turned_round)]
 
 
 def upright(grid: Grid) -> Upright:
-    """How to turn a scan; a tilted grid stays tilted, nothing is resampled."""
-    direction = np.asarray(grid.direction, dtype=np.float64)
-    # Rows: patient axes z, y, x; columns: the scan's axes index, row, col.
-    along = direction[::-1, ::-1]
-    axes = max(itertools.permutations(range(3)), key=lambda order: sum(abs(along[k, order[k]]) for k in range(3)))
-    back = tuple(bool(along[k, axes[k]] < 0) for k in range(3))
-    corner = np.zeros(3)
-    for k, axis in enumerate(axes):
-        corner[axis] = grid.shape_irc[axis] - 1 if back[k] else 0
-    signs = np.where(back, -1.0, 1.0)
-    columns = (along[:, axes] * signs)[::-1, ::-1]
+    """Which axes of a scan to turn round; a tilted grid stays tilted, nothing is resampled.
+
+    `lungml.ct.read_scan` has made the slices axial, but leaves an axis that is stored backwards as it is: a NIfTI runs
+    to the right and the front as a rule, a scan that was taken feet first or prone may run either way. Those are
+    turned here. No axes change places: a scan so oblique that reading it could not tell which is which is shown along
+    its own axes, and the letters at its sides say so.
+
+    Args:
+        grid: of slices that are axial, as nearly as they can be.
+    """
+    direction = np.asarray(grid.direction, dtype=np.float64)  # columns: col, row, index
+    index_back, row_back, col_back = (bool(direction[axis, axis] < 0) for axis in (2, 1, 0))
+    back = (index_back, row_back, col_back)
+    corner = np.where(back, np.array(grid.shape_irc) - 1, 0)
     return Upright(
-        grid=Grid(
-            shape_irc=(grid.shape_irc[axes[0]], grid.shape_irc[axes[1]], grid.shape_irc[axes[2]]),
-            spacing_xyz=as_triple(grid.spacing_irc[list(axes)][::-1]),
+        grid=replace(
+            grid,
             origin_xyz=as_triple(irc_to_xyz(corner, grid)),
-            direction=tuple(as_triple(row) for row in columns),
+            direction=tuple(as_triple(row) for row in direction * np.where(back[::-1], -1.0, 1.0)),
         ),
-        axes=(axes[0], axes[1], axes[2]),
-        turned_round=(back[0], back[1], back[2]),
+        turned_round=back,
     )
 
 
@@ -119,11 +115,6 @@ def pack_slices(levels: npt.NDArray[np.uint8]) -> PackedSlices:
             if size <= TEXT_BYTES_PER_VOXEL * sample.size:
                 break
         return PackedSlices(texts=tuple(pool.map(lambda plane: _jpeg_text(plane, quality), levels)), quality=quality)
-
-
-def unpack_slices(packed: PackedSlices) -> npt.NDArray[np.uint8]:
-    """(index, row, col) levels, as a browser decodes them, give or take one."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in packed.texts])
 
 
 def _jpeg_text(plane: npt.NDArray[np.uint8], quality: int) -> str:
@@ -173,30 +164,11 @@ def pack_marks(marked: Marked, turn: Upright) -> PackedMarks:
 
 def _turned(voxels: npt.NDArray[np.int64], turn: Upright) -> tuple[npt.NDArray[np.int64], Any]:
     """Flat places on the turned grid, ascending, and which of `voxels` each was."""
-    if turn.axes == (0, 1, 2) and not any(turn.turned_round):
+    if not any(turn.turned_round):
         return voxels, slice(None)
-    shape = [0, 0, 0]
-    for axis, size in zip(turn.axes, turn.grid.shape_irc):
-        shape[axis] = size
+    shape = turn.grid.shape_irc
     places = np.unravel_index(voxels, shape)
-    turned = [
-        turn.grid.shape_irc[k] - 1 - places[axis] if turn.turned_round[k] else places[axis]
-        for k, axis in enumerate(turn.axes)
-    ]
-    flat = np.ravel_multi_index(turned, turn.grid.shape_irc)
+    turned = [size - 1 - at if back else at for at, size, back in zip(places, shape, turn.turned_round)]
+    flat = np.ravel_multi_index(turned, shape)
     order = np.argsort(flat, kind="stable")
     return flat[order], order
-
-
-def hu_errors(hu: npt.NDArray[np.int16], window_hu: Sequence[float], packed: PackedSlices) -> tuple[float, float]:
-    """How far pictures are from the HU that lie in a window: root of the mean square, and maximum.
-
-    Args:
-        hu: (index, row, col), as it was packed.
-        window_hu: (lowest, highest).
-        packed: of it.
-    """
-    shown = np.array(level_hu())[unpack_slices(packed)]
-    inside = (hu >= window_hu[0]) & (hu <= window_hu[1])
-    errors = np.abs(shown[inside] - hu[inside])
-    return float(np.sqrt(np.mean(errors**2))), float(errors.max())

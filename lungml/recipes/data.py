@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lungml.crop_cache import CropCache
+from lungml.groups import StoreError, key_digest, read_attributes
 from lungml.luna import Annotation, Excluded, Nodule, Split
 from lungml.remote import Location
 
-__all__ = ["PreparedScan", "Split", "Stage", "of_split", "open_crops"]
+__all__ = ["IGNORED", "PreparedScan", "Reads", "Split", "Stage", "data_read", "of_split", "open_crops"]
 
 Stage = Literal["segmentation", "classification", "malignancy"]
+IGNORED = 255  # of a slab's mask, -1 as int8: readers disagree whether it is nodule, and nobody learns from it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """Digests of what the stages read of one scan: where one stays, a model learns and is judged as before.
+
+    Attributes:
+        slices: what the U-Net reads: voxels, masks, the places of nodules; of a training scan the non-nodules that get
+            slabs, of others the excluded findings. Nobody's malignancy.
+        crops: what the nodule classifier reads: voxels, nodules and non-nodules. The malignancy of a training scan's
+            nodules is not among it, that of others is: it stands below the pictures of the worst errors.
+        labels: what a malignancy classifier reads: voxels, and the nodules whose malignancy is known with all that is.
+    """
+
+    slices: str
+    crops: str
+    labels: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +55,7 @@ class PreparedScan:
             them.
         textures: of each nodule, "" where it is not known; empty where nothing is known of any.
         unjudged: nodules of unknown malignancy that readers added: learned from as nodules, on training scans only.
+        reads: which part of it each stage reads; None where that is not told: all of `digest`.
     """
 
     series_uid: str
@@ -52,11 +72,43 @@ class PreparedScan:
     unrated: tuple[Annotation, ...] = ()
     textures: tuple[str, ...] = ()
     unjudged: tuple[Annotation, ...] = ()
+    reads: Reads | None = None
 
 
 def of_split(scans: Sequence[PreparedScan], split: Split) -> list[PreparedScan]:
     """The scans of one split, in the given order."""
     return [scan for scan in scans if scan.split == split]
+
+
+def data_read(scan: PreparedScan, stage: Stage, *, mined: bool = False, non_nodules: bool = True) -> str:
+    """A digest of what a stage's training reads of a scan, and of nothing else.
+
+    Args:
+        scan: of any split.
+        stage: which of the three.
+        mined: whether the nodule classifier also learns from mined crops.
+        non_nodules: whether a malignancy classifier also learns from what is no nodule.
+
+    Raises:
+        StoreError: another run has put other mined crops in their place since they were mined.
+    """
+    if scan.reads is None:
+        return scan.digest
+    if stage == "segmentation":
+        return scan.reads.slices
+    if stage == "malignancy":
+        with_others = non_nodules and scan.split == "train"  # only nodules are judged
+        return key_digest([scan.reads.labels, scan.reads.crops]) if with_others else scan.reads.labels
+    return key_digest([scan.reads.crops, _mining(scan)]) if mined and scan.mined is not None else scan.reads.crops
+
+
+def _mining(scan: PreparedScan) -> dict[str, Any]:
+    """What a scan's mined crops were made from but for its own crops, whose key holds malignancies."""
+    assert scan.mined is not None
+    key: dict[str, Any] = read_attributes(scan.mined)["key"]
+    if key_digest(key) != scan.digest:
+        raise StoreError(f"{scan.mined}: changed by another run since this one prepared it; run again")
+    return {name: value for name, value in key.items() if name != "crops"}
 
 
 def open_crops(scans: Sequence[PreparedScan], arrays: Sequence[str], *, mined: bool = False) -> CropCache:

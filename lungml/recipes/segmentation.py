@@ -30,6 +30,7 @@ from lungml.tally import Tally
 Loss = Literal["report", "bce_dice"]
 Judge = Literal["slices", "scans"]
 JUDGED_GROUPING = GroupingSettings(rule="union")  # what candidates are counted by
+NO_NODULE = -30.0  # a logit whose probability adds nothing to any sum
 WINDOW = 64  # the report's random in-plane window out of a 96 x 96 slab: offsets 0..31
 
 
@@ -189,9 +190,11 @@ class SegmentationProblem:
     ) -> torch.Tensor:
         """Forward one batch of augmented windows, 64 x 64 in the report."""
         slabs, masks = _random_windows(batch.arrays[0], batch.arrays[1][:, None], self.recipe.window, generator)
-        slabs, masks = slabs.float(), masks.float()
+        slabs, masks = slabs.float(), masks.view(torch.int8).float()  # IGNORED is -1
         slabs, masks = augment.augment_slabs(slabs, masks, self.recipe.augmentation, generator)
         logits = net(slabs.contiguous(memory_format=torch.channels_last))
+        # Surely no nodule where none is asked for: no loss looks at such a pixel, and nothing is learned from it.
+        logits, masks = logits.masked_fill(masks < 0, NO_NODULE), masks.clamp(min=0)
         flagged, there = logits.detach() > 0, masks > 0.5
         counts = [(flagged & there).sum(), flagged.sum(), there.sum()]
         self.tally.note(counts=torch.stack(counts)[None])

@@ -36,7 +36,7 @@ SCROLL = """async (seconds) => {
   await new Promise((done) => {
     const tick = (now) => {
       stamps.push(now);
-      const down = Math.floor(stamps.length / 100) % 2 ? 1 : -1;
+      const down = Math.floor(stamps.length / 40) % 2 ? 1 : -1;
       const key = down > 0 ? "ArrowDown" : "ArrowUp";
       if (stamps.length % 2) canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: 100 * down, cancelable: true }));
       else document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));

@@ -274,6 +274,10 @@ STEPS: tuple[Step, ...] = (
     Step(command="luna corrections list", says="reader-1"),
     Step(command="luna corrections undo 1", says="version 2 undoes 1"),
     Step(command="luna corrections undo 3", places={"3": "2"}, says="version 3 undoes 2"),
+    # What is left over: nothing of so young a home
+    Step(command="luna data sweep", says="everything here is needed"),
+    Step(command="luna data sweep --yes", says="everything here is needed"),
+    Step(command="luna data sweep --yes --days 30 --keep 2", says="everything here is needed"),
     # On schedule
     Step(
         command="prefect deployment run luna/end-to-end --watch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from lungml.home import Home
 from lungml.luna import freeze_split, frozen_patients, read_luna
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.reading.correction_schema import check_given
-from lungml.reading.corrections import CorrectionStoreError, add_version, corrections_folder
+from lungml.reading.corrections import CorrectionStoreError, add_versions, corrections_folder
 from tasks import tracking
 from tasks.corrections import add_files, list_corrections
 from tasks.lineage import BundleLineage, lineage_of
-from tests.flows.test_end_to_end import STRIDE, tiny
+from tasks.manifest import described_at
+from tasks.runs import facts_of_version
+from tests.flows.test_end_to_end import STRIDE, states, tiny
 from tests.lungml.reading.test_correction_schema import file, row
 from tests.tasks.toy_bundles import toy_bundle
 
@@ -290,7 +293,7 @@ def test_a_run_says_which_corrections_it_used_and_is_made_again_with_those(
         assert apart.max() > 10
         place = spots[apart.argmax()].tolist()
         held = file(row(**{"center_xyz": place, "finding": 3, "diameter_mm": 4, **more}), series_uid=uid)
-        add_version(corrections_folder(home), check_given(held))
+        add_versions(corrections_folder(home), [check_given(held)])
 
     correct(training, kind="add", finding=None)
     correct(held_out, kind="reject")
@@ -306,6 +309,26 @@ def test_a_run_says_which_corrections_it_used_and_is_made_again_with_those(
         for run in every:
             assert run is not None
             assert {name: value for name, value in run.metrics.items() if name.startswith("corrections/")} == expected
+
+        # A label alone trains the malignancy models anew; the U-Net and the nodule classifier are kept.
+        benign = next(one for one in data.nodules if one.series_uid == training and not one.malignant)
+        place, size = list(benign.center_xyz), benign.diameter_mm
+        correct(training, kind="relabel", center_xyz=place, diameter_mm=size, label="malignant")
+        before = states()
+        relabelled = end_to_end(str(luna_dir), val_stride=STRIDE)
+        counted = {task: found - before.get(task, Counter()) for task, found in states().items()}
+        assert counted["cache_crops"] == Counter(Cached=8, Completed=1)
+        assert counted["mine_candidates"] == Counter(Cached=3, Completed=1)
+        assert counted["train_segmentation"] == counted["train_classification"] == Counter(Cached=1)
+        assert counted["train_malignancy"] == Counter(Completed=2)
+        assert relabelled.trained.segmentation.uri == made.trained.segmentation.uri
+        assert [one.uri for one in relabelled.trained.nodules] == [one.uri for one in made.trained.nodules]
+        assert relabelled.trained.bundle_uri != made.trained.bundle_uri
+        for summary, version in ((made, "2"), (relabelled, "3")):
+            uri = summary.trained.bundle_uri
+            assert facts_of_version(home, uri).tags["luna.corrections"] == version
+            said = f"It learned from readers' corrections up to version {version}: 1 used as positives"
+            assert said in described_at(home, uri).card.read_text()
 
         correct(training, kind="reject", diameter_mm=2)  # since then there is more: this would supersede the nodule
         again = reproduce(made.trained.bundle_uri, luna_dir=str(luna_dir))

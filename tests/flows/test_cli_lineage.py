@@ -13,7 +13,7 @@ from rich.console import Console
 from flows import reproduce, temporary_server
 from flows.show_lineage import show_reproduction
 from lungml.home import Home
-from tasks import registry
+from tasks import registry, tracking
 from tasks.manifest import described_at
 from tasks.reproduction import ComparedStage, Reproduction
 from tests.tasks.toy_bundles import toy_bundle
@@ -67,6 +67,19 @@ def test_a_bundle_is_told_as_a_tree(luna: Luna, home: Home) -> None:
         assert told in words, told
     assert "named after somebody" not in said
     assert str(described_at(home, MADE).card) in said.replace("│", "").replace("\n", "").replace(" ", "")
+
+
+def test_a_file_that_is_another_one_now_is_noted(luna: Luna, home: Home) -> None:
+    file = next(tracking.download_model(home, MADE).rglob("arch.json"))
+    before = file.read_bytes()
+    file.write_bytes(before + b" ")
+    try:
+        status, said, wrong = luna("model", "lineage", MADE)
+    finally:
+        file.write_bytes(before)
+    assert (status, said.splitlines()[-1]) == (0, "Not for clinical use.")
+    assert "arch.json is not the file that is listed" in wrong
+    assert all(line.startswith("note: ") for line in wrong.splitlines())
 
 
 def test_what_is_not_known_is_told(luna: Luna) -> None:

@@ -6,8 +6,6 @@ import csv
 import json
 import math
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +31,7 @@ from lungml.reading.record import READING_COLUMNS, Opinion
 from tasks.bundles import WeightsError, import_published, load_bundle
 from tasks.registry import read_bundle
 from tasks.tracking import TrackingError
+from tests.dciodvfy import complaints
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
 COLUMNS = {"malignancy-finetuned": "prob_malignant_finetuned", "malignancy-scratch": "prob_malignant"}
@@ -106,15 +105,7 @@ def test_the_published_weights_find_what_the_report_found(
         objects = [path for name, path in left.items() if name.endswith(".dcm")]
         assert len(objects) == (0 if luna16 else 2)
         for path in objects:
-            assert not dicom_errors(path)
-
-
-def dicom_errors(path: Path) -> list[str]:
-    """What dciodvfy calls an error; nothing where it is not installed."""
-    if shutil.which("dciodvfy") is None:
-        return []
-    said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
-    return [line for line in said.stderr.splitlines() if line.startswith("Error")]
+            assert complaints(path) == []
 
 
 @pytest.mark.real

@@ -55,7 +55,7 @@ from lungml.reading import deliver as delivering
 from tasks import registry, tracking
 from tasks.reading import Reader
 from tests import browser
-from tests.lungml.reading.test_dicom_objects import complaints
+from tests.dciodvfy import complaints
 from tests.lungml.test_dicom import save, slice_of, zipped
 from tests.tasks import toy_bundles
 
@@ -668,15 +668,46 @@ def test_a_folder_that_may_not_be_looked_into(
 
     monkeypatch.setattr(os, "scandir", scanning)
     monkeypatch.setattr(Path, "stat", looking)
+    part, opening = write_series(tmp_path / "part", chest()[:5], OTHER), Path.open
+    link = tmp_path / "link.mha"
+    link.symlink_to("nowhere")
+
+    def reading(self: Path, *how: Any, **more: Any) -> Any:
+        if self == part / "003.dcm":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opening(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", reading)
     hidden = [tmp_path / "hidden/a.mhd", tmp_path / "hidden/ct", tmp_path / "hidden/ct.zip"]
-    status, _, wrong = read(closed, *hidden, good)
+    status, _, wrong = read(closed, *hidden, part, link, good)
     assert status == 1
     assert wrong.splitlines() == [
         f"not read: {closed}: {closed} cannot be listed: Permission denied; check the folder",
         f"not read: {hidden[0]}: 'a.mhd' cannot be read: Permission denied; check the file",
         f"not read: {hidden[1]}: it cannot be looked up: Permission denied; check the path",
         f"not read: {hidden[2]}: 'ct.zip' cannot be read: Permission denied; check the file",
+        f"not read: {part}: 003.dcm cannot be read: Permission denied; check the file",
+        f"not read: {link}: link.mha is a link to nowhere; fetch its file",
     ]
+    assert names(tmp_path / "out") == ["good"]
+
+
+def test_a_scan_that_this_user_may_not_read_costs_only_itself(
+    read: Luna, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line's own check of what is readable would refuse all of them."""
+    closed, opening = write_image(tmp_path / "closed.mha", chest()), Path.open
+
+    def refusing(self: Path, *how: Any, **more: Any) -> Any:
+        if self == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opening(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: str(path) != str(closed))
+    status, _, wrong = read(closed, good)
+    said = f"not read: {closed}: 'closed.mha' cannot be read: Permission denied; check the file\n"
+    assert (status, wrong) == (1, said)
     assert names(tmp_path / "out") == ["good"]
 
 
@@ -740,6 +771,33 @@ def test_a_file_where_a_scans_folder_belongs_costs_that_scan(read: Luna, good: P
     assert taken.read_text() == "somebody's own"
     assert names(tmp_path / "out") == ["good", "taken"]
     whole(tmp_path / "out/good")
+
+
+def test_a_folder_where_a_file_belongs_leaves_what_was_there(read: Luna, good: Path, tmp_path: Path) -> None:
+    taken, out = write_image(tmp_path / "taken.mha", chest()), tmp_path / "out"
+    for name in ("index.html", "report.dcm"):  # one that is written, and one that would go
+        (out / "taken" / name).mkdir(parents=True)
+        (out / "taken/findings.csv").write_text("of an earlier reading")
+        status, _, wrong = read(taken, good)
+        why = "a folder stands where this file belongs; nothing of this scan is new there, mend that or name another"
+        assert (status, wrong) == (1, f"not written: {out}/taken/{name}: {why} --out\n")
+        assert names(out) == ["good", "taken"]
+        assert names(out / "taken") == sorted([name, "findings.csv"])
+        assert (out / "taken/findings.csv").read_text() == "of an earlier reading"
+        (out / "taken" / name).rmdir()
+    whole(out / "good")
+
+
+def test_a_link_to_nowhere_is_no_place_for_results(luna: Luna, read: Luna, good: Path, tmp_path: Path) -> None:
+    link, out = tmp_path / "link", tmp_path / "out"
+    link.symlink_to("nowhere")
+    status, _, wrong = luna("read", good, "--bundle", "models:/luna/1", "--out", link)
+    assert (status, wrong) == (1, f"error: {link}: a link to nowhere: name another --out\n")
+    out.mkdir()
+    (out / "lost").symlink_to("nowhere")
+    status, _, wrong = read(write_image(tmp_path / "lost.mha", chest()), good)
+    assert (status, wrong) == (1, f"not read: {out}/lost: a link to nowhere: name another --out\n")
+    assert names(out) == ["good", "lost"]
 
 
 def test_what_cannot_become_dicom_costs_these_files_and_the_status(read: Luna, good: Path, tmp_path: Path) -> None:
@@ -879,7 +937,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
 def test_what_was_asked_for_wrongly_is_one_line_before_anything_is_read(
     case: str, luna: Luna, home: Home, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.read.read_scan", None)
+    monkeypatch.setattr("flows.read.read_scan_and_headers", None)
     (tmp_path / "empty").mkdir()
     words = {"empty": tmp_path / "empty", "db": f"sqlite:///{home.mlflow_db}"}
     given, line = WRONG[case]

@@ -21,6 +21,8 @@ from flows.settings import LIBRARY, hear_the_library
 from flows.train import train_stage
 from flows.watched import watched
 from lungml.errors import TrainingError
+from lungml.home import Home
+from tasks.in_use import alone
 
 
 @watched
@@ -34,7 +36,8 @@ def body(path: Path, many: int = 1) -> str:
 
 
 @pytest.fixture
-def in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LUNA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(module.FlowRunContext, "get", lambda: object())
     monkeypatch.setattr(module, "hear_the_library", lambda: None)
 
@@ -53,6 +56,24 @@ def test_anything_else_passes_through(in_a_run: None) -> None:
         body(Path("a"), 0)
 
 
+def test_a_home_is_in_use_until_its_outermost_run_has_ended(in_a_run: None) -> None:
+    def is_free() -> bool:
+        with alone(Home.from_env()) as free:
+            return free
+
+    @watched
+    def inner() -> bool:
+        return is_free()
+
+    @watched
+    def outer() -> list[bool]:
+        return [is_free(), inner(), is_free()]
+
+    assert is_free()
+    assert outer() == [False, False, False]
+    assert is_free()
+
+
 def test_outside_a_run_nothing_is_changed() -> None:
     with pytest.raises(TrainingError):
         body(Path("a"), -1)
@@ -69,7 +90,7 @@ def test_the_form_in_the_ui_knows_every_parameter(one: object) -> None:
     schema = one.parameters.model_dump()  # type: ignore[attr-defined]
     names = set(inspect.signature(one.fn).parameters)  # type: ignore[attr-defined]
     assert set(schema["properties"]) == names
-    assert schema["properties"]["luna_dir"].get("description") or schema["properties"]["luna_dir"]["title"]
+    assert schema["properties"]["luna_dir"]["description"].startswith("holds `**/<series_uid>.mhd`")
 
 
 def test_the_library_is_heard_once_and_at_info(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import locale
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
@@ -24,14 +28,16 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     RLELossless,
     SegmentationStorage,
 )
 from scipy.spatial.transform import Rotation
 
-from lungml import ct
-from lungml.ct import find_dicom_series, read_scan, scan_fingerprint, source_files
-from lungml.dicom import patient_digest
+from lungml import ct, dicom, dicom_slice
+from lungml.ct import find_dicom_series, read_scan, read_scan_and_headers, scan_fingerprint, source_files
+from lungml.dicom import patient_digest, read_headers, read_series, read_series_and_headers
+from lungml.dicom_slice import parse
 from lungml.geometry import irc_to_xyz
 
 SHAPE = (5, 6, 8)
@@ -141,6 +147,15 @@ def test_every_uncompressed_syntax(syntax: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, HU)
 
 
+@pytest.fixture
+def same_locale() -> Iterator[None]:
+    """GDCM's writer leaves the process in the locale C, in which later tests' texts are ASCII; its reader does not."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.usefixtures("same_locale")
 def test_compressed_slices_are_decoded(tmp_path: Path) -> None:
     for index in range(SHAPE[0]):
         made = slice_of(index, BitsStored=16, HighBit=15)
@@ -243,6 +258,128 @@ def test_nothing_of_a_compressed_slice_is_left_on_disk(tmp_path: Path, monkeypat
         before = set(Path(tempfile.gettempdir()).glob("*.dcm"))
         np.testing.assert_array_equal(read_scan(zipped(tmp_path / "ct")).hu, HU)
         assert set(Path(tempfile.gettempdir()).glob("*.dcm")) <= before
+
+
+def test_one_reading_gives_the_voxels_and_the_headers_they_came_with_and_parses_a_header_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = series(tmp_path / "ct", turn=Rotation.from_euler("xyz", [12, -7, 30], degrees=True).as_matrix())
+    plain, headers = read_series(folder), read_headers(folder)
+    parsed: list[str] = []
+
+    def counting(handle: Any, name: str, *given: Any, **how: Any) -> Any:
+        parsed.append(name)
+        return parse(handle, name, *given, **how)
+
+    monkeypatch.setattr(dicom_slice, "parse", counting)
+    for path in (folder, zipped(folder)):
+        series_uid, hu, grid, with_it = read_series_and_headers(path)
+        assert (series_uid, grid) == (plain[0], plain[2])
+        np.testing.assert_array_equal(hu, plain[1])
+        assert with_it == headers
+        scan, again = read_scan_and_headers(path)
+        np.testing.assert_array_equal(scan.hu, hu)
+        assert again == headers
+        assert len(parsed) == 2 * SHAPE[0]
+        parsed.clear()
+    assert headers[2].PatientName == "Secret^Name"
+    assert "RescaleSlope" not in headers[2]
+
+
+def test_a_scan_that_needs_no_headers_asks_for_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+
+    def asking(handle: Any, name: str, path: Path, tags: list[str], **how: Any) -> Any:
+        asked.update(tags)
+        return parse(handle, name, path, tags, **how)
+
+    monkeypatch.setattr(dicom_slice, "parse", asking)
+    monkeypatch.setattr(dicom, "parse", asking)
+    read_series(series(tmp_path / "ct"))
+    assert {"SOPInstanceUID", "PixelData"} < asked
+    assert not asked & set(dicom.PATIENT_FIELDS)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_slice_that_is_replaced_between_its_header_and_its_pixels_is_refused(
+    compressed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, order = tmp_path / "ct", dicom._order
+    for index in (0, 1, 2):
+        made = slice_of(index)
+        if compressed:
+            made.compress(RLELossless, generate_instance_uid=False)
+        save(made, folder / f"{index}.dcm")
+
+    def ordering(*given: Any) -> Any:
+        shutil.copy(folder / "0.dcm", folder / "1.dcm")
+        return order(*given)
+
+    monkeypatch.setattr(dicom, "_order", ordering)
+    with pytest.raises(ct.FormatError, match=r"1\.dcm was replaced while it was read; wait until nothing changes"):
+        read_series(folder)
+
+
+def test_values_between_whole_hu_are_rounded_where_compression_lost_more_than_that(tmp_path: Path) -> None:
+    scaled = {"RescaleSlope": "1.01"}
+    with pytest.raises(ct.ElementTypeError, match="not whole HU"):
+        read_scan(series(tmp_path / "plain", **scaled))
+    scan = read_scan(series(tmp_path / "lossy", LossyImageCompression="01", **scaled))
+    np.testing.assert_array_equal(scan.hu, np.rint((HU + 1024.0) * 1.01 - 1024))
+
+
+def test_jpeg_of_12_bits_is_read_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stored = np.kron(np.random.default_rng(0).integers(0, 4096, (4, 2, 3)), np.ones((8, 8), int))
+    for index, plane in enumerate(stored):
+        made = slice_of(index, Rows=16, Columns=24, LossyImageCompression="01")
+        made.PixelData = encapsulate([jpeg_of_12_bits(plane)])
+        made["PixelData"].is_undefined_length = True
+        made["PixelData"].VR = "OB"
+        made.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+        save(made, tmp_path / "ct" / f"{index}.dcm")
+    np.testing.assert_array_equal(read_scan(tmp_path / "ct").hu, stored - 1024)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_others_print_while_a_slice_is_unpacked_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with dicom._quiet():
+        os.write(2, b"of another thread\n" + dicom.WRONG_DECODER)
+        assert capfd.readouterr().err == ""
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "of another thread\nlater\n"
+
+
+def jpeg_of_12_bits(plane: np.ndarray) -> bytes:
+    """A picture of 8 x 8 blocks of one value each, exactly (ITU T.81): of a block only its mean is kept, in steps of 1.
+
+    Args:
+        plane: (rows, cols) of 0..4095; both are multiples of 8.
+    """
+
+    def segment(marker: int, *content: int) -> bytes:
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + bytes(content)
+
+    bits, before = "", 2048  # a mean is told by its distance from the one before
+    for mean in plane[::8, ::8].ravel().tolist():
+        distance, before = mean - before, mean
+        length = abs(distance).bit_length()
+        coded = distance if distance > 0 else distance + 2**length - 1
+        bits += f"{length:05b}" + (f"{coded:0{length}b}" if length else "") + "0"  # the last: nothing but the mean
+    bits += "1" * (-len(bits) % 8)
+    packed = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
+    rows, cols = plane.shape
+    return b"".join(
+        (
+            b"\xff\xd8",
+            segment(0xDB, 0, *[8] * 64),
+            segment(0xC1, 12, *rows.to_bytes(2, "big"), *cols.to_bytes(2, "big"), 1, 1, 0x11, 0),
+            segment(0xC4, 0x00, *[0, 0, 0, 0, 16, *[0] * 11], *range(16)),
+            segment(0xC4, 0x10, *[1, *[0] * 15], 0),
+            segment(0xDA, 1, 1, 0x00, 0, 63, 0),
+            packed,
+            b"\xff\xd9",
+        )
+    )
 
 
 def test_series_are_found_in_lidcs_layout(tmp_path: Path) -> None:

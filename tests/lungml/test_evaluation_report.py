@@ -404,7 +404,7 @@ def test_calibration_is_told_before_and_after() -> None:
     raw = Scored(targets=CARD.malignancy.targets, probs=np.full(5, 1.0))
     both = render_markdown(facts(uncalibrated={"malignancy": raw}), CARD)
     assert "| malignancy, as the network said it | 5 | 0.600 | 0.600 |" in both  # two of five are malignant
-    assert f"| malignancy, calibrated (platt) | 5 | {CARD.malignancy.calibration.ece:.3f} |" in both
+    assert f"| malignancy, calibrated (platt) | 5 | {CARD.malignancy.reliability.ece:.3f} |" in both
     assert "was fitted to the probability of: nodule, malignancy." in both
 
 

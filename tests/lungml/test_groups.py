@@ -1,5 +1,9 @@
 import hashlib
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +76,102 @@ def test_groups_are_listed_without_hidden_and_half_written_ones(tmp_path: Path) 
     groups.remove(tmp_path / "a")
     groups.remove(tmp_path / "none")
     assert groups.groups_in(tmp_path) == [tmp_path / "b"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_written_again_takes_the_place_of_the_old_one(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = tmp_path / "c"
+    groups.write_group(group, {"crops": np.ones(3, np.int16)}, key={"v": 1})
+    groups.write_group(group / "mask", {"x": np.ones(2)}, key={"m": 1}, within=True)
+    if not at_once:  # as on a file system that cannot let two names change places
+        monkeypatch.setattr(groups, "_exchange", lambda one, other: False)
+    groups.write_group(group, {"crops": np.zeros(3, np.int16)}, key={"v": 1})
+    assert groups.map_array(group, "crops").tolist() == [0, 0, 0]
+    assert groups.is_current(group, {"v": 1})
+    assert groups.find_damage(group / "mask") == ""  # of an equal scan it still is the mask
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".groups.lock", "c"]
+    groups.write_group(group, {"crops": np.zeros(3, np.int16)}, key={"v": 2})
+    assert not (group / "mask").exists()
+
+
+def test_of_two_runs_that_write_the_same_the_second_gives_up_its_own(tmp_path: Path) -> None:
+    group = tmp_path / "c"
+    groups.write_group(group, {"crops": np.zeros(3)}, key={"v": 1})
+
+    def meanwhile() -> dict[str, str]:
+        groups.write_group(group, {"crops": np.ones(3)}, key={"v": 1})
+        return {"by": "the second"}
+
+    groups.write_group(group, {"crops": np.ones(3)}, key={"v": 1}, attributes=meanwhile)
+    assert "by" not in groups.read_attributes(group)
+    assert groups.map_array(group, "crops").tolist() == [1, 1, 1]
+
+
+# A process of its own, which forks once for every moment at which the writer is killed: each flush and each new name.
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import numpy as np
+from lungml import groups
+
+group, key = Path(sys.argv[1]) / "c", {"v": 1}
+groups.write_group(group, {"crops": np.ones(3)}, key=key)
+groups.write_group(group / "mask", {"x": np.ones(2)}, key=key, within=True)
+
+def refresh_until(moment):
+    count = 0
+
+    def counted(real):
+        def call(*arguments, **named):
+            nonlocal count
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+        return call
+
+    os.fsync, os.link, groups._exchange = counted(os.fsync), counted(os.link), counted(groups._exchange)
+    groups.shutil.rmtree = counted(groups.shutil.rmtree)
+    groups.write_group(group, {"crops": np.full(3, moment + 1.0)}, key=key)
+    os._exit(0)
+
+moment, seen = 0, []
+while True:
+    moment += 1
+    child = os.fork()
+    if child == 0:
+        refresh_until(moment)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    damage = groups.find_damage(group) + groups.find_damage(group / "mask")
+    seen.append([damage, bool(groups.is_current(group, key)), float(groups.map_array(group, "crops")[0])])
+    if not killed:
+        break
+print(json.dumps(seen))
+"""
+
+
+def test_whenever_a_refresh_is_killed_the_old_group_or_the_new_one_stands_whole(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(script, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout)
+    assert len(seen) > 10
+    assert all((damage, current) == ("", True) for damage, current, _ in seen)
+    last = len(seen)
+    # Of the kills only that of clearing the old one away, the very last, comes after the new one took its place.
+    assert [first for *_, first in seen] == [1.0] * (last - 2) + [float(last), float(last + 1)]
+
+
+def test_a_group_that_was_found_useful_says_so_by_its_time(tmp_path: Path) -> None:
+    group = tmp_path / "c"
+    groups.write_group(group, {"crops": np.ones(3)}, key={})
+    os.utime(group, (0, 0))
+    groups.touch(group)
+    assert group.stat().st_mtime > 10**9
+    groups.touch(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_bytes_of_a_plain_group(tmp_path: Path) -> None:

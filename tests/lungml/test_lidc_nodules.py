@@ -3,10 +3,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lungml.lidc_nodules import LidcNodule, lidc_nodules, soft_malignancy, write_nodules_csv
+from lungml.lidc_nodules import LidcNodule, lidc_nodules, write_nodules_csv
 from lungml.lidc_xml import parse_lidc
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
 
@@ -76,18 +74,3 @@ def test_nodules_csv(tmp_path: Path) -> None:
         header, row = csv.reader(handle)
     assert header == ["series_uid", "z_min_mm", "z_max_mm", "z_mm", "row", "col", "readers", "ratings"]
     assert row == ["1.2.3", "-1.5", "2.0", "1.125", "12.5", "22.5", "2", "[4, 2]"]
-
-
-def test_soft_malignancy_by_hand() -> None:
-    assert [soft_malignancy(r) for r in ([1], [5, 5], [3], [1, 1, 4, 4], [4, 2, 4, 2])] == [0, 1, 0.5, 0.375, 0.5]
-    for wrong in ([], [0], [3, 6]):
-        with pytest.raises(ValueError, match="are not one or more of"):
-            soft_malignancy(wrong)
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=8))
-def test_soft_malignancy_is_in_0_to_1_and_blind_to_order(ratings: list[int]) -> None:
-    soft = soft_malignancy(ratings)
-    assert 0 <= soft <= 1
-    assert soft_malignancy(sorted(ratings)) == soft
-    assert soft + soft_malignancy([6 - rating for rating in ratings]) == pytest.approx(1)

@@ -1,8 +1,7 @@
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from lungml.ct import read_scan
 from lungml.geometry import irc_to_xyz
 from lungml.lidc import LidcFiles, read_lidc
 from lungml.lidc_grid import region_diameter_mm
-from lungml.lidc_nodules import LidcNodule, all_nodules, lidc_nodules
-from lungml.lidc_report import RATED_CSV, compare_ratings, convert_lidc
+from lungml.lidc_nodules import LidcNodule, all_nodules
+from lungml.lidc_report import RATED_CSV, convert_lidc
 from lungml.lidc_truth import consensus_boxes, scan_truth
-from lungml.lidc_xml import LidcError, parse_lidc
-from lungml.luna import LunaData, Nodule, by_series, read_luna
+from lungml.lidc_xml import LidcError
+from lungml.luna import LunaData, by_series, read_luna
 from lungml.tables import TableError
 from lungml.textures import TEXTURES_CSV, match_textures, read_textures
 from tests.lungml.fixtures.lidc import lidc_xml, nodule, roi, square
@@ -121,35 +120,12 @@ def test_nothing_is_written_when_something_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "nodules.csv").exists()
 
 
-def test_disagreements_say_what_is_published_and_what_was_read() -> None:
-    nodules = {"1.2.3": lidc_nodules(parse_lidc(lidc_xml(at(10, 5), at(10, 2)), "x"))}
-    row = Nodule(series_uid="1.2.3", center_xyz=(0, 0, 7), diameter_mm=5, malignant=False, ratings=(5, 2))
-    found = compare_ratings(
-        [
-            row,
-            replace(row, ratings=(2, 5)),
-            replace(row, ratings=(5, 4), malignant=True),
-            replace(row, center_xyz=(0, 0, 8)),
-            replace(row, series_uid="9"),
-        ],
-        nodules,
-    )
-    assert (found.rows, found.same_ratings, found.same_label) == (4, 1, 2)
-    place = "1.2.3 at (0.0, 0.0, 7.0) mm, 5.0 mm wide"
-    assert found.exceptions == (
-        f"{place}: published [2, 5], read [5, 2] from 5 to 7 mm",
-        f"{place}: published [5, 4], read [5, 2] from 5 to 7 mm",
-        f"{place.replace('7.0', '8.0')}: published [5, 2], read nothing at that z",
-    )
-
-
 @dataclass(frozen=True)
 class Real:
     folder: Path
     files: LidcFiles
     nodules: Mapping[str, tuple[LidcNodule, ...]]
     luna: LunaData
-    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -157,27 +133,15 @@ def real() -> Real:
     if not REAL_DATA:
         pytest.skip("LUNGML_REAL_DATA is not set")
     folder = Path(REAL_DATA)
-    start = time.perf_counter()
     files = read_lidc(folder / "lidc" / "lidc-xml-sample.zip")
     nodules = all_nodules(files.scans)
-    seconds = time.perf_counter() - start
-    return Real(folder, files, nodules, read_luna(folder / "luna16"), seconds)
+    return Real(folder, files, nodules, read_luna(folder / "luna16"))
 
 
 @pytest.mark.real
 def test_real_files(real: Real) -> None:
     assert (real.files.files, len(real.files.scans), real.files.damaged) == (317, 261, ())
     assert list(real.files.skipped_reasons.values()) == [55, 1]
-    assert real.seconds / 317 * 1318 < 60
-
-
-@pytest.mark.real
-def test_real_ratings_are_the_published_ones(real: Real) -> None:
-    found = compare_ratings(real.luna.nodules, real.nodules)
-    print(*found.exceptions, sep="\n")
-    assert found.rows == 299
-    assert found.same_ratings >= 0.99 * found.rows
-    assert found.same_label >= 0.997 * found.rows
 
 
 @pytest.mark.real
@@ -204,9 +168,11 @@ def test_real_table_is_the_published_one(real: Real, tmp_path: Path) -> None:
     )
     assert list(ours.columns) == list(published.columns)
     published = published.loc[ours.index]
-    same = (ours["mal_details"] == published["mal_details"]) & (ours["mal_bool"] == published["mal_bool"])
+    same_label, same_ratings = (ours[name] == published[name] for name in ("mal_bool", "mal_details"))
+    same = same_label & same_ratings
     print(ours[~same], published[~same])
     assert same.mean() >= 0.99
+    assert same_label.mean() >= 0.997
     boxes = [column for column in ours if column.startswith("bbox")]
     with_header = ours["bboxLowX"].notna()
     assert with_header.sum() == 3

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lungml.archives import ArchiveError
+from lungml.archive_members import ArchiveError
 from lungml.download import ChecksumError, DownloadError, DownloadSettings, Progress, RemoteFile
 from lungml.luna import freeze_split
 from lungml.luna_archives import Downloaded, check_disk, download_luna, parse_subsets, wanted_files

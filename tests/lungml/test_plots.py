@@ -75,7 +75,7 @@ def test_confusion_names_its_classes() -> None:
 
 def test_calibration_names_its_errors_and_counts_its_samples() -> None:
     figure = calibration(val=SIX)
-    found = SIX.calibration
+    found = SIX.reliability
     assert f"val, 6 samples: ECE {found.ece:.3f}, Brier {found.brier:.3f}" in texts(figure)
     upper, lower = figure.axes
     line = next(line for line in upper.lines if str(line.get_label()).startswith("val"))

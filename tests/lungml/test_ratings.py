@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from lungml.lidc_nodules import soft_malignancy
 from lungml.ratings import LEVEL_STEP, rating_loss
 
 LOGITS = torch.tensor([[0.0, 2.0], [1.0, 0.0], [0.5, 1.0]])
@@ -20,7 +19,7 @@ def test_votes_are_the_class_whatever_the_ratings() -> None:
 
 
 def test_ratings_are_the_soft_label_and_unrated_ones_keep_their_class() -> None:
-    soft = torch.tensor([soft_malignancy([4, 5, 5]), soft_malignancy([1, 3]), 0.0])
+    soft = torch.tensor([(3 + 4 + 4) / 12, (0 + 2) / 8, 0.0])  # the mean of (rating - 1) / 4
     expected = cross_entropy(LOGITS, torch.stack([1 - soft, soft], dim=1))
     torch.testing.assert_close(loss("ratings"), expected)
 

@@ -16,12 +16,8 @@ PROBS = np.array([0.9, 0.8, 0.8, 0.3, 0.3, 0.1])
 SIX = Scored(targets=TARGETS, probs=PROBS)
 
 
-def of(targets: list[int], probs: list[float], weights: list[int] | None = None) -> Scored:
-    return Scored(
-        targets=np.array(targets, dtype=int),
-        probs=np.array(probs),
-        weights=None if weights is None else np.array(weights),
-    )
+def of(targets: list[int], probs: list[float]) -> Scored:
+    return Scored(targets=np.array(targets, dtype=int), probs=np.array(probs))
 
 
 def close(found: npt.ArrayLike, expected: npt.ArrayLike) -> None:
@@ -52,29 +48,8 @@ def test_a_threshold_is_reached_from_above() -> None:
     assert (SIX.positives, SIX.negatives) == (3, 3)
 
 
-def test_weights_stand_for_repeated_samples() -> None:
-    weighted = of([1, 0, 0], [0.7, 0.7, 0.2], [2, 3, 5])
-    repeated = of([1] * 2 + [0] * 8, [0.7] * 5 + [0.2] * 5)
-    assert weighted.counts(0.5) == repeated.counts(0.5) == (2, 3, 0, 5)
-    assert weighted.auc == pytest.approx(repeated.auc)
-    assert weighted.average_precision == pytest.approx(repeated.average_precision)
-    assert weighted.calibration.brier == pytest.approx(repeated.calibration.brier)
-    assert weighted.calibration.samples.tolist() == repeated.calibration.samples.tolist()
-
-
-def test_a_histogram_holds_the_middles_of_its_bins() -> None:
-    scored = Scored.from_histogram([6, 0, 0, 1], [0, 0, 2, 1])
-    assert scored.probs.tolist() == [0.125, 0.375, 0.625, 0.875] * 2
-    assert scored.counts(0.5) == (3, 1, 0, 6)
-    # Of 3 x 7 pairs the one in the top bin is a tie and two positives stand below a negative.
-    assert scored.auc == pytest.approx((21 - 2 - 0.5) / 21)
-    # An empty bin of high probability flags nothing and has no precision.
-    sure = Scored.from_histogram([4, 0], [2, 0])
-    close(sure.precision_recall(), [[0, 1], [1 / 3, 1 / 3]])
-
-
 def test_calibration_is_told_bin_by_bin() -> None:
-    found = of([0, 1, 1, 1], [0.05, 0.15, 0.95, 1.0]).calibration
+    found = of([0, 1, 1, 1], [0.05, 0.15, 0.95, 1.0]).reliability
     assert found.samples.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]  # 1.0 belongs to the last bin
     close(found.said[[0, 1, 9]], [0.05, 0.15, 0.975])
     close(found.true[[0, 1, 9]], [0, 1, 1])
@@ -87,7 +62,7 @@ def test_without_samples_everything_is_defined() -> None:
     none = of([], [])
     assert none.one_class
     assert (none.counts(0.5), len(none.roc()[0]), len(none.precision_recall()[0])) == ((0, 0, 0, 0), 0, 0)
-    assert all(map(math.isnan, (none.auc, none.average_precision, none.calibration.ece, none.calibration.brier)))
+    assert all(map(math.isnan, (none.auc, none.average_precision, none.reliability.ece, none.reliability.brier)))
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -97,7 +72,7 @@ def test_one_class_has_no_roc(target: int) -> None:
     assert math.isnan(scored.auc)
     assert len(scored.roc()[0]) == 0
     assert math.isnan(scored.average_precision) == (target == 0)
-    assert scored.calibration.brier == pytest.approx((0.25**2 + 0.75**2) / 2)
+    assert scored.reliability.brier == pytest.approx((0.25**2 + 0.75**2) / 2)
 
 
 def test_the_worst_errors_come_first() -> None:
@@ -108,16 +83,15 @@ def test_the_worst_errors_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "probs", "weights", "message"),
+    ("targets", "probs", "message"),
     [
-        ([0, 1], [0.5], None, "not lists of one length"),
-        ([[0]], [[0.5]], None, "not lists of one length"),
-        ([0, 2], [0.5, 0.5], None, "targets must be 0 or 1"),
-        ([0, 1], [0.5, math.nan], None, "1 of 2 probabilities are not in"),
-        ([0, 1], [-0.1, 1.1], None, "2 of 2 probabilities are not in"),
-        ([0, 1], [0.5, 0.5], [1, -1], "weights must not be negative"),
+        ([0, 1], [0.5], "not lists of one length"),
+        ([[0]], [[0.5]], "not lists of one length"),
+        ([0, 2], [0.5, 0.5], "targets must be 0 or 1"),
+        ([0, 1], [0.5, math.nan], "1 of 2 probabilities are not in"),
+        ([0, 1], [-0.1, 1.1], "2 of 2 probabilities are not in"),
     ],
 )
-def test_what_is_no_probability_is_refused(targets: list, probs: list, weights: list | None, message: str) -> None:
+def test_what_is_no_probability_is_refused(targets: list, probs: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        of(targets, probs, weights)
+        of(targets, probs)

@@ -13,19 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings
 from lungml.data_folders import DataFolders
+from lungml.devices import Hardware
 from lungml.geometry import Grid, irc_to_xyz
+from lungml.groups import StoreError
 from lungml.home import Home
-from lungml.luna import Annotation, Excluded, LunaData, Nodule
+from lungml.job import TrainingJob, read_result, run_job, write_job
+from lungml.luna import Annotation, Excluded, LunaData, Nodule, SplitError
 from lungml.marked import Marked
 from lungml.reading.corrections import CorrectionStoreError, Undo, Version, corrections_folder, read_versions
 from lungml.recipes.classification import classification_problem, demo
-from lungml.recipes.data import PreparedScan
-from lungml.recipes.malignancy import demo_finetuned, malignancy_problem
+from lungml.recipes.data import IGNORED, PreparedScan, Stage, data_read
+from lungml.recipes.malignancy import demo_finetuned, demo_scratch, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.recipes.segmentation import demo as unet_demo
 from lungml.sampling import NegativePlan
@@ -33,6 +37,7 @@ from tasks import corrections, tracking, training
 from tasks.corrections import add_files, correct_truths, list_corrections, metrics_of, undo, used_corrections, words_of
 from tasks.data import build_mask, cache_crops, convert_scan, mask_key
 from tasks.evaluation import log_end_to_end
+from tasks.fitting import Training
 from tasks.pipeline import Pipeline
 from tasks.recorded import sizes_of
 from tasks.summary_pages import summary_page
@@ -266,6 +271,23 @@ def test_truth_follows_the_reader(tmp_path: Path, home: Home, truths: list[ScanT
     assert used_corrections(resolved, [])["positives"] == 0  # set aside: nobody learned from it
 
 
+def test_there_are_nodules_enough_once_the_corrections_are_applied(
+    tmp_path: Path, home: Home, truths: list[ScanTruth]
+) -> None:
+    none_benign = [replace(one, nodules=one.nodules[:1]) if one.split == "train" else one for one in truths]
+    advice = "; add scans$"
+    with pytest.raises(SplitError, match=f"^the 2 train scans on disk hold no benign nodule.*{advice}"):
+        correct_truths(none_benign, (), home, for_training=True)
+    correct_truths(none_benign, kept(home, tmp_path, ADDED_BENIGN), home, for_training=True)  # a reader found one
+    # What the tables have and a reader took counts for nothing.
+    one_benign = [replace(one, nodules=one.nodules[:1]) if one.series_uid == "1.2" else one for one in truths]
+    correct_truths(one_benign, (), home, for_training=True)
+    undo(home, Undo(version=1))
+    versions = kept(home, tmp_path, TABLES_REJECTED)
+    with pytest.raises(SplitError, match=r"hold no benign nodule.*; add scans, or see luna corrections list"):
+        correct_truths(one_benign, versions, home, for_training=True)
+
+
 # masks and crops
 
 
@@ -382,11 +404,32 @@ def test_a_rejected_place_gets_no_slab_where_the_recipe_has_none_without_nodules
     assert (labels_of(scan), labels_of(scan, "slab_labels")) == ([2, 1, 4, 0, 0], [2, 1])
 
 
+def test_a_disputed_place_is_no_background_of_any_slab(
+    tmp_path: Path, home: Home, truths: list[ScanTruth], grid: Grid
+) -> None:
+    # In the slice of the tables' nodule that a reader rejects, he adds another one that reaches into it.
+    beside = row(kind="add", finding=None, center_xyz=list(at((16, 34, 36))), diameter_mm=8, label="benign")
+    corrected, _ = correct_truths(truths, kept(home, tmp_path, TABLES_REJECTED, beside), home)
+    (disputed,) = corrected[0].disputed
+    assert disputed == Excluded(series_uid=UID, center_xyz=at(BENIGN_IRC), diameter_mm=6)
+    assert all(not one.disputed for one in correct_truths(truths, (), home)[0])
+    scan = prepared(home, corrected)[UID]
+    mask, masks = store.read_mask(scan.store, "mask"), groups.map_array(scan.crops, "slab_masks")
+    assert mask.max() == 1  # the scan's own mask knows nothing of it
+    rows, cols = np.ogrid[:48, :48]
+    squared = (rows - BENIGN_IRC[1]) ** 2 + (cols - BENIGN_IRC[2]) ** 2  # pixels are of 1 mm
+    ball, inside = squared <= 3**2, squared < 3**2  # four of its pixels lie on the edge
+    assert labels_of(scan, "slab_labels")[:2] == [2, 1]
+    background = mask[16] == 0
+    assert 10 < (inside & background).sum() <= (masks[1] == IGNORED).sum() <= (ball & background).sum()
+    assert (masks[1] == 1).sum() == mask[16].sum() > 0
+    assert (inside & ~background).any()
+    assert IGNORED not in masks[0]  # eight slices away
+
+
 def test_every_epoch_draws_a_rejected_place_and_malignancy_never_an_unknown_one(
     tmp_path: Path, home: Home, truths: list[ScanTruth]
 ) -> None:
-    import torch
-
     elsewhere = {**REJECTED, "center_xyz": list(at((12, 10, 24)))}
     corrected, _ = correct_truths(truths, kept(home, tmp_path, ADDED, elsewhere), home)
     scans = list(prepared(home, corrected).values())
@@ -436,12 +479,175 @@ def test_a_mined_candidate_on_a_readers_nodule_shows_a_nodule_of_unknown_maligna
     versions = kept(home, tmp_path, disputed, reader="s")
     corrected, _ = correct_truths(truths, versions, home)
 
-    def mined(own: ScanTruth) -> list[int]:
-        found = done(mine_candidates.fn(prepared(home, [own])[UID], "models:/m-1", grouping, pipeline))
-        return sorted(groups.map_array(found.mined, "labels").tolist())
+    def mined(own: ScanTruth, **change: Any) -> PreparedScan:
+        given = {"segmentation_uri": "models:/m-1", "grouping": grouping, "pipeline": pipeline, **change}
+        scan: PreparedScan = done(mine_candidates.fn(prepared(home, [own])[UID], **given))
+        return scan
 
-    assert mined(truths[0]) == [0, 0, 0, 2]
-    assert mined(corrected[0]) == [0, 2, 3]  # the disputed one is left out
+    def labels(scan: PreparedScan) -> list[int]:
+        assert scan.mined is not None
+        return sorted(groups.map_array(scan.mined, "labels").tolist())
+
+    def read(scan: PreparedScan) -> str:
+        return data_read(scan, "classification", mined=True)
+
+    plain = mined(truths[0])
+    as_read = read(plain)
+    assert labels(plain) == [0, 0, 0, 2]
+    assert labels(mined(corrected[0])) == [0, 2, 3]  # the disputed one is left out
+    with pytest.raises(StoreError, match="changed by another run"):
+        read(plain)
+    # They are part of the classifier's key, but for whether what they show is malignant.
+    turned = tuple(replace(one, malignant=not one.malignant) for one in truths[0].nodules)
+    relabelled = mined(replace(truths[0], nodules=turned))
+    assert labels(relabelled) == [0, 0, 0, 1]
+    assert read(relabelled) == as_read != data_read(relabelled, "classification")
+    others = [
+        read(mined(truths[0], segmentation_uri="models:/m-2")),
+        read(mined(truths[0], grouping=replace(grouping, min_voxels=2))),
+        read(mined(replace(truths[0], excluded=()))),
+    ]
+    assert len({as_read, *others}) == 4
+    monkeypatch.setattr(training, "MINED_NEAR_MM", 2.0)
+    assert read(mined(truths[0])) != as_read
+
+
+# what is trained again
+
+
+def recipes_of() -> dict[str, Any]:
+    """Training -> its settings; of malignancy from nodules alone and from non-nodules too."""
+
+    def short(settings: Any, **more: Any) -> Any:
+        fit = replace(settings.fit, epochs=1, samples_per_epoch=4, batch_size=2, validate_every=1)
+        return replace(settings, fit=fit, **more)
+
+    scratch = short(demo_scratch())
+    return {
+        "segmentation": short(unet_demo()),
+        "classification": short(demo(), mined=False),
+        "malignancy": scratch,
+        "malignancy, others too": replace(scratch, shares=(0.4, 0.3, 0.3)),
+    }
+
+
+def stage_of(name: str) -> Stage:
+    stage: Stage = name.split(",")[0]  # type: ignore[assignment]
+    return stage
+
+
+def data_of(scans: Mapping[str, PreparedScan], home: Home) -> dict[str, str]:
+    """Training -> what its key says of the data."""
+    pipeline = Pipeline(home=home, pipeline_id="p1", origin="phantom", seed=0, device="cpu")
+    return {
+        name: Training(
+            stage=stage_of(name),
+            name=name,
+            settings=settings,
+            scans=list(scans.values()),
+            pipeline=pipeline,
+            recipe_name="toy",
+        ).identity["data"]
+        for name, settings in recipes_of().items()
+    }
+
+
+def changed_between(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+ALL = set(recipes_of())
+BOTH = {"malignancy", "malignancy, others too"}
+ACCEPTED = {**ADDED, "kind": "accept", "finding": 4}
+UNSURE = {**RELABELLED, "label": "benign"}  # beside RELABELLED: readers disagree on the scan's last nodule
+FIRST = row(kind="relabel", center_xyz=list(at(MALIGNANT_IRC)), diameter_mm=10, label="malignant")
+
+
+@pytest.mark.parametrize(
+    ("said", "slabs", "retrained"),
+    [
+        ([RELABELLED], 1, BOTH),
+        ([RELABELLED], 0, BOTH),
+        ([RELABELLED, UNSURE], 1, BOTH),  # now of unknown malignancy, and still the last
+        ([FIRST, {**FIRST, "label": "benign"}], 1, ALL),  # the first nodule became the last one
+        ([ADDED], 1, ALL - {"malignancy"}),
+        ([ACCEPTED], 1, ALL - {"malignancy"}),
+        ([{**ACCEPTED, "label": "malignant"}], 1, ALL),
+        ([ADDED_BENIGN], 1, ALL),
+        ([REJECTED], 1, ALL - {"malignancy"}),
+        ([REJECTED], 0, {"classification", "malignancy, others too"}),
+        ([TABLES_REJECTED], 1, ALL),
+        ([ADDED, {**REJECTED, "diameter_mm": 8}], 0, {"segmentation"}),  # disputed, where the tables know nothing
+    ],
+)
+def test_only_what_reads_the_difference_is_trained_again(
+    tmp_path: Path, home: Home, truths: list[ScanTruth], said: list[dict[str, Any]], slabs: int, retrained: set[str]
+) -> None:
+    versions: tuple[Version, ...] = ()
+    for reader, correction in zip("rs", said):
+        versions = kept(home, tmp_path, correction, reader=reader)
+    before = data_of(prepared(home, truths, negative_slabs_per_scan=slabs), home)
+    corrected, _ = correct_truths(truths, versions, home)
+    after = data_of(prepared(home, corrected, negative_slabs_per_scan=slabs), home)
+    assert changed_between(before, after) == retrained
+
+
+@pytest.mark.parametrize("uid", ["1.3", "1.4"])
+def test_whatever_a_model_is_chosen_or_tested_on_is_part_of_its_key(
+    home: Home, truths: list[ScanTruth], uid: str
+) -> None:
+    before = data_of(prepared(home, truths), home)
+    place = list(SPLITS).index(uid)
+    nodules, table = truths[place].nodules, truths[place].negatives_xyz
+    assert table is not None
+    turned = tuple(replace(one, malignant=not one.malignant) for one in nodules)
+    larger = (replace(nodules[0], diameter_mm=11.0), *nodules[1:])
+    other_side: Any = {"val": "test", "test": "val"}[SPLITS[uid]]
+    for change, seen_by in (
+        ({"nodules": larger}, ALL),
+        ({"nodules": nodules[:1]}, ALL),
+        ({"nodules": turned}, {"classification", *BOTH}),  # what the worst errors are called; no U-Net is asked
+        ({"excluded": ()}, {"segmentation"}),
+        ({"negatives_xyz": table[:3]}, {"classification"}),
+        ({"split": other_side}, ALL),
+    ):
+        scans = [replace(one, **change) if one.series_uid == uid else one for one in truths]
+        assert changed_between(before, data_of(prepared(home, scans), home)) == seen_by, change
+
+
+@pytest.mark.parametrize("name", ["segmentation", "classification", "malignancy"])
+def test_a_label_alone_changes_the_weights_of_the_malignancy_models_only(
+    tmp_path: Path, home: Home, truths: list[ScanTruth], name: str
+) -> None:
+    # What the keys promise: the very same weights and scores are learned from either.
+    settings, left = recipes_of()[name], []
+    corrected, _ = correct_truths(truths, kept(home, tmp_path, RELABELLED), home)
+    third = {**ADDED, "center_xyz": list(at((16, 14, 36))), "diameter_mm": 5, "label": "benign"}
+    for number, said in enumerate((truths, corrected)):
+        own = replace(said[0], nodules=(*said[0].nodules, toy_nodule(third)))  # so that a benign one is left
+        job = TrainingJob(
+            stage=stage_of(name),
+            settings=settings,
+            scans=tuple(prepared(home, [own, *said[1:]]).values()),
+            seed=0,
+            hardware=Hardware(device="cpu"),
+        )
+        folder = tmp_path / str(number)
+        write_job(folder, job)
+        run_job(folder, lambda *_, **__: None)
+        done_well = read_result(folder)
+        assert done_well is not None
+        left.append(done_well)
+    (before, weights), (after, others) = left
+    same = all(torch.equal(weights[one], others[one]) for one in weights)
+    assert same == (name != "malignancy")
+    if same:
+        assert str(before) == str(after)  # as text: a NaN equals a NaN
+
+
+def toy_nodule(said: Mapping[str, Any]) -> Nodule:
+    x, y, z = said["center_xyz"]
+    return Nodule(series_uid=UID, center_xyz=(x, y, z), diameter_mm=said["diameter_mm"], malignant=False, ratings=(1,))
 
 
 # what is told of them

@@ -20,6 +20,7 @@ from lungml.quarantine import read_quarantine, set_aside
 from lungml.recipes.data import PreparedScan
 from lungml.sampling import NegativePlan
 from tasks import data
+from tasks.corrections import correct_truths
 from tasks.data import (
     StoredScan,
     build_mask,
@@ -506,8 +507,9 @@ def test_training_needs_a_scan_of_every_split(tmp_path: Path, home: Home) -> Non
     splits = [truth.split for truth in read_truths(tree, None, 3, home, for_training=False)[1]]
     assert splits == ["val", "test", "train"]
     # A scan of every split is not enough: the last stage would find out after hours.
+    _, truths = read_truths(tree, None, 3, home, for_training=True)
     with pytest.raises(SplitError, match=r"^the 1 (train|val) scans on disk hold no (malignant|benign) nodule"):
-        read_truths(tree, None, 3, home, for_training=True)
+        correct_truths(truths, (), home, for_training=True)
 
 
 def test_the_split_is_frozen_in_the_home(tmp_path: Path, home: Home) -> None:
@@ -582,6 +584,43 @@ def test_what_shall_be_done_anew_is_done_once_though_it_looks_whole(truth: ScanT
     assert kept(convert_scan.fn(truth, home, again=again)) == stored
     assert kept(build_mask.fn(stored, "bounded", again=again)) == stored
     assert kept(cache_crops.fn(stored, home, again=again, **settings)) == prepared
+
+
+def test_what_cannot_be_made_anew_stays_as_it_was(
+    truth: ScanTruth, stored: StoredScan, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_mask.fn(stored, "bounded")
+    build_mask.fn(stored, "report")
+    voxels, key = store.read_volume(stored.store), store.scan_key(stored.fingerprint)
+    raw = truth.path.with_suffix(".raw")
+    times, whole = raw.stat(), raw.read_bytes()
+    raw.write_bytes(b"\0" * len(whole))  # the disk's fault: by name, size and time nothing has changed
+    os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = open_round(home, ["prepare"], {})
+    assert convert_scan.fn(truth, home, again=again) is None
+    assert len(read_quarantine(home.quarantine_csv)) == 1
+
+    def full_disk(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(groups, "_sync_tree", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        build_mask.fn(stored, "bounded", again=again)
+    np.testing.assert_array_equal(store.read_volume(stored.store, key=key), voxels)
+    for mask in ("mask", "mask_report"):
+        assert groups.find_damage(stored.store / mask) == ""
+    assert kept(convert_scan.fn(truth, home)) == stored  # and is there to be used
+    assert kept(build_mask.fn(stored, "bounded")) == stored
+
+
+def test_a_scan_made_anew_keeps_the_masks_that_nobody_asked_for(truth: ScanTruth, home: Home) -> None:
+    stored = done(convert_scan.fn(truth, home))
+    for rule in ("bounded", "report"):
+        build_mask.fn(stored, rule)
+    again = open_round(home, ["prepare"], {})
+    done(convert_scan.fn(truth, home, again=again))
+    done(build_mask.fn(stored, "bounded", again=again))
+    assert kept(build_mask.fn(stored, "report")) == stored
 
 
 def test_warnings_of_one_kind_are_summed_up(

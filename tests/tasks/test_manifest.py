@@ -65,6 +65,34 @@ def test_both_lie_with_the_run_the_model_and_the_registry(home: Home, uri: str) 
     registry.check_whole(home, uri)
 
 
+def test_which_corrections_it_learned_from_is_found_from_the_version(home: Home) -> None:
+    used = {"version": 4, "positives": 3, "negatives": 2, "labels": 1, "disputed": 5, "held_out": 6}
+    words = "It learned from readers' corrections up to version 4: 3 used as positives, 2 as hard negatives, 1 as"
+
+    def told(uri: str) -> tuple[str | None, str, object]:
+        version = tracking.client_of(home).get_model_version("luna", uri.rpartition("/")[2])
+        at = described_at(home, uri)
+        return version.tags.get("luna.corrections"), at.card.read_text(), json.loads(at.manifest.read_text())
+
+    without = made_bundle(home, asked={**ASKED, "corrections": 0})  # a run says so where there were none
+    tag, card, manifest = told(without)
+    assert tag is None
+    assert "corrections" not in card
+    assert isinstance(manifest, dict)
+    assert "corrections" not in manifest
+
+    uri = toy_bundle(home, origin="phantom", recipe="other")
+    judge(home, uri, corrections=used)
+    judge(home, uri, pipeline_id="flow2", corrections={**used, "version": 5})  # it stays the first one's work
+    tag, card, manifest = told(uri)
+    assert (tag, words in card) == ("4", True)
+    assert isinstance(manifest, dict)
+    assert manifest["corrections"] == used
+    assert verify(home, uri) == ()
+    found = tracking.client_of(home).search_model_versions("name = 'luna' and tag.`luna.corrections` = '4'")
+    assert [f"models:/luna/{one.version}" for one in found] == [uri]
+
+
 def test_a_bundle_judged_again_gets_a_new_manifest(home: Home, uri: str) -> None:
     later = judge(home, uri, pipeline_id="flow2")
     manifest = json.loads(described_at(home, uri).manifest.read_text())

@@ -18,9 +18,11 @@ from lungml.score import Table
 from lungml.wording import BAND
 from tasks import model_page as model_module
 from tasks import summaries, tracking
+from tasks.corrections import metrics_of
 from tasks.links import MLFLOW_URL, UNLINKED
 from tasks.model_page import model_page
 from tasks.pipeline import Pipeline, TrainedModel
+from tasks.recorded import READ
 from tasks.summaries import publish_summary, summarize_prepare
 from tasks.summary_pages import evaluation_page, prepare_page, summary_page
 from tasks.tracking import TrackingError
@@ -131,12 +133,17 @@ def trained(
     *,
     pipeline_id: str = "this-run",
     data: str = "d1",
+    read: str = "",
+    corrections: Mapping[str, int] | None = None,
     stage: str = "malignancy",
 ) -> TrainedModel:
     """A model with a run that says how it did, without files."""
     with tracking.open_run(home, stage, name=f"{name} seed 0", pipeline_id=pipeline_id, sample_every_s=None) as run:
         run.log_datasets("scans", {"val": data}, sizes={"val": {"scans": 2, "nodules": 7, "malignant": 3}})
         run.log_metrics({f"val/best_{metric}": value for metric, value in val.items()})
+        run.log_metrics(metrics_of(corrections or {}))
+        if read:
+            run.log_tag(f"{READ}val", read)
         logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.run_id)
     uri = f"models:/{logged.model_id}"
     return TrainedModel(stage=stage, name=name, uri=uri, best_epoch=3, val=val, test={})  # type: ignore[arg-type]
@@ -188,6 +195,38 @@ def test_other_scans_are_no_comparison(pipeline: Pipeline, standing: Callable[..
     page = model_page([trained(pipeline.home, "new", {"auc": 0.9})], pipeline)
     assert "judged on other validation scans" in page
     assert "mean of the" not in page  # of one there is none
+
+
+@pytest.mark.parametrize(
+    ("data", "read", "same"),
+    [
+        (("d1", "d1"), ("r1", "r2"), False),
+        (("d1", "d2"), ("r1", "r1"), True),  # what differs, such as a label, is nothing that this stage reads
+        (("d1", "d1"), ("", "r1"), True),  # of an older run only all of its data is known
+        (("d1", "d2"), ("r1", ""), False),
+    ],
+)
+def test_what_a_stage_reads_of_the_scans_makes_them_the_same(
+    pipeline: Pipeline, standing: Callable[..., None], data: tuple[str, str], read: tuple[str, str], same: bool
+) -> None:
+    old, new = (trained(pipeline.home, f"m{n}", {"auc": 0.5}, data=data[n], read=read[n]) for n in (0, 1))
+    standing(old)
+    assert ("Both were judged on the same validation scans." in model_page([new], pipeline)) == same
+
+
+def test_the_page_tells_the_corrections_that_a_model_learned_from(pipeline: Pipeline) -> None:
+    new = trained(pipeline.home, "new", {"auc": 0.9})
+    corrected = trained(
+        pipeline.home, "old", {"auc": 0.9}, pipeline_id="before", corrections={"version": 4, "labels": 2}
+    )
+    assert "corrections" not in model_page([new], pipeline)
+    assert "before this run" not in model_page([new], pipeline)
+    page = model_page([corrected], pipeline)
+    assert "These are the counts of when it was trained, before this run." in page
+    assert (
+        "It learned from readers' corrections up to version 4: 0 used as positives, 0 as hard negatives, 2 as "
+        "malignancy labels; 0 disputed, 0 kept of validation and test scans." in page
+    )
 
 
 def test_without_anything_in_use_the_models_stand_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

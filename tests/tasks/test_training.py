@@ -265,7 +265,8 @@ def test_a_change_trains_again(
     elif change == "setting":
         recipe = longer(recipe)
     elif change == "data":
-        scans = [*scans[:3], replace(scans[3], digest="other")]
+        assert scans[3].reads is not None
+        scans = [*scans[:3], replace(scans[3], reads=replace(scans[3].reads, slices="other"))]
     elif change == "fewer scans":
         scans = scans[1:]
     elif change == "code":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,10 @@ def judge(
     scans: Sequence[PreparedScan] = SCANS,
     asked: Mapping[str, Any] | None = ASKED,
     pipeline_id: str = "flow1",
+    corrections: Mapping[str, int] | None = None,
 ) -> str:
     """Log a bundle's scores and describe it, as the pipeline does; returns the run's id."""
-    pipeline = pipeline_in(home, pipeline_id)
+    pipeline = replace(pipeline_in(home, pipeline_id), corrections=corrections or {})
     parameters = None if asked is None else told_parameters(asked)
     run_id: str = log_end_to_end.fn(SCORES, uri, [], pipeline, scans=scans, parameters=parameters)
     describe_bundle.fn(uri, run_id, SCORES, pipeline)

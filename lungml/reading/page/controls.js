@@ -139,12 +139,14 @@ function makeThresholds() {
         step: "any",
         "aria-label": `${words}, exactly`,
       });
-      range.addEventListener("input", () => setLimit(o, name, Math.round(Number(range.value) * 100) / 100));
+      range.addEventListener("input", () => setLimit(o, name, Math.round(Number(range.value) * 100) / 100, id));
+      for (const end of ["change", "blur"]) range.addEventListener(end, afterMove);
+      number.addEventListener("blur", afterMove);
       const step = (event, by, from) => {
         if (!by || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
         event.preventDefault();
         event.stopPropagation();
-        setLimit(o, name, Math.round((from + by) * 100) / 100);
+        setLimit(o, name, Math.round((from + by) * 100) / 100, id);
       };
       range.addEventListener("keydown", (event) => step(event, SLIDER_KEYS[event.key], limits[o][name]));
       // A browser's own step of a number is 1: everything, or nothing.
@@ -162,9 +164,10 @@ function makeThresholds() {
         number,
       );
     });
+    const moved = el("span", { id: `moved-${o}`, class: "by-you" });
     const title = comparing
-      ? el("h2", { title: bundle.bundle }, `${letter}  ${bundle.bundle}`)
-      : el("h2", {}, "Thresholds");
+      ? el("h2", { title: bundle.bundle }, `${letter}  ${bundle.bundle} `, moved)
+      : el("h2", {}, "Thresholds", moved);
     return el(
       "div",
       { class: "limits", role: "group", "aria-label": comparing ? `Thresholds of ${letter}` : "Thresholds" },
@@ -190,34 +193,46 @@ function makeThresholds() {
 }
 
 function showLimits() {
-  for (const { o, defaults } of opinions) {
+  for (const opinion of opinions) {
+    const { o, defaults } = opinion;
+    byId(`moved-${o}`).textContent = !areMoved(opinion) ? "" : comparing ? "moved" : "moved by you";
     for (const name of STEPS) {
       byId(`limit-${o}-${name}`).value = String(limits[o][name]);
       byId(`limit-${o}-${name}`).setAttribute(
         "aria-valuetext",
         `${digits(limits[o][name])}${limits[o][name] === defaults[name] ? ", the bundle's own" : ""}`,
       );
-      byId(`limit-${o}-${name}-number`).value = digits(limits[o][name]);
-      byId(`limit-${o}-${name}-number`).title = `exactly ${limits[o][name]}`;
+      const number = byId(`limit-${o}-${name}-number`);
+      number.value = number.dataset.shown = digits(limits[o][name]);
+      number.title = `exactly ${limits[o][name]}`;
       byId(`limit-${o}-${name}`)
         .closest(".limit")
         .classList.toggle("moved", limits[o][name] !== defaults[name]);
     }
   }
-  byId("reset").disabled = opinions.every(({ o, defaults }) =>
-    STEPS.every((name) => limits[o][name] === defaults[name]),
-  );
+  byId("reset").disabled = !opinions.some(areMoved);
 }
 
-function setLimit(o, name, value) {
-  const least = name === "segmentation" ? opinions[o].defaults.segmentation : 0;
-  limits[o][name] = Number.isFinite(value) ? clamp(value, least, 1) : opinions[o].defaults[name];
-  afterLimits();
+function setLimit(o, name, value, slider = "") {
+  const next = limitWithin(o, name, value);
+  if (next === limits[o][name]) return showLimits();
+  limits[o][name] = next;
+  addMove(`${comparing ? `${opinions[o].letter}: ` : ""}${LIMIT_NAMES[name]} \u2265 ${digits(next)}`, slider);
+  return afterLimits();
 }
+
+const areMoved = ({ o, defaults }) => STEPS.some((name) => limits[o][name] !== defaults[name]);
 
 function resetLimits() {
+  if (!opinions.some(areMoved)) return;
   opinions.forEach(({ o, defaults }) => Object.assign(limits[o], defaults));
+  addMove("thresholds reset");
   afterLimits();
+}
+
+function afterMove() {
+  endMove();
+  showWork();
 }
 
 let limitFrame = 0;
@@ -230,6 +245,7 @@ function afterLimits() {
       showCounts();
       refreshList();
       showDetail();
+      showWork();
       draw();
     });
 }

@@ -25,6 +25,11 @@ const opinions = reading.bundles.map((bundle, o) => ({
   })),
 }));
 const comparing = opinions.length > 1;
+// A threshold as it may be: of what lies below the least that the U-Net's kept, nothing is there to show.
+function limitWithin(o, name, value) {
+  const { defaults } = opinions[o];
+  return Number.isFinite(value) ? clamp(value, name === "segmentation" ? defaults[name] : 0, 1) : defaults[name];
+}
 const limits = opinions.map(({ defaults }) => ({ ...defaults }));
 const truths = reading.truth
   ? reading.truth.nodules.map((nodule, n) => ({

@@ -25,12 +25,16 @@ function detailLines(row) {
     if (finding.segmentation !== null)
       lines.push(["U-Net", `${short(finding.segmentation)}, mean of the voxels marked`]);
   }
-  if (row.miss) lines.push(["Missed", row.miss.why]);
+  for (const { o, why } of row.miss ? row.miss.by : []) lines.push([comparing ? opinions[o].letter : "Why", why]);
   return lines;
 }
 
+let detailWaits = false; // until what is pressed in it is clicked
+
 function showDetail() {
   const box = document.getElementById("detail");
+  detailWaits = pressedNode !== null && box.contains(pressedNode);
+  if (detailWaits) return;
   const row = anyRow(state.chosen);
   if (!row) {
     renew(
@@ -88,7 +92,7 @@ function showDetail() {
     });
     note.defaultValue = correction ? correction.text : "";
     note.dataset.row = row.id;
-    note.addEventListener("change", () => pointerIsDown || keepNote());
+    note.addEventListener("change", () => pressedNode || keepNote());
     note.addEventListener("keydown", (event) => {
       if (event.key === "Escape" || (event.key === "Enter" && (event.ctrlKey || event.metaKey))) {
         event.preventDefault();
@@ -175,17 +179,21 @@ function clearOpinion() {
 
 // Keeping a note draws the panel anew, and a button that is drawn anew while it is pressed is never clicked: a note
 // that a click ends is kept with the click, before whatever was clicked does its work.
-let pointerIsDown = false;
+let pressedNode = null; // what the pointer is down on
 
 function watchNotes() {
   const released = () => {
-    pointerIsDown = false;
+    pressedNode = null;
     if (document.activeElement !== byId("note")) keepNote(); // a click in the note moves the caret
+    if (detailWaits) showDetail();
   };
-  document.addEventListener("pointerdown", () => (pointerIsDown = true), true);
-  document.addEventListener("pointerup", () => setTimeout(released), true);
+  document.addEventListener("pointerdown", (event) => (pressedNode = event.target), true);
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(released), true);
   document.addEventListener("click", released, true);
-  window.addEventListener("pagehide", keepNote);
+  window.addEventListener("pagehide", () => {
+    keepNote();
+    storeWaiting();
+  });
 }
 
 function keepNote() {
@@ -235,146 +243,4 @@ function resizeAdded(step) {
     time: utcNow(),
   });
   afterChange(`${rowNumber(row)}: ${diameter.toFixed(1)} mm`);
-}
-
-// ---- the reader's work
-function showWork() {
-  const count = Object.keys(corrections()).length;
-  const unsent = reader.exported !== reader.now && (count > 0 || reader.exported !== 0);
-  const alias = el("input", {
-    id: "alias",
-    maxlength: "32",
-    placeholder: "reader alias",
-    "aria-label": "Reader alias, not your name",
-    title: "Letters, digits, . _ - and not your name",
-    autocomplete: "off",
-    spellcheck: "false",
-    value: reader.alias,
-  });
-  alias.addEventListener("change", () => setAlias(alias));
-  const button = (id, name, key, disabled, action) =>
-    el(
-      "button",
-      {
-        type: "button",
-        id,
-        "aria-keyshortcuts": key,
-        disabled,
-        onclick: action,
-        class: id === "export" ? "main" : null,
-      },
-      name,
-    );
-  renew(
-    byId("work"),
-    el(
-      "div",
-      { class: "line" },
-      el("b", { id: "said" }, `${count} correction${count === 1 ? "" : "s"}`),
-      el("span", { id: "history", class: "soft" }, `step ${reader.now} of ${reader.steps.length - 1}`),
-      button("undo", "Undo", "Control+Z", reader.now === 0, doUndo),
-      button("redo", "Redo", "Control+Y", reader.now + 1 >= reader.steps.length, doRedo),
-    ),
-    el(
-      "div",
-      { class: "line" },
-      alias,
-      el("span", { id: "sent", class: "soft" }, unsent ? "not exported" : count ? "exported" : ""),
-      button("import", "Import", null, false, () => byId("import-file").click()),
-      button("export", "Export", "Control+S", false, doExport),
-    ),
-  );
-}
-
-function doUndo() {
-  const what = undo();
-  afterChange(what ? `Undone: ${what}` : "Nothing to undo");
-}
-
-function doRedo() {
-  const what = redo();
-  afterChange(what ? `Done again: ${what}` : "Nothing to do again");
-}
-
-function setAlias(input) {
-  if (input.value && !ALIAS.test(input.value)) {
-    input.setAttribute("aria-invalid", "true");
-    say("An alias has letters, digits, dots, underscores and hyphens, 32 at most.");
-    return;
-  }
-  reader.alias = input.value;
-  input.removeAttribute("aria-invalid");
-  store();
-}
-
-function doExport() {
-  if (!reader.alias) return askAlias();
-  exportFile();
-  return afterChange("corrections.json exported");
-}
-
-function askAlias() {
-  const dialog = byId("ask-alias");
-  const input = el("input", {
-    id: "alias-asked",
-    maxlength: "32",
-    autocomplete: "off",
-    spellcheck: "false",
-    "aria-labelledby": "alias-title",
-    "aria-describedby": "alias-rule",
-  });
-  const form = el(
-    "form",
-    { method: "dialog" },
-    el("h2", { id: "alias-title" }, "Who reads?"),
-    el(
-      "p",
-      { id: "alias-rule" },
-      "An alias, not your name: letters, digits, dots, underscores and hyphens, 32 at most.",
-    ),
-    input,
-    el(
-      "div",
-      { class: "line" },
-      el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
-      el("button", { type: "submit", class: "main" }, "Export"),
-    ),
-  );
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (!ALIAS.test(input.value)) {
-      input.setAttribute("aria-invalid", "true");
-      input.focus();
-      return;
-    }
-    reader.alias = input.value;
-    dialog.close();
-    doExport();
-  });
-  dialog.replaceChildren(form);
-  dialog.showModal();
-  input.focus();
-}
-
-async function importFile(file) {
-  try {
-    const { read, alias } = importText(await file.text());
-    addStep(`import ${Object.keys(read).length}`, { ...corrections(), ...read });
-    if (!reader.alias) reader.alias = alias;
-    afterChange(`${Object.keys(read).length} corrections imported`);
-    trouble("");
-  } catch (error) {
-    trouble(`${file.name} was not imported: ${error instanceof SyntaxError ? "it is no JSON" : error.message}`);
-  }
-}
-
-function trouble(words) {
-  troubles.splice(
-    0,
-    troubles.length,
-    ...troubles.filter((each) => !each.includes("was not imported")),
-    ...(words ? [words] : []),
-  );
-  showNotices();
-  if (words) say(words);
 }

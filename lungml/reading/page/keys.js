@@ -50,7 +50,7 @@ const HELP = [
       [["S"], "what was measured is its diameter"],
       [["E"], "note"],
       [["Del"], "take back what you said"],
-      [["Ctrl Z", "Ctrl Y"], "undo, redo"],
+      [["Ctrl Z", "Ctrl Y"], "undo, redo: what you said, and thresholds"],
       [["Ctrl S"], "export corrections.json"],
       [["Esc"], "leave a tool, a field or this window"],
     ],
@@ -188,8 +188,9 @@ function onKey(event) {
   }
   const composes = event.getModifierState("AltGraph"); // [ and ] of many keyboards: it counts as Ctrl and Alt
   const control = (event.ctrlKey || event.metaKey) && !composes;
-  if (writes && control && key === "s") list.grid.focus({ preventScroll: true }); // what was written is exported too
-  else if (writes) return;
+  if (writes && control && key === "s")
+    list.grid.focus({ preventScroll: true }); // what was written is exported too
+  else if (writes && !(control && target.dataset.shown === target.value)) return; // its own undo, while it has one
   const action = control
     ? event.shiftKey && key === "z"
       ? doRedo

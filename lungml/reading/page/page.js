@@ -50,10 +50,10 @@ function showPlace() {
   byId("stack").value = String(nearest(state.at[2]));
   const irc = toScan(state.at.map(nearest));
   for (const [name, plane] of Object.entries(PLANES)) {
-    const slice = `${irc[facts.axes[2 - plane.w]]} of ${SIZE[plane.w] - 1}`;
+    const slice = `${irc[2 - plane.w]} of ${SIZE[plane.w] - 1}`;
     views[name].canvas.setAttribute("aria-label", `${plane.name}, ${slice}; arrow keys scroll`);
   }
-  byId("stack").setAttribute("aria-valuetext", `${irc[facts.axes[0]]} of ${NZ - 1}`);
+  byId("stack").setAttribute("aria-valuetext", `${irc[0]} of ${NZ - 1}`);
 }
 
 function showPointer(view, at) {
@@ -76,6 +76,7 @@ async function startPage() {
   makeThresholds();
   makeFilters();
   makeList();
+  makeWork();
   byId("stack").max = String(NZ - 1);
   byId("stack").addEventListener("input", () => {
     const at = [...state.at];
@@ -97,13 +98,15 @@ async function startPage() {
     // the same page in another tab
     if (event.key !== STORE_KEY) return;
     restore();
+    showLimits();
+    showCounts();
     refreshList();
     showDetail();
     showWork();
     draw();
   });
   window.addEventListener("beforeunload", (event) => {
-    if (!reader.storage && reader.exported !== reader.now) event.preventDefault();
+    if (!reader.storage && isUnsent()) event.preventDefault();
   });
   showNotices();
   showLimits();

@@ -7,10 +7,10 @@ const PLANES = {
 };
 const MOST_ZOOM = 16;
 const WHEEL_STEP = 40; // of a wheel's delta, for a slice: a notch of a mouse is about 100, a touchpad sends many small
-const MASK_COLORS = [
-  [64, 224, 170],
-  [240, 160, 214],
-]; // of opinion A and B
+const INKS = [
+  ...["malignant", "benign", "filtered", "truth", "missed", "reader", "mask-a", "mask-b"],
+  ...["cross", "text", "soft"],
+];
 const [HALO, CLICK_PX] = ["rgba(0, 0, 0, 0.65)", 4];
 
 const state = {
@@ -32,9 +32,7 @@ const ink = {};
 
 function makeViews() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["malignant", "benign", "candidate", "truth", "missed", "reader", "cross", "text", "soft"]) {
-    ink[name] = style.getPropertyValue(`--${name}`).trim();
-  }
+  for (const name of INKS) ink[name] = style.getPropertyValue(`--${name}`).trim();
   for (const [name, plane] of Object.entries(PLANES)) {
     const holder = document.getElementById(name);
     const canvas = holder.querySelector("canvas");
@@ -151,7 +149,8 @@ function paintMask(view, o, limit, slice) {
       }
     }
   }
-  const color = MASK_COLORS[o];
+  const hex = ink[o ? "mask-b" : "mask-a"];
+  const color = [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
   for (let k = 0; k < flags.length; k++) {
     if (!flags[k]) continue;
     const x = k % wide;

@@ -1,114 +1,14 @@
-// What does the reader say, how is it undone, and where is it kept?
+// What does the reader say, and how does it leave the page and come back?
 
 const CORRECTIONS_FORMAT = "luna-corrections";
 const CORRECTIONS_VERSION = 1;
 const ALIAS = /^[A-Za-z0-9._-]{1,32}$/;
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$/;
 const KINDS = ["accept", "reject", "relabel", "add", "note"];
-const STORED_STEPS = 60; // of the history, so that what is stored stays small
-const STORED_CORRECTIONS = 6000; // in all of those steps
 const MOST_CORRECTIONS = 5000; // of a file
 const FARTHEST_OUT = 1; // of the scan, voxels: places are rounded
 const WIDEST_MM = 300; // a correction's diameter: as wide as a chest
 const LONGEST_NOTE = 2000; // letters
-const STORE_KEY = ["luna", reading.series_uid, ...reading.bundles.map((b) => b.bundle), reading.made].join("|");
-const ALIAS_KEY = "luna|reader";
-
-const reader = {
-  alias: "",
-  steps: [{ what: "start", corrections: {} }], // every state since the start; corrections by id
-  now: 0,
-  exported: 0, // the step that was exported last
-  storage: true,
-};
-
-const corrections = () => reader.steps[reader.now].corrections;
-const correctionOf = (row) => corrections()[row.id] || null;
-const utcNow = () => new Date().toISOString().replace(/\.\d+Z$/, "Z");
-
-function change(what, id, correction) {
-  const next = { ...corrections() };
-  if (correction) next[id] = correction;
-  else delete next[id];
-  addStep(what, next);
-}
-
-function addStep(what, next) {
-  if (reader.exported > reader.now) reader.exported = -1; // what was exported is undone, and overwritten now
-  reader.steps = [...reader.steps.slice(0, reader.now + 1), { what, corrections: next }];
-  reader.now = reader.steps.length - 1;
-  store();
-}
-
-function undo() {
-  if (reader.now === 0) return "";
-  reader.now -= 1;
-  store();
-  return reader.steps[reader.now + 1].what;
-}
-
-function redo() {
-  if (reader.now + 1 >= reader.steps.length) return "";
-  reader.now += 1;
-  store();
-  return reader.steps[reader.now].what;
-}
-
-function store() {
-  const before = reader.storage;
-  const count = Object.keys(corrections()).length;
-  const most = clamp(Math.floor(STORED_CORRECTIONS / Math.max(1, count)), 1, STORED_STEPS);
-  reader.storage = storeSteps(most) || storeSteps(1); // without the history, where there is no room for it
-  if (reader.storage !== before) showNotices(); // export before the page is closed
-}
-
-function storeSteps(most) {
-  const from = clamp(reader.steps.length - most, 0, reader.now);
-  const steps = reader.steps.slice(from, from + most);
-  try {
-    localStorage.setItem(
-      STORE_KEY,
-      JSON.stringify({ steps, now: reader.now - from, exported: reader.exported - from }),
-    );
-    localStorage.setItem(ALIAS_KEY, reader.alias);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function restore() {
-  let text = null;
-  try {
-    const alias = localStorage.getItem(ALIAS_KEY) || "";
-    reader.alias = ALIAS.test(alias) ? alias : "";
-    text = localStorage.getItem(STORE_KEY);
-    reader.storage = true;
-  } catch {
-    reader.storage = false;
-  }
-  if (text === null) return;
-  const saved = savedIn(text);
-  if (saved) Object.assign(reader, saved);
-  else troubles.push("What this browser kept of your corrections cannot be read; import your last export.");
-}
-
-// The history in a stored text, or null where any of it is not as this page writes it.
-function savedIn(text) {
-  try {
-    const { steps, now, exported } = JSON.parse(text);
-    const known = (id, correction) => (correction.kind === "add" ? !rowById.has(id) : rowById.has(id));
-    const right = steps.every(
-      (step) =>
-        typeof step.what === "string" &&
-        Object.entries(step.corrections).every(([id, each]) => wrongWith(each) === "" && known(id, each)),
-    );
-    if (!right || !Number.isInteger(now) || !steps[now]) return null;
-    return { steps, now, exported: Number.isInteger(exported) ? exported : -1 };
-  } catch {
-    return null;
-  }
-}
 
 // ---- one correction
 function said(row, kind, more = {}) {
@@ -195,8 +95,7 @@ function exportFile() {
   link.download = "corrections.json";
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
-  reader.exported = reader.now;
-  store();
+  markExported();
 }
 
 // The corrections of a file by id, or an Error that says what is wrong with it.

@@ -20,11 +20,7 @@ function toVoxel(mm) {
 
 // The scan's own (index, row, col), as findings.csv has them.
 function toScan(at) {
-  const irc = [0, 0, 0];
-  [2, 1, 0].forEach((axis, k) => {
-    irc[facts.axes[k]] = facts.turned_round[k] ? SIZE[axis] - 1 - at[axis] : at[axis];
-  });
-  return irc;
+  return [2, 1, 0].map((axis, k) => (facts.turned_round[k] ? SIZE[axis] - 1 - at[axis] : at[axis]));
 }
 
 const nearest = (value) => Math.floor(value + 0.5);

@@ -118,7 +118,8 @@ function listen(view) {
     drag = null;
     if (event.type === "pointercancel") state.draft = null;
     else if (done.kind === "move" && !done.moved) pick(view, done.start);
-    else if (done.kind === "add" && state.draft) finishAdd(); // none is left where Esc came before
+    else if (done.kind === "add" && state.draft)
+      finishAdd(); // none is left where Esc came before
     else if (done.kind === "caliper" && state.caliper) finishCaliper(done.moved);
     draw();
   };

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lungml.models.first_layer import PIECE, learns, normed_blocks, normed_convolution
+from lungml.models.first_layer import PIECE, learns, normed_blocks
 
 
 def layers(axes: int) -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -18,12 +18,17 @@ def layers(axes: int) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     return norm, convolve, torch.randn(4, 2, *[6] * axes) * 300 - 500
 
 
+def convolved(pictures: torch.Tensor, norm: nn.Module, convolve: nn.Module) -> torch.Tensor:
+    """Through blocks that consist of the convolution."""
+    return normed_blocks(pictures, norm, nn.Sequential(nn.Sequential(convolve)), apart=False)
+
+
 @pytest.mark.parametrize("axes", [2, 3])
 def test_outputs_gradients_and_statistics_are_those_of_the_layers(axes: int) -> None:
     norm, convolve, pictures = layers(axes)
     plain_norm, plain_convolve = deepcopy(norm), deepcopy(convolve)
     for _ in range(2):  # statistics are running: one step would not show a wrong momentum
-        ours = normed_convolution(pictures, norm, convolve)
+        ours = convolved(pictures, norm, convolve)
         plain = plain_convolve(plain_norm(pictures))
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     (ours**2).mean().backward()
@@ -38,8 +43,9 @@ def test_outputs_gradients_and_statistics_are_those_of_the_layers(axes: int) -> 
 def test_the_pictures_need_no_gradient() -> None:
     norm, convolve, pictures = layers(3)
     assert learns(pictures, norm)
-    first = normed_convolution(pictures, norm, convolve).grad_fn
-    assert first is not None
+    joined = convolved(pictures, norm, convolve).grad_fn
+    assert joined is not None
+    first = joined.next_functions[0][0]
     assert first.next_functions[0][0] is None  # of the convolution's input; its weight's comes second
 
 
@@ -51,7 +57,7 @@ def test_else_the_layers_themselves_are_called(why: str) -> None:
     pictures.requires_grad_(why == "wanted")
     with torch.set_grad_enabled(why != "no_grad"):
         assert not learns(pictures, norm)
-        assert torch.equal(normed_convolution(pictures, deepcopy(norm), convolve), convolve(norm(pictures)))
+        assert torch.equal(convolved(pictures, deepcopy(norm), convolve), convolve(norm(pictures)))
 
 
 @pytest.mark.parametrize(("samples", "apart"), [(PIECE + 3, True), (PIECE + 3, False), (2, True)])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +85,9 @@ def marked_balls(hu: npt.NDArray[np.int16], prob: float = 0.9) -> Marked:
     return Marked.of(np.where(hu > 0, prob, 0.0).astype(np.float32), 0.5)
 
 
+@cache
 def small_reading(grid: Grid = GRID) -> Reading:
-    """Five candidates of which two are kept, one of them malignant."""
+    """Five candidates of which two are kept, one of them malignant; nobody writes into it."""
     points = [irc_to_xyz(ball[0], grid).tolist() for ball in BALLS]
     hu = chest(grid, [(point, 6.0 if math.isnan(ball[1]) else ball[1]) for point, ball in zip(points, BALLS)])
     findings = [

@@ -14,7 +14,7 @@ from lungml.reading.correction_schema import CorrectionFile, check_given
 from lungml.reading.corrections import (
     CorrectionStoreError,
     Undo,
-    add_version,
+    Version,
     add_versions,
     read_versions,
     taken_back,
@@ -26,6 +26,11 @@ from tests.lungml.reading.test_correction_schema import file, row
 def given(*texts: str) -> CorrectionFile:
     """A file with a correction for each text."""
     return check_given(file(*(row(text=text) for text in texts)))
+
+
+def add_version(folder: Path, file: CorrectionFile) -> tuple[Version, bool]:
+    (added,) = add_versions(folder, [file])
+    return added
 
 
 @pytest.fixture
@@ -148,8 +153,7 @@ def test_damage_is_one_line_and_nothing_is_added_on_top(folder: Path, harm: str)
 KILLED = """
 import os, sys
 from pathlib import Path
-from lungml.reading.corrections import add_version
-from tests.lungml.reading.test_corrections import given
+from tests.lungml.reading.test_corrections import add_version, given
 
 name, real = sys.argv[2], getattr(os, sys.argv[2])
 def die(*arguments, **keywords):
@@ -183,8 +187,8 @@ def test_adders_at_once_lose_nothing(folder: Path) -> None:
 
 def test_two_processes_at_once_lose_nothing(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lungml.reading.corrections import add_version;"
-        "from tests.lungml.reading.test_corrections import given;"
+        "import sys; from pathlib import Path;"
+        "from tests.lungml.reading.test_corrections import add_version, given;"
         "[add_version(Path(sys.argv[1]), given(sys.argv[2] + str(n))) for n in range(10)]"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(folder), name]) for name in ("x", "y")]

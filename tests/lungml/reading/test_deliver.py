@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
 
 from lungml import files
-from lungml.reading import deliver as delivering
-from lungml.reading.deliver import deliver, header_warnings, prepare_folder, source_headers
+from lungml.reading import dicom_seg, dicom_sr
+from lungml.reading.deliver import deliver, header_warnings, prepare_folder
 from lungml.reading.dicom_objects import DicomObjectError
 from tests.lungml.reading.toy import toy_opinion, toy_reading
 
+PROJECT = Path(__file__).parents[3]
 ALWAYS = ["findings.csv", "findings.json", "index.html", "markups.mrk.json", "submission.csv"]
 
 
@@ -43,21 +46,25 @@ def test_a_dicom_object_that_cannot_be_made_costs_only_itself(tmp_path: Path, mo
         assert segmentation is None
         path.touch()
 
-    monkeypatch.setattr(delivering, "write_segmentation", refuse)
-    monkeypatch.setattr(delivering, "write_report", write)
+    monkeypatch.setattr(dicom_seg, "write_segmentation", refuse)
+    monkeypatch.setattr(dicom_sr, "write_report", write)
     (tmp_path / "segmentation.dcm").write_text("of an earlier reading")
     (tmp_path / "notes.txt").write_text("somebody's own")
     delivered = deliver(tmp_path, toy_reading(), [Dataset()])
     assert delivered.problems == ("segmentation.dcm: 1.2.3: no frame of reference",)
     assert names(tmp_path) == sorted([*ALWAYS, "notes.txt", "report.dcm"])
-    monkeypatch.setattr(delivering, "write_report", refuse)
+    monkeypatch.setattr(dicom_sr, "write_report", refuse)
     assert len(deliver(tmp_path, toy_reading(), [Dataset()]).problems) == 2
     assert names(tmp_path) == sorted([*ALWAYS, "notes.txt"])
 
 
-def test_only_a_dicom_series_has_headers(tmp_path: Path) -> None:
-    assert source_headers(tmp_path / "a.mhd") is None
-    assert source_headers(tmp_path / "a.nii.gz") is None
+def test_what_writes_dicom_is_loaded_for_a_dicom_series_alone(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; import flows.read; from lungml.reading.deliver import deliver; "
+        "from tests.lungml.reading.toy import toy_reading; deliver(Path(sys.argv[1]), toy_reading(), None); "
+        "sys.exit('highdicom' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=PROJECT, check=False).returncode == 0
 
 
 def test_a_contrast_agent_is_told_of_and_its_name_is_not() -> None:

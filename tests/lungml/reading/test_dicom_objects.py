@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,12 +36,14 @@ from lungml.luna import read_luna
 from lungml.marked import Marked
 from lungml.masks import bounded_nodule
 from lungml.reading import dicom_seg
+from lungml.reading.colors import MARK_COLORS, rgb
 from lungml.reading.dicom_objects import DicomObjectError
 from lungml.reading.dicom_seg import make_segmentation, write_segmentation
 from lungml.reading.dicom_sr import make_report, write_report
 from lungml.reading.markups import markups_json
 from lungml.reading.nodule_masks import nodule_masks
 from lungml.reading.record import Opinion, Reading
+from tests.dciodvfy import complaints
 from tests.lungml.test_dicom import SHAPE, SPACING, save, series, slice_of, zipped
 
 REAL_DATA = os.environ.get("LUNGML_REAL_DATA")
@@ -158,18 +158,6 @@ def xyz_of_masks(reading: Reading) -> dict[int, np.ndarray]:
     return made
 
 
-def complaints(path: Path) -> list[str]:
-    """What dciodvfy calls an error."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
-    said = subprocess.run(
-        ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", check=False
-    )
-    lines = (said.stdout + said.stderr).splitlines()
-    assert any(line.strip() in ("Segmentation", "Comprehensive3DSR") for line in lines)  # it knows what it checks
-    return [line for line in lines if line.startswith(("Error", "Abort"))]
-
-
 def written(folder: Path, reading: Reading, headers: Sequence[Dataset]) -> tuple[Path, Path]:
     segmentation, report = folder / "seg.dcm", folder / "sr.dcm"
     write_report(report, reading, headers, write_segmentation(segmentation, reading, headers))
@@ -217,6 +205,15 @@ def test_voxels_of_a_segment_lie_in_the_patient_where_the_mask_says(turn: np.nda
     assert said.keys() == meant.keys() == {1, 2}
     for number, points in meant.items():
         np.testing.assert_allclose(said[number], points, atol=1e-3)
+
+
+def test_a_segment_has_the_colour_of_its_kind_on_the_page(tmp_path: Path) -> None:
+    path = slices(tmp_path / "ct")
+    made = make_segmentation(reading_of(path), read_headers(path))
+    assert made is not None
+    for segment, kind in zip(made.SegmentSequence, ("malignant", "benign"), strict=True):
+        color = hd.color.CIELabColor.from_dicom_value(segment.RecommendedDisplayCIELabValue).to_rgb()
+        assert np.divide(color, 255) == pytest.approx(rgb(MARK_COLORS[kind]), abs=0.02)
 
 
 def test_a_segment_read_again_is_the_mask(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from lungml.reading.page import json_in_html, page_html, page_style, write_page
+from lungml.reading.colors import MARK_COLORS, PAPER_COLORS
+from lungml.reading.page import SCRIPTS, json_in_html, page_html, page_style, write_page
 from lungml.reading.record import reading_dict
 from tests.lungml.reading.page_readings import compared_reading, reading_with_truth, small_reading
 
@@ -60,6 +63,12 @@ def test_no_word_of_a_scan_becomes_markup() -> None:
     assert json_in_html({"a": HOSTILE}).isascii()
 
 
+def test_every_script_of_the_folder_is_in_the_page() -> None:
+    assert sorted(SCRIPTS) == sorted(
+        path.name for path in files("lungml.reading").joinpath("page").iterdir() if path.name.endswith(".js")
+    )
+
+
 def test_a_page_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write_page(tmp_path / "new" / "index.html", small_reading())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["index.html"]
@@ -80,8 +89,8 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-COLORS = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", page_style()))
-MARKS = ("malignant", "benign", "candidate", "truth", "missed", "reader")
+COLORS = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", page_style())) | MARK_COLORS
+MARKS = ("malignant", "benign", "filtered", "truth", "missed", "reader")
 
 
 @pytest.mark.parametrize(
@@ -105,18 +114,27 @@ def test_marks_and_focus_stand_out_from_what_is_around_them(ground: str) -> None
     assert all(contrast(COLORS[ink], COLORS[ground]) >= 3 for ink in (*MARKS, "accent"))
 
 
+def test_printed_marks_stand_out_from_paper() -> None:
+    assert set(PAPER_COLORS) == set(MARKS)
+    assert all(contrast(color, "#ffffff") >= 4.5 for color in PAPER_COLORS.values())
+
+
 # Brettel's, Viénot's and Mollon's deuteranopia, as Machado et al. (2009) give it for full severity, linear RGB.
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 
 
 def test_kinds_of_one_shape_differ_for_the_colour_blind() -> None:
-    """Malignant, benign and candidate are all rings: they keep apart in hue or lightness, beside their strokes."""
+    """Malignant, benign and candidate are all rings: they keep apart in hue or lightness, beside their strokes.
+
+    So do the kinds that figures draw with one line.
+    """
 
     def seen(color: str) -> list[float]:
         linear = [(int(color[k : k + 2], 16) / 255) ** 2.2 for k in (1, 3, 5)]
         return [max(0.0, sum(w * v for w, v in zip(row, linear))) ** (1 / 2.2) for row in DEUTERANOPIA]
 
-    rings = [seen(COLORS[name]) for name in ("malignant", "benign", "candidate", "missed")]
-    for k, one in enumerate(rings):
-        for other in rings[k + 1 :]:
+    rings = ("malignant", "benign", "filtered", "missed")
+    figures = ("malignant", "benign", "truth", "truth-malignant")  # all of one line; filtered is dashed
+    for together in (rings, figures):
+        for one, other in combinations([seen(COLORS[name]) for name in together], 2):
             assert sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.5 > 0.2

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import SimpleITK as sitk
+from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from lungml.ct import read_scan
-from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
+from lungml.geometry import Grid, as_triple, irc_to_xyz, xyz_to_irc
 from lungml.marked import Marked
 from lungml.reading.pixels import (
     QUALITIES,
     TEXT_BYTES_PER_VOXEL,
-    hu_errors,
+    PackedSlices,
     level_hu,
     pack_marks,
     pack_slices,
@@ -30,10 +35,30 @@ TILT = np.radians(12)
 GRIDS = {
     "as LUNA16": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "feet first, mirrored": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
-    "prone, head up": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
-    "sagittal slices": ((0, 0, 1), (1, 0, 0), (0, -1, 0)),
+    "prone": ((1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    "as a NIfTI": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
     "gantry tilted": ((1, 0, 0), (0, np.cos(TILT), -np.sin(TILT)), (0, np.sin(TILT), np.cos(TILT))),
+    "tilted, feet first": ((1, 0, 0), (0, np.cos(TILT), np.sin(TILT)), (0, np.sin(TILT), -np.cos(TILT))),
 }
+
+
+def unpack_slices(packed: PackedSlices) -> npt.NDArray[np.uint8]:
+    """(index, row, col) levels, as a browser decodes them, give or take one."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in packed.texts])
+
+
+def hu_errors(hu: npt.NDArray[np.int16], window_hu: Sequence[float], packed: PackedSlices) -> tuple[float, float]:
+    """How far pictures are from the HU that lie in a window: root of the mean square, and maximum.
+
+    Args:
+        hu: (index, row, col), as it was packed.
+        window_hu: (lowest, highest).
+        packed: of it.
+    """
+    shown = np.array(level_hu())[unpack_slices(packed)]
+    inside = (hu >= window_hu[0]) & (hu <= window_hu[1])
+    errors = np.abs(shown[inside] - hu[inside])
+    return float(np.sqrt(np.mean(errors**2))), float(errors.max())
 
 
 def grid_of(name: str) -> Grid:
@@ -56,6 +81,32 @@ def test_a_turned_scan_has_the_same_voxel_at_the_same_place(name: str) -> None:
 def test_a_turned_scan_runs_to_the_left_the_back_and_the_head(name: str) -> None:
     direction = np.asarray(upright(grid_of(name)).grid.direction)
     assert (np.diag(direction) > 0.9).all()
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LPI", "RPI", "PSL", "ASR", "LIP"])
+def test_a_file_of_any_orientation_is_upright_once_it_is_read(tmp_path: Path, orientation: str) -> None:
+    """Reading makes slices axial; what still runs backwards is turned here, and nothing else is left to do."""
+    hu = chest(GRID, [((-10.0, 0.0, -270.0), 12.0)])
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing(GRID.spacing_xyz)
+    image.SetOrigin(GRID.origin_xyz)
+    sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(tmp_path / "scan.nii.gz"))
+    scan = read_scan(tmp_path / "scan.nii.gz")
+    turn = upright(scan.grid)
+    np.testing.assert_array_equal(turn.apply(scan.hu), hu)
+    np.testing.assert_allclose(turn.grid.direction, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(turn.grid.origin_xyz, GRID.origin_xyz, atol=1e-3)
+    np.testing.assert_allclose(turn.grid.spacing_xyz, GRID.spacing_xyz, atol=1e-6)
+    backwards = {letter: bool(set(letter) & set("RAI")) for letter in orientation}
+    axial = [next(letter for letter in orientation if letter in pair) for pair in ("IS", "AP", "LR")]
+    assert turn.turned_round == tuple(backwards[letter] for letter in axial)
+
+
+def test_a_scan_too_oblique_to_tell_its_axes_apart_keeps_them() -> None:
+    direction = tuple(as_triple(row) for row in Rotation.from_rotvec(np.radians(61) * np.ones(3) / 3**0.5).as_matrix())
+    turn = upright(replace(GRID, direction=direction))
+    assert turn.grid.shape_irc == GRID.shape_irc
+    assert turn.turned_round == (False, False, False)
 
 
 def test_levels_keep_soft_tissue_within_two_hu_and_lung_within_five() -> None:

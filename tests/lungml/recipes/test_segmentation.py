@@ -7,8 +7,9 @@ import torch
 from lungml import store
 from lungml.errors import TrainingError
 from lungml.fit import fit
+from lungml.loading import Batch
 from lungml.recipes import segmentation
-from lungml.recipes.data import PreparedScan
+from lungml.recipes.data import IGNORED, PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 
 
@@ -61,6 +62,37 @@ def test_windows_are_cut_alike_from_slab_and_mask(window: int) -> None:
     rows, cols = cut_masks[:, 0, 0, 0] % 9216 // 96, cut_masks[:, 0, 0, 0] % 96
     assert ((rows + window <= 96) & (cols + window <= 96)).all()
     assert (cut_masks[:, 0, 1, 0] - cut_masks[:, 0, 0, 0] == 96).all()
+
+
+@pytest.mark.parametrize("recipe", [segmentation.report(), segmentation.best()], ids=["report", "best"])
+def test_nothing_is_learned_where_readers_disagree(
+    toy_scans: list[PreparedScan], recipe: segmentation.SegmentationRecipe
+) -> None:
+    of, rng = problem(toy_scans, recipe), torch.Generator().manual_seed(1)
+    slabs = torch.randint(-1000, 400, (4, 7, 96, 96), generator=rng).to(torch.int16)
+    masks = torch.zeros((4, 96, 96), dtype=torch.uint8)
+    masks[:, 40:48, 40:48] = 1
+    disputed = masks.clone()
+    disputed[:2, 52:60, 44:56] = IGNORED
+    logits = torch.randn((4, 1, 64, 64), generator=rng)
+
+    def learned(masks: torch.Tensor, added: torch.Tensor | float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of what a network says whatever it sees, and its gradient."""
+        said = (logits + added).requires_grad_()
+        batch = Batch(rows=np.arange(4), arrays=[slabs, masks])
+        loss = of.loss(lambda _: said, batch, torch.Generator().manual_seed(2))
+        (gradient,) = torch.autograd.grad(loss, said)
+        return loss.detach(), gradient
+
+    (plain, everywhere), (loss, gradient) = learned(masks), learned(disputed)
+    nowhere = gradient == 0
+    assert 0.005 < nowhere[:2].float().mean() < 0.06  # of 8 x 12 in 64 x 64 pixels what is left once it is moved
+    assert loss != plain
+    # Whatever is said there, all else is learned as it was.
+    again, same = learned(disputed, torch.where(nowhere, 5.0, 0.0))
+    assert torch.equal(again, loss)
+    assert torch.equal(same, gradient)
+    assert everywhere[2:][nowhere[2:]].abs().sum() == 0  # the other two windows are as ever
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

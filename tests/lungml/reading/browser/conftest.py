@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +9,11 @@ import pytest
 from lungml.reading.page import write_page
 from lungml.reading.record import Reading
 from tests import browser
+from tests.lungml.reading.browser.shown import Show, Shown
 
-READ_PIXEL = """([plane, x, y]) => {
-  const context = document.querySelector(`#${plane} canvas`).getContext("2d");
-  return [...context.getImageData(x, y, 1, 1).data].slice(0, 3);
-}"""
-Point = tuple[float, float, float]
-
-
-@dataclass
-class Shown:
-    """A page in the browser, with what went wrong and what it asked for."""
-
-    page: Any
-    path: Path
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def luna(self, what: str) -> Any:
-        """A value of the page's state; whatever is drawn in the next frame is drawn first."""
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return self.page.evaluate(f"luna.{what}")
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def screen(self, plane: str, point_xyz: Point) -> tuple[float, float]:
-        """Where a point lies on the screen, pixels."""
-        x, y = self.luna(f"screenOf('{plane}', {list(point_xyz)})")
-        box = self.page.locator(f"#{plane} canvas").bounding_box()
-        return box["x"] + x, box["y"] + y
-
-    def color(self, plane: str, point_xyz: Point, right: float = 0, down: float = 0) -> list[int]:
-        """Red, green and blue of the canvas at a point, or so many pixels beside it."""
-        x, y = self.luna(f"screenOf('{plane}', {list(point_xyz)})")
-        return self.page.evaluate(READ_PIXEL, [plane, round(x + right), round(y + down)])
-
-    def refuse_dialog(self, dialog: Any) -> None:
-        self.errors.append(f"a dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def goto(self) -> None:
-        self.page.goto(self.path.as_uri())
-        self.page.wait_for_selector("body[data-ready]", timeout=60_000)
+# Nothing of a test is stored for the next; what the page itself stores when it is left is of no use either.
+FORGET = "localStorage.clear(); addEventListener('pagehide', () => localStorage.clear());"
+SIZE = {"width": 1280, "height": 800}
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +25,55 @@ def chromium() -> Iterator[Any]:
         yield opened
 
 
-Show = Callable[..., Shown]
+@pytest.fixture(scope="module")
+def first_page(chromium: Any) -> Any:
+    """A page that a module's tests open one after the other: a new one takes longer than most of them."""
+    return chromium.new_context(viewport=SIZE).new_page()
 
 
 @pytest.fixture
-def show(chromium: Any, tmp_path: Path) -> Iterator[Show]:
-    """Write a reading's page and open it; no test passes whose page had an error or asked for anything."""
-    shown = []
+def show(chromium: Any, first_page: Any, tmp_path: Path) -> Iterator[Show]:
+    """Write a reading's page and open it; no test passes whose page had an error or asked for anything.
 
-    def open_page(reading: Reading, *, width: int = 1280, height: int = 800, before: str = "", **context: Any) -> Shown:
+    A second page of a test, one that is `alone`, and one of an odd browser knows nothing of what others stored.
+    """
+    shown: list[Shown] = []
+    heard: list[tuple[str, Callable[[Any], None]]] = []
+
+    def open_page(
+        reading: Reading,
+        *,
+        width: int = SIZE["width"],
+        height: int = SIZE["height"],
+        before: str = "",
+        alone: bool = False,
+        **context: Any,
+    ) -> Shown:
         path = tmp_path / f"page-{len(shown)}.html"
         write_page(path, reading)
-        opened = chromium.new_context(viewport={"width": width, "height": height}, **context)
-        each = Shown(page=opened.new_page(), path=path)
-        each.page.on("pageerror", lambda error: each.errors.append(str(error)))
-        each.page.on("console", lambda line: each.errors.append(line.text) if line.type == "error" else None)
-        each.page.on("request", lambda request: each.requests.append(request.url))
-        each.page.on("dialog", each.refuse_dialog)
+        size = {"width": width, "height": height}
+        own = bool(shown or alone or before or context)
+        page = chromium.new_context(viewport=size, **context).new_page() if own else first_page
+        if page.viewport_size != size:
+            page.set_viewport_size(size)
+        each = Shown(page=page, path=path)
+        hung = each.listen()
+        if not own:
+            heard.extend(hung)
+            page.mouse.move(0, 0)
         if before:
-            each.page.add_init_script(before)
-        each.goto()
+            page.add_init_script(before)
         shown.append(each)
+        each.goto()
         return each
 
     yield open_page
+    for event, does in heard:
+        first_page.remove_listener(event, does)
     for each in shown:
-        each.page.context.close()
+        if each.page is first_page:
+            first_page.evaluate(FORGET)
+        else:
+            each.page.context.close()
         assert each.errors == []
         assert {url for url in each.requests if not url.startswith("blob:")} == {each.path.as_uri()}
