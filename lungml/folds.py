@@ -13,7 +13,7 @@ from typing import Literal
 
 from lungml.ct import find_scans
 from lungml.errors import LunaError, one_line
-from lungml.luna import SPLITS, Split
+from lungml.frozen_split import SPLITS, Split
 from lungml.patients import PATIENTS_CSV, read_patients
 from lungml.tables import SERIES_COLUMN, TableError, read_table, refuse_where
 

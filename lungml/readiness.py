@@ -8,8 +8,8 @@ import numpy as np
 
 from lungml.crop_cache import BENIGN, MALIGNANT, NODULES, NON_NODULES
 from lungml.errors import TrainingError, one_line
+from lungml.frozen_split import SPLITS
 from lungml.groups import map_array
-from lungml.luna import SPLITS
 from lungml.recipes.data import PreparedScan, Stage, of_split
 
 # Per stage: what its crops' labels must hold of each class, by name.

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from lungml import compare, luna
+from lungml import compare, frozen_split, luna
 from lungml.candidacy import kind
 from lungml.errors import LunaError, one_line
 from lungml.files import write_text_atomic
@@ -30,7 +30,7 @@ from tasks.provenance import used_by
 from tasks.reporting import Chosen, WrittenReport
 from tasks.truth import ScanTruth, data_name, data_origin, read_truths
 
-ANY_STRIDE = luna.MIN_VAL_STRIDE  # of a split that nobody keeps
+ANY_STRIDE = frozen_split.MIN_VAL_STRIDE  # of a split that nobody keeps
 PUBLISHED = "published"  # the recipe of imported weights
 
 
@@ -80,7 +80,7 @@ class Tree:
     chosen: Chosen
     truths: tuple[ScanTruth, ...]
     origin: Literal["real", "phantom"]
-    sides: Mapping[str, luna.Split]
+    sides: Mapping[str, frozen_split.Split]
     patients: Mapping[str, str]
 
     @property
@@ -105,7 +105,7 @@ def read_tree(luna_dir: Path, tables_dir: Path | None, chosen: Chosen, home: Hom
     """
     if chosen not in get_args(Chosen):
         raise EvaluationError(f"--split {chosen!r} is none of {', '.join(get_args(Chosen))}")
-    sides, _ = luna.frozen_patients(home.split_csv)
+    sides, _ = frozen_split.frozen_patients(home.split_csv)
     with tempfile.TemporaryDirectory() as folder:
         notes, truths = read_truths(luna_dir, tables_dir, ANY_STRIDE, Home(Path(folder)), for_training=False)
     kept_back = [truth for truth in truths if chosen == "all" or sides.get(truth.series_uid) == chosen]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lungml import luna, store
+from lungml import frozen_split, luna, store
 from lungml.data_folders import known_folders
 from lungml.errors import FileError, LunaError, one_line
 from lungml.geometry import xyz_to_irc
@@ -91,7 +91,7 @@ def add_files(home: Home, files: Iterable[Path], reader: str | None = None) -> l
         SplitError: split.csv is damaged.
         CorrectionStoreError: a kept version is missing or damaged.
     """
-    splits, folder = luna.frozen_patients(home.split_csv)[0], corrections_folder(home)
+    splits, folder = frozen_split.frozen_patients(home.split_csv)[0], corrections_folder(home)
     read_versions(folder)  # what is damaged is told before anything is looked at
     checked: list[tuple[Added, CorrectionFile | None]] = []
     registered: set[str] = set()
@@ -175,7 +175,7 @@ def list_corrections(home: Home) -> tuple[list[Listed], str]:
         SplitError: split.csv is damaged.
     """
     versions = read_versions(corrections_folder(home))
-    splits, patients = luna.frozen_patients(home.split_csv)
+    splits, patients = frozen_split.frozen_patients(home.split_csv)
     corrected = {version.file.series_uid for version in versions if version.file}
     tables, note = _tables(home, splits, patients, corrected) if corrected else ({}, "")
     resolved = resolve(versions, splits, tables)
@@ -256,7 +256,7 @@ def correct_truths(
     Raises:
         SplitError: split.csv is damaged, or naming the split and the kind of nodules that it lacks.
     """
-    splits = {**luna.frozen_patients(home.split_csv)[0], **{truth.series_uid: truth.split for truth in truths}}
+    splits = {**frozen_split.frozen_patients(home.split_csv)[0], **{truth.series_uid: truth.split for truth in truths}}
     corrected = {version.file.series_uid for version in versions if version.file}
     tables = {t.series_uid: _known(t) for t in truths if t.split == "train" and t.series_uid in corrected}
     resolved = resolve(versions, splits, tables)
@@ -266,7 +266,7 @@ def correct_truths(
     ]
     if for_training:
         advice = "add scans" if not resolved.scans else "add scans, or see luna corrections list for what took the last"
-        luna.check_nodules([(truth.split, truth.nodules) for truth in learned], advice)
+        frozen_split.check_nodules([(truth.split, truth.nodules) for truth in learned], advice)
     return learned, resolved
 
 

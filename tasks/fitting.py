@@ -20,9 +20,9 @@ from lungml.crops import CROP_SHAPE
 from lungml.errors import one_line
 from lungml.files import write_text_atomic
 from lungml.fit import identity_of
+from lungml.frozen_split import SPLITS
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS, JobResult, TrainingJob, read_result, write_job
 from lungml.leaks import too_good
-from lungml.luna import SPLITS
 from lungml.model_card import ModelCard, write_card
 from lungml.readiness import check_ready
 from lungml.recipes.data import PreparedScan, Stage, data_read, of_split

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from lungml import luna
+from lungml import frozen_split
 from lungml.candidacy import Origin
 from lungml.home import Home
 from lungml.phantom import is_phantom_uid
@@ -65,7 +65,7 @@ def used_by(
         SplitError: split.csv is damaged.
     """
     # One table may name the patients in other words than the other: both count.
-    marks = (luna.frozen_patients(home.split_csv)[1], patients or {})
+    marks = (frozen_split.frozen_patients(home.split_csv)[1], patients or {})
     told: dict[str, Mapping[str, str]] = {}
     used = []
     for member in registry.BUNDLE_MEMBERS:

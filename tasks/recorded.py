@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from lungml.luna import SPLITS
+from lungml.frozen_split import SPLITS
 from lungml.recipes.data import PreparedScan, of_split
 from tasks import tracking
 from tasks.caching import (

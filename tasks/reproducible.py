@@ -9,8 +9,8 @@ from typing import Any
 
 from lungml.errors import LunaError
 from lungml.fit import identity_of
+from lungml.frozen_split import SPLITS
 from lungml.home import Home
-from lungml.luna import SPLITS
 from lungml.recipes import Recipe, RecipeError
 from lungml.recipes.data import PreparedScan, of_split
 from lungml.recipes.variants import recipe_of

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from lungml.candidacy import Origin, kind
+from lungml.frozen_split import SPLITS
 from lungml.gate import Decision
-from lungml.luna import SPLITS
 from lungml.recipes.data import PreparedScan, Stage
 from lungml.score import COLUMNS
 from lungml.wording import BAND, edges, part_of, rate, signed

@@ -15,7 +15,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from lungml import luna
+from lungml import frozen_split, luna
 from lungml.ct import ScanError, find_dicom_series, find_scans
 from lungml.dicom import patient_digest, read_grid
 from lungml.files import write_text_atomic
@@ -196,15 +196,15 @@ def read_truths(
     # Where both know a patient, the table has the last word.
     patients = {**_patients_of(series.keys() & set(data.series_uids), series), **data.patients}
     if sides is None:
-        split = luna.freeze_split(data.series_uids, val_stride, home.split_csv, patients)
-    everywhere, frozen = luna.frozen_patients(home.split_csv)
+        split = frozen_split.freeze_split(data.series_uids, val_stride, home.split_csv, patients)
+    everywhere, frozen = frozen_split.frozen_patients(home.split_csv)
     if sides is not None:
         split = everywhere = _sides_of_all(data, sides)
     patients |= frozen
     twice = {uid: side for uid, side in divided(everywhere, patients).items() if uid in split}
     data = replace(data, scans={uid: path for uid, path in data.scans.items() if uid not in twice})
     if for_training:
-        luna.check_split(split, data, val_stride if sides is None else None)
+        frozen_split.check_split(split, data, val_stride if sides is None else None)
     notes = list(data.notes)
     if sides is None:
         notes += _split_notes(split, data, val_stride, home, patients)
@@ -246,8 +246,8 @@ def _split_notes(
 ) -> list[str]:
     """What should be said of the split: that it is an older one, and what the patients changed."""
     notes = []
-    by_stride = luna.split_series(data.series_uids, val_stride)
-    by_patient = luna.split_series(data.series_uids, val_stride, patients)
+    by_stride = frozen_split.split_series(data.series_uids, val_stride)
+    by_patient = frozen_split.split_series(data.series_uids, val_stride, patients)
     moved = sum(by_patient[uid] != name for uid, name in by_stride.items())
     if split != by_patient:
         notes.append(
@@ -266,7 +266,7 @@ def _sides_of_all(data: luna.LunaData, sides: Mapping[str, Split]) -> dict[str, 
     """
     unknown = sorted(data.scans.keys() - sides.keys())
     if unknown:
-        raise luna.SplitError(f"{len(unknown)} scans were given no side, such as {unknown[0]}; run again")
+        raise frozen_split.SplitError(f"{len(unknown)} scans were given no side, such as {unknown[0]}; run again")
     return {uid: sides[uid] if uid in data.scans else "train" for uid in data.series_uids}
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lungml.crop_cache import CropCache
+from lungml.frozen_split import Split
 from lungml.groups import StoreError, key_digest, read_attributes
-from lungml.luna import Annotation, Excluded, Nodule, Split
+from lungml.luna import Annotation, Excluded, Nodule
 from lungml.remote import Location
 
 __all__ = ["IGNORED", "PreparedScan", "Reads", "Split", "Stage", "data_read", "of_split", "open_crops"]

@@ -49,7 +49,8 @@ SECTIONS: tuple[Section, ...] = (
         title="What do the tables say?",
         words="",
         names={
-            "luna": ("read_luna", "LunaData", "Nodule", "freeze_split"),
+            "luna": ("read_luna", "LunaData", "Nodule"),
+            "frozen_split": ("freeze_split",),
             "lidc_report": ("convert_lidc",),
         },
     ),

@@ -20,9 +20,10 @@ from flows.prepare import Prepared, prepare
 from flows.reproduce import reproduce
 from lungml import crop_cache, groups, recipes, store
 from lungml.ct import read_scan
+from lungml.frozen_split import freeze_split, frozen_patients
 from lungml.geometry import irc_to_xyz
 from lungml.home import Home
-from lungml.luna import freeze_split, frozen_patients, read_luna
+from lungml.luna import read_luna
 from lungml.phantom import PhantomSettings, write_phantoms
 from lungml.reading.correction_schema import check_given
 from lungml.reading.corrections import CorrectionStoreError, add_versions, corrections_folder

@@ -16,7 +16,7 @@ import pytest
 
 from lungml.archive_members import ArchiveError
 from lungml.download import ChecksumError, DownloadError, DownloadSettings, Progress, RemoteFile
-from lungml.luna import freeze_split
+from lungml.frozen_split import freeze_split
 from lungml.luna_archives import Downloaded, check_disk, download_luna, parse_subsets, wanted_files
 from tests.lungml.fixtures.loopback import Loopback, Trick, luna_files, md5, serving, subset_files, zipped
 

@@ -20,11 +20,12 @@ from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings
 from lungml.data_folders import DataFolders
 from lungml.devices import Hardware
+from lungml.frozen_split import SplitError
 from lungml.geometry import Grid, irc_to_xyz
 from lungml.groups import StoreError
 from lungml.home import Home
 from lungml.job import TrainingJob, read_result, run_job, write_job
-from lungml.luna import Annotation, Excluded, LunaData, Nodule, SplitError
+from lungml.luna import Annotation, Excluded, LunaData, Nodule
 from lungml.marked import Marked
 from lungml.reading.corrections import CorrectionStoreError, Undo, Version, corrections_folder, read_versions
 from lungml.recipes.classification import classification_problem, demo

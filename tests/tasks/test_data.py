@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lungml import groups, store
+from lungml.frozen_split import SplitError
 from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.home import Home
-from lungml.luna import Annotation, SplitError, TableError
+from lungml.luna import Annotation, TableError
 from lungml.masks import annotation_mask
 from lungml.phantom import UID_ROOT
 from lungml.quarantine import read_quarantine, set_aside

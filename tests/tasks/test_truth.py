@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lungml import groups, luna, store
+from lungml import frozen_split, groups, luna, store
 from lungml.home import Home
 from lungml.lidc_xml import LidcError
 from lungml.patients import patient_mark
@@ -225,7 +225,7 @@ def test_series_outside_luna16_train_and_a_patient_never_does_both(
         content = lidc_xml(nodule(rois, 5), nodule(rois, 4), nodule(rois, 1), series_uid=uid)
         (xml / f"{uid}.xml").write_bytes(content)
     notes, truths = read_truths(luna_dir, None, 3, home, for_training=False, lidc=xml, more=more)
-    split, marks = luna.frozen_patients(home.split_csv)
+    split, marks = frozen_split.frozen_patients(home.split_csv)
     assert split == {UID: "val", OTHER: "test", "1.2.5": "train"}  # 7.1 is not of the list and moves nothing
     assert marks == {UID: patient_mark("B"), OTHER: patient_mark("D")}
     (joined,) = [truth for truth in truths if truth.series_uid not in split]
@@ -284,7 +284,7 @@ def test_of_a_patient_on_two_sides_the_less_held_out_scan_is_left_out(luna_dir: 
     assert [t.series_uid for t in read_truths(luna_dir, None, 3, home, for_training=False)[1]] == [OTHER]
 
 
-SIDES: dict[str, luna.Split] = {UID: "test", OTHER: "train"}
+SIDES: dict[str, frozen_split.Split] = {UID: "test", OTHER: "train"}
 
 
 def test_given_sides_leave_the_homes_split_alone(luna_dir: Path, xml: Path, home: Home) -> None:
@@ -299,7 +299,7 @@ def test_given_sides_leave_the_homes_split_alone(luna_dir: Path, xml: Path, home
     assert {t.series_uid: t.split for t in truths} == SIDES
     assert home.split_csv.read_bytes() == before
     assert not any("split" in note for note in notes)
-    with pytest.raises(luna.SplitError, match=rf"1 scans were given no side, such as {OTHER}; run again"):
+    with pytest.raises(frozen_split.SplitError, match=rf"1 scans were given no side, such as {OTHER}; run again"):
         read_truths(luna_dir, None, 3, home, for_training=False, sides={UID: "test"})
 
 
