@@ -36,9 +36,7 @@ REFRESH_HELP = (
     "do a stage again though it is finished: prepare, segmentation, classification, malignancy or evaluate; may be "
     "given more than once. After a run that was cut short, the same command goes on where that one stopped"
 )
-REUSE_HELP = (
-    "use a model instead of training that stage, such as segmentation=models:/m-...; may be given more than once"
-)
+REUSE_HELP = "use a model instead of training that stage; by its own URI, models:/m-..., and more than once if need be"
 FOLDS_HELP = "cross-validate instead: 10 (LUNA16's own subsets), or some of them such as 0,3; 0,3/5 are two of five"
 CORRECTIONS_HELP = "use readers' corrections up to this version on training scans; 0 for none, else all"
 LIMIT_HELP = "hours that the training of one model may take"

@@ -67,7 +67,9 @@ def prepare(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="of the choice of negatives")] = 0,
     download: Annotated[bool, typer.Option("--download", help="first fetch what of LUNA16 is missing")] = False,
     subsets: Annotated[str | None, typer.Option(help="of LUNA16 to fetch, such as 0,3 or 0-4; else all ten")] = None,
-    keep_archives: Annotated[bool, typer.Option(help="keep an archive once it is unpacked and proved")] = True,
+    drop_archives: Annotated[
+        bool, typer.Option("--no-keep-archives", help="drop an archive once it is unpacked and proved")
+    ] = False,
     zenodo_url: Annotated[
         str, typer.Option(show_default="zenodo.org", help="where LUNA16's records are published")
     ] = "https://zenodo.org",
@@ -96,7 +98,7 @@ def prepare(
     if download:
         rated = lidc or ((tables or luna_dir) / RATED_CSV).exists()
         settings = DownloadSettings(
-            zenodo_url=zenodo_url, lidc_xml_url=None if rated else lidc_url or None, keep_archives=keep_archives
+            zenodo_url=zenodo_url, lidc_xml_url=None if rated else lidc_url or None, keep_archives=not drop_archives
         )
     if subsets is not None:
         parse_subsets(subsets)  # what a person can get wrong is said before anything starts
@@ -189,13 +191,16 @@ def sweep(
 ) -> None:
     """List what runs left under LUNA_HOME and nothing needs any more, with its size; remove it with --yes.
 
-    That is, all of it unused for --days: crops; the answers and findings of bundles that have no alias (champion,
-    previous, demo or another) and are none of the latest --keep; the state of trainings that nobody went on with; and
-    what killed processes left half-written. A run makes again what it wants of it, the same.
+    What nothing has used for --days: crops; the answers and findings of
+    bundles that have no alias (champion, previous, demo or another) and are
+    not among the latest --keep; the state of trainings that nobody went on
+    with; and what killed processes left half-written. What a run wants of it
+    again, it makes again, the same.
 
-    Never: scans and their stores, tables, the split, the quarantine, corrections, models and all else of MLflow's,
-    reports, Prefect's and log files, what lies behind a link, and whatever luna did not name. While a run works on the
-    home nothing is removed.
+    Never: scans and their stores, tables, the split, the quarantine,
+    corrections, models and all else of MLflow's, reports, the files of
+    Prefect and logs, what lies behind a link, and whatever luna did not name.
+    While a run works on the home nothing is removed.
     """
     home = start(flows=False)
     from flows.show_sweep import sweep_table, swept_lines

@@ -24,7 +24,7 @@ DEVICE_HELP = "auto, cpu or cuda"
 def read(
     scans: Annotated[
         list[Path],  # one that cannot be read costs only itself: it is not the command line's to refuse
-        typer.Argument(readable=False, help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips"),
+        typer.Argument(metavar="SCAN", readable=False, help=".mhd, .mha, .nii, .nii.gz, or DICOM folders or zips"),
     ],
     bundle: Annotated[str, typer.Option(help=BUNDLE_HELP)],
     out_dir: Annotated[Path, typer.Option("--out", readable=False, help="folder of the results, a folder a scan")],

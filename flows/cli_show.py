@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lungml.scan_marks import Mark
 
 AT_HELP = "x,y,z in mm (LPS), or the row of a finding in --findings; the whole scan when not given"
-TABLES_HELP = "folder of annotations_with_malignancy.csv or annotations.csv: marks the truth"
+TABLES_HELP = "folder of LUNA16's annotation tables: marks the truth"
 AUGMENTED_HELP = "pictures with all changes at once in augmentation.png"
 RECIPE_HELP = "whose augmentation is shown: report, best or demo"
 
