@@ -6,7 +6,7 @@ import ctypes
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from lungml.crops import CONTEXT_SLICES, CROP_SHAPE, HU_MAX, HU_MIN, SLAB_SIDE, cut_boxes, cut_slabs, place_in_boxes
-from lungml.geometry import Grid, irc_to_xyz
+from lungml.geometry import Grid, irc_to_xyz, xyz_to_irc
 from lungml.groups import StoreError, key_digest, map_array, read_attributes, write_group
 
 CROP_FORMAT_VERSION = 3
@@ -25,6 +25,7 @@ NON_NODULE, BENIGN, MALIGNANT = 0, 1, 2  # labels of crops
 # Of crops at places that a reader corrected: a nodule whose malignancy nobody knows, and what is none though it was
 # taken for one. Only training scans have any.
 UNJUDGED, REJECTED = 3, 4
+IGNORED = 255  # of a slab's mask, -1 as int8: readers disagree whether it is nodule, and nobody learns from it
 NODULES, NON_NODULES = (BENIGN, MALIGNANT, UNJUDGED), (NON_NODULE, REJECTED)
 PIECE_BYTES = 2**26  # of an array on its way to a device
 
@@ -86,6 +87,30 @@ def write_scan_crops(
         "slab_labels": labels[slabbed],
     }
     write_group(group, arrays, key=key)
+
+
+def ignoring(
+    mask: npt.NDArray[np.uint8], places: Iterable[tuple[tuple[float, float, float], float]], grid: Grid
+) -> npt.NDArray[np.uint8]:
+    """A scan's mask with balls of `IGNORED` where nobody learns; nodules that reach into them stay.
+
+    Args:
+        mask: (index, row, col), 0 or 1.
+        places: centre in LPS mm and diameter in mm of each ball.
+        grid: of the scan.
+    """
+    mask = mask.copy()
+    for center_xyz, diameter_mm in places:
+        center, reach = xyz_to_irc(center_xyz, grid), diameter_mm / 2
+        around = [
+            slice(max(math.floor(c - reach / mm), 0), max(math.ceil(c + reach / mm) + 1, 0))
+            for c, mm in zip(center, grid.spacing_irc)
+        ]
+        part = mask[tuple(around)]
+        axes = np.ogrid[tuple(slice(s.start, s.start + n) for s, n in zip(around, part.shape))]
+        squared = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip(axes, center, grid.spacing_irc))
+        part[(squared <= reach**2) & (part == 0)] = IGNORED
+    return mask
 
 
 def _rating_counts(sites: Sequence[CropSite]) -> npt.NDArray[np.uint8]:

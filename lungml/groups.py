@@ -8,6 +8,7 @@ completion mark) is written last and removed first.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -445,13 +446,31 @@ def _link(source: str, target: str) -> str:
 
 def _swap(beside: Path, path: Path) -> None:
     """Put a finished folder in place of another, at once where the system can; else the old one steps aside first."""
-    old = beside
-    if path.exists() and not _exchange(beside, path):  # `os.replace` refuses a folder that is not empty
-        old = beside_path(path)
-        os.replace(path, old)
     if not path.exists():
         os.replace(beside, path)
+        return
+    old = beside
+    if not _exchange(beside, path):  # `os.replace` refuses a folder that is not empty
+        old = _step_aside(path)
+        try:
+            os.replace(beside, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _step_aside(path: Path) -> Path:
+    """Give a folder another name; one of a lower layer of an overlay can have none, and goes."""
+    aside = beside_path(path)
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(path)
+    return aside
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,12 +25,11 @@ from lungml.home import Home
 from lungml.lidc_nodules import LidcNodule
 from lungml.lidc_truth import consensus_boxes
 from lungml.lidc_xml import LidcError
-from lungml.luna import Excluded
 from lungml.lungs import lung_positions
 from lungml.masks import MASK_NAMES, MASK_VERSION, MaskRule, nodule_boxes
 from lungml.phantom import PHANTOM_VERSION, PhantomSettings, write_phantoms
 from lungml.quarantine import known_reason, read_quarantine, release, set_aside
-from lungml.recipes.data import IGNORED, PreparedScan, Reads
+from lungml.recipes.data import PreparedScan, Reads
 from lungml.remote import Location
 from lungml.sampling import NegativePlan, kept_negatives
 from lungml.verify import source_described
@@ -296,7 +294,8 @@ def cache_crops(
     mask = np.zeros(hu.shape, np.uint8)
     if slabs:
         mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
-        mask = _ignoring(mask, truth.disputed, grid)
+        disputed = [(one.center_xyz, one.diameter_mm) for one in truth.disputed]
+        mask = crop_cache.ignoring(mask, disputed, grid)
     crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
     if again:
         again.done("prepare", f"crops {truth.series_uid}")
@@ -347,22 +346,6 @@ def _nodule_sites(truth: ScanTruth, grid: Grid) -> list[crop_cache.CropSite]:
         for n in truth.unjudged
     ]
     return [site for site in sites if _inside(site.center_irc, grid.shape_irc)]
-
-
-def _ignoring(mask: npt.NDArray[np.uint8], disputed: Sequence[Excluded], grid: Grid) -> npt.NDArray[np.uint8]:
-    """A scan's mask with balls of `IGNORED` where nobody learns; nodules that reach into them stay."""
-    mask = mask.copy() if disputed else mask
-    for one in disputed:
-        center, reach = xyz_to_irc(one.center_xyz, grid), one.diameter_mm / 2
-        around = [
-            slice(max(math.floor(c - reach / mm), 0), max(math.ceil(c + reach / mm) + 1, 0))
-            for c, mm in zip(center, grid.spacing_irc)
-        ]
-        part = mask[tuple(around)]
-        axes = np.ogrid[tuple(slice(s.start, s.start + n) for s, n in zip(around, part.shape))]
-        squared = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip(axes, center, grid.spacing_irc))
-        part[(squared <= reach**2) & (part == 0)] = IGNORED
-    return mask
 
 
 def _sites_of_none(places_xyz: npt.NDArray[np.float64], grid: Grid, label: int) -> list[crop_cache.CropSite]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ def using(home: Home) -> Iterator[None]:
 
     It waits while somebody has the home for themselves, see `alone`.
     """
-    with _lock_file(home) as handle:
+    try:
+        handle = _lock_file(home)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        yield  # of a home that cannot be written nothing can go
+        return
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
 
@@ -37,4 +45,4 @@ def alone(home: Home) -> Iterator[bool]:
 
 def _lock_file(home: Home) -> IO[str]:
     home.root.mkdir(parents=True, exist_ok=True)
-    return (home.root / LOCK).open("a")
+    return (home.root / LOCK).open("a+")  # for reading, too: over NFS no other file can be held by several at once

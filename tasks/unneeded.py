@@ -8,6 +8,7 @@ name than luna gives is somebody's, and so is one that a link leads to: they are
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -158,7 +159,7 @@ def kept_by_bundles(home: Home, keep: int) -> tuple[KeptFolders | None, tuple[st
                 answers=frozenset(_answers_key(bundle) for bundle in named),
                 findings=frozenset(digest(bundle.content) for bundle in named),
             ),
-            (),
+            (f"bundles in use were asked of {shown_uri(home)}",),
         )
     except Exception as error:  # whatever keeps us from knowing, of MLflow's own kinds too
         return None, (f"the registered bundles cannot be read ({one_line(str(error))[:120]}): {all_kept}",)
@@ -227,6 +228,8 @@ def _trainings(home: Home, before: float) -> Iterator[Unneeded]:
             unknown = {name for name in names - {FINISHED, FIGURES} if not STATE.fullmatch(name)}
             if not DIGEST.fullmatch(folder.name) or {name for name in unknown if not HALF_WRITTEN.fullmatch(name)}:
                 continue
+            if RESULT in names and FINISHED not in names:  # trained to its end, and not logged yet
+                continue
             # What tells the next run that it was trained stays, and so do the figures that people look at.
             over = [folder / name for name in sorted(names) if STATE.fullmatch(name)]
             found = _old(over if FINISHED in names else [folder], before)
@@ -240,7 +243,7 @@ def _half_written(home: Home, before: float) -> Iterator[Unneeded]:
     for path in _hidden(home):
         made = HALF_WRITTEN.fullmatch(path.name)
         measured = _measure(path) if made and is_inside(home, path) else None
-        if made and measured and (measured.last < before or _is_dead(made[1], int(made[2]))):
+        if made and measured and (_is_dead(made[1], int(made[2])) or max(measured.last, _renamed(path)) < before):
             by_folder.setdefault(path.parent, []).append(measured)
     for folder, found in sorted(by_folder.items()):
         yield _unneeded("half-written", home, folder, found)
@@ -263,6 +266,14 @@ def _hidden(home: Home) -> Iterator[Path]:
         hidden = [name for name in (*subfolders, *names) if name.startswith(".")]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(folder) / name for name in sorted(hidden))
+
+
+def _renamed(path: Path) -> float:
+    """When it got its hidden name, at the latest: what another sweep is removing may be old itself."""
+    try:
+        return path.lstat().st_ctime
+    except OSError:  # it is gone
+        return math.inf
 
 
 def _is_dead(machine: str, process: int) -> bool:

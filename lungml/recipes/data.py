@@ -13,10 +13,9 @@ from lungml.groups import StoreError, key_digest, read_attributes
 from lungml.luna import Annotation, Excluded, Nodule
 from lungml.remote import Location
 
-__all__ = ["IGNORED", "PreparedScan", "Reads", "Split", "Stage", "data_read", "of_split", "open_crops"]
+__all__ = ["PreparedScan", "Reads", "Split", "Stage", "data_read", "of_split", "open_crops"]
 
 Stage = Literal["segmentation", "classification", "malignancy"]
-IGNORED = 255  # of a slab's mask, -1 as int8: readers disagree whether it is nodule, and nobody learns from it
 
 
 @dataclass(frozen=True, kw_only=True)

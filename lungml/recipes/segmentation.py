@@ -76,10 +76,10 @@ class SegmentationRecipe:
             raise ValueError(f"a window of {self.window} is no multiple of {self.model.multiple} up to {SLAB_SIDE}")
         if not 0 <= self.negative_share < 1 or not 0 <= self.size_balance <= 1 or not 0 <= self.miss_share <= 1:
             raise ValueError(f"no share is {self.negative_share=}, {self.size_balance=}, {self.miss_share=}")
-        if not self.pos_weight > 0 or not self.bce_weight >= 0 or not self.focus >= 0 or self.judge_scans < 0:
-            raise ValueError(
-                f"no training has {self.pos_weight=}, {self.bce_weight=}, {self.focus=}, {self.judge_scans=}"
-            )
+        if not (self.focus == 0 or self.focus >= 1):  # in between, the gradient has no bound where a pixel is right
+            raise ValueError(f"a focus of {self.focus} is neither 0 nor at least 1")
+        if not self.pos_weight > 0 or not self.bce_weight >= 0 or self.judge_scans < 0:
+            raise ValueError(f"no training has {self.pos_weight=}, {self.bce_weight=}, {self.judge_scans=}")
         pixels, scans = ("precision", "recall", "f1"), ("candidate_score", "candidate_recall")
         if self.fit.select_by not in (*pixels, *scans):
             raise ValueError(f"unknown select_by {self.fit.select_by!r}; choose one of {', '.join((*pixels, *scans))}")

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -94,6 +95,45 @@ def test_what_is_written_again_takes_the_place_of_the_old_one(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".groups.lock", "c"]
     groups.write_group(group, {"crops": np.zeros(3, np.int16)}, key={"v": 2})
     assert not (group / "mask").exists()
+
+
+def test_a_group_that_can_have_no_other_name_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group, real = tmp_path / "c", os.replace
+    groups.write_group(group, {"crops": np.ones(3)}, key={"v": 1})
+    groups.write_group(group / "mask", {"x": np.ones(2)}, key={"m": 1}, within=True)
+
+    def as_on_an_overlay(source: Path, target: Path) -> None:
+        if Path(source) == group:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        real(source, target)
+
+    monkeypatch.setattr(groups, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", as_on_an_overlay)
+    groups.write_group(group, {"crops": np.zeros(3)}, key={"v": 1})
+    assert groups.find_damage(group) + groups.find_damage(group / "mask") == ""
+    assert groups.map_array(group, "crops").tolist() == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".groups.lock", "c"]
+
+
+def test_where_the_new_group_cannot_take_the_place_the_old_one_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, real = tmp_path / "c", os.replace
+    groups.write_group(group, {"crops": np.ones(3)}, key={"v": 1})
+
+    def refused_once(source: Path, target: Path) -> None:
+        if Path(target) == group:
+            monkeypatch.setattr(os, "replace", real)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+        real(source, target)
+
+    monkeypatch.setattr(groups, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", refused_once)
+    with pytest.raises(OSError, match="Input/output"):
+        groups.write_group(group, {"crops": np.zeros(3)}, key={"v": 1})
+    assert groups.find_damage(group) == ""
+    assert groups.map_array(group, "crops").tolist() == [1, 1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".groups.lock", "c"]
 
 
 def test_of_two_runs_that_write_the_same_the_second_gives_up_its_own(tmp_path: Path) -> None:

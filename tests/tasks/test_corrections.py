@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from lungml import crop_cache, groups, store
 from lungml.candidates import GroupingSettings
+from lungml.crop_cache import IGNORED
 from lungml.data_folders import DataFolders
 from lungml.devices import Hardware
 from lungml.frozen_split import SplitError
@@ -29,7 +30,7 @@ from lungml.luna import Annotation, Excluded, LunaData, Nodule
 from lungml.marked import Marked
 from lungml.reading.corrections import CorrectionStoreError, Undo, Version, corrections_folder, read_versions
 from lungml.recipes.classification import classification_problem, demo
-from lungml.recipes.data import IGNORED, PreparedScan, Stage, data_read
+from lungml.recipes.data import PreparedScan, Stage, data_read
 from lungml.recipes.malignancy import demo_finetuned, demo_scratch, malignancy_problem
 from lungml.recipes.segmentation import SegmentationProblem
 from lungml.recipes.segmentation import demo as unet_demo

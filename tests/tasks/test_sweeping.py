@@ -166,6 +166,12 @@ def test_the_state_of_a_training_goes_when_nobody_went_on_with_it_for_long(bare:
     assert not folder.exists()
 
 
+def test_a_training_that_only_waits_to_be_logged_stays(bare: Home) -> None:
+    folder = aged(training(bare, "job.json", "best-3.pt", "mlflow-run.json", "result.json", "best.safetensors"))
+    assert sweep_home(bare, RULES).survey.entries == ()
+    assert len(list(folder.iterdir())) == 5
+
+
 def test_of_a_finished_training_only_a_left_over_state_goes(bare: Home) -> None:
     states = ("job.json", "last.pt", "best-3.pt", "result.json", "best.safetensors")
     folder = aged(training(bare, *states, "finished.json", "figures/worst_missed.png"))
@@ -382,6 +388,25 @@ def test_what_killed_processes_left_goes_at_once_of_other_machines_when_it_is_ol
     assert mine.exists()
     sweep_home(bare, RULES, now=later(15))
     assert not whole.exists()
+
+
+def test_what_one_sweep_removes_another_that_begins_meanwhile_leaves_to_it(
+    bare: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bare.checkpoints / "malignancy" / KEY
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_bytes(b"12345")
+    aged(bare.checkpoints)
+    real, second = sweeping._delete, list[Any]()
+
+    def meanwhile(*given: Any) -> bool:
+        second.append(sweep_home(bare, RULES).survey.entries)
+        return real(*given)
+
+    monkeypatch.setattr(sweeping, "_delete", meanwhile)
+    first = sweep_home(bare, RULES)
+    assert second == [()]
+    assert (first.size_bytes, first.left) == (5, ())
 
 
 # Killed, refused

@@ -182,6 +182,7 @@ function onKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const writes = target.matches("textarea, input:not([type=range])");
   if (writes && (key === "Escape" || (key === "Enter" && target.matches("input")))) {
+    event.preventDefault(); // else Escape empties the find field in some browsers, and the list stays searched
     target.blur(); // which takes what was written
     if (target.id === "search") list.grid.focus({ preventScroll: true });
     return;

@@ -1,15 +1,18 @@
 from dataclasses import replace
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from lungml import store
+from lungml.crop_cache import IGNORED
 from lungml.errors import TrainingError
 from lungml.fit import fit
 from lungml.loading import Batch
 from lungml.recipes import segmentation
-from lungml.recipes.data import IGNORED, PreparedScan
+from lungml.recipes.data import PreparedScan
 from lungml.recipes.segmentation import SegmentationProblem
 
 
@@ -97,7 +100,11 @@ def test_nothing_is_learned_where_readers_disagree(
 
 def test_settings_that_cannot_be_are_refused() -> None:
     recipe = segmentation.report()
-    for change in ({"window": 98}, {"window": 63}, {"miss_share": 1.5}, {"loss": "dice"}, {"judge": "pixels"}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"window": 98}, {"window": 63}, {"miss_share": 1.5}, {"focus": 0.5}, {"focus": -1.0}, {"loss": "dice"},
+        {"judge": "pixels"},
+    )  # fmt: skip
+    for change in changes:
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(recipe, **change)
     with pytest.raises(ValueError, match="candidate_score is known of whole scans only"):

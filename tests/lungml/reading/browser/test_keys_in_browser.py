@@ -84,6 +84,17 @@ def test_a_field_keeps_what_is_typed_in_it(show: Show, field: str) -> None:
     assert shown.page.locator("#ask-alias").is_visible()
 
 
+@pytest.mark.parametrize("key", ["Escape", "Enter"])
+def test_the_find_field_says_what_the_list_is_searched_for_when_it_is_left(show: Show, key: str) -> None:
+    shown = show(small_reading())
+    shown.press("/")
+    shown.page.keyboard.type("zzz")
+    shown.press(key)
+    assert shown.page.evaluate("document.activeElement.id") == "list"
+    assert shown.page.locator("#search").input_value() == "zzz"
+    assert shown.luna("rows") == []
+
+
 def test_a_note_that_is_exported_while_it_is_typed_is_in_the_file(show: Show, tmp_path: Path) -> None:
     shown = show(small_reading())
     shown.press("e")
