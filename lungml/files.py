@@ -173,6 +173,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """As `locked`, held by any number at once, and by none while somebody has it alone."""
+    with _lock_file(path) as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """As `locked`, without waiting: whether the lock is ours."""
     with _lock_file(path) as handle:
@@ -186,7 +194,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 def _lock_file(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(path.name + ".lock").open("a")
+    return path.with_name(path.name + ".lock").open("a+")  # for reading, too: over NFS only such a file can be shared
 
 
 def _sync_folder(folder: Path) -> None:
