@@ -48,6 +48,7 @@ def read(
         prepare_folder(out_dir)
     except OSError as error:  # said here: elsewhere a disk that is mounted for reading is that of LUNA_HOME
         raise ReadingError(f"{out_dir}: {error.strerror}") from error
+    delivered: list[bool] = []
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,6 +70,7 @@ def read(
         def on_scan(one: ReadScan) -> None:
             progress.stop()  # else what is printed to stdout stands behind the bar
             show_scan(one)
+            delivered.append(one.page is not None)
             progress.start()
 
         lacking = read_scans(
@@ -84,7 +86,8 @@ def read(
             on_slice=on_slice,
             on_scan=on_scan,
         )
-    out.print("A model's opinion, not for clinical use.")
+    if any(delivered):
+        out.print("A model's opinion, not for clinical use.")
     raise typer.Exit(1 if lacking else 0)
 
 

@@ -139,7 +139,9 @@ def of_models(home: Home) -> list[tuple[str, str]]:
     for role in ROLES:
         bearer = next((one for one in bundles if role in one.aliases), None)
         if bearer is None:
-            rows.append((role, NONE))
+            unused = role == "champion" and bundles
+            hint = f"; {len(bundles)} registered: luna model promote URI" if unused else ""
+            rows.append((role, f"{NONE}{hint}"))
             continue
         moves = [line for line in bearer.history if f" @{role} " in line and " no longer " not in line]
         since = f" since {moves[-1].partition(' ')[0][:10]}" if moves else ""

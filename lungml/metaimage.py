@@ -164,6 +164,8 @@ def _read_head(path: Path) -> tuple[bytes, int]:
 
 def _parse_fields(head: bytes, path: Path) -> tuple[dict[str, str], int]:
     """Split `Key = value` lines up to and with ElementDataFile; return them and where the next byte lies."""
+    if not head:
+        raise HeaderError(path, "the file is empty", "copy the scan's header again")
     fields: dict[str, str] = {}
     position = 0
     for number, raw in enumerate(_lines(head), start=1):

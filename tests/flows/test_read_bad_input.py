@@ -773,6 +773,14 @@ def test_a_file_where_a_scans_folder_belongs_costs_that_scan(read: Luna, good: P
     whole(tmp_path / "out/good")
 
 
+def test_where_nothing_was_read_nothing_is_said_of_a_model(read: Luna, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.mhd").touch()
+    status, told, wrong = read(tmp_path / "empty.mhd")
+    assert (status, told) == (1, "")
+    assert wrong.endswith("empty.mhd: the file is empty; copy the scan's header again\n")
+    assert "A model's opinion, not for clinical use." in read(tmp_path / "empty.mhd", good)[1]
+
+
 def test_a_folder_where_a_file_belongs_leaves_what_was_there(read: Luna, good: Path, tmp_path: Path) -> None:
     taken, out = write_image(tmp_path / "taken.mha", chest()), tmp_path / "out"
     for name in ("index.html", "report.dcm"):  # one that is written, and one that would go

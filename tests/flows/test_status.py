@@ -157,6 +157,9 @@ def test_models_in_use_are_told_with_since_when(home: Home, monkeypatch: pytest.
     monkeypatch.setattr("tasks.connection.answers", lambda uri: True)
     monkeypatch.setattr("tasks.promotion.list_bundles", lambda home: (listed,))
     assert of_models(home) == [("champion", "models:/luna/1 since 2026-11-09"), ("demo", "none")]
+    listed.aliases = ()
+    (champion, _) = of_models(home)
+    assert champion == ("champion", "none; 1 registered: luna model promote URI")
 
 
 def test_what_waits_for_mlflow_is_counted(home: Home) -> None:

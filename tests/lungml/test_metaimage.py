@@ -159,6 +159,12 @@ def test_what_is_fuzzed_reads_well_when_whole(folder: Path, suffix: str, content
     assert header.compressed == (b"CompressedData = True" in content)
 
 
+def test_an_empty_file_is_called_that(folder: Path) -> None:
+    (folder / "empty.mhd").touch()
+    with pytest.raises(HeaderError, match="the file is empty"):
+        read_header(folder / "empty.mhd")
+
+
 def test_a_header_beyond_its_limit_is_not_searched_for_its_last_line(folder: Path) -> None:
     path = folder / "long.mhd"
     path.write_text(f"Comment = {'x' * MAX_HEADER_BYTES}\n{header_text()}")

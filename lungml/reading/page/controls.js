@@ -180,12 +180,12 @@ function makeThresholds() {
     {
       type: "button",
       id: "reset",
-      "aria-keyshortcuts": "O",
+      "aria-keyshortcuts": "Q",
       title: "The bundle's own thresholds",
       onclick: () => resetLimits(),
     },
     "Reset",
-    el("kbd", {}, "O"),
+    el("kbd", {}, "Q"),
   );
   byId("thresholds").replaceChildren(...boxes);
   byId("filters").append(reset);

@@ -218,7 +218,7 @@ function addAt(at, diameter) {
   state.chosen = id;
   if (list.show === "filtered") setShow("kept");
   afterChange(`Nodule of ${diameter.toFixed(1)} mm added`);
-  choose(id, { move: false });
+  choose(id);
 }
 
 function takeMeasured() {

@@ -35,7 +35,7 @@ const HELP = [
       [["L"], "the list"],
       [["W"], "rows: kept, all, filtered, yours"],
       [["/"], "find in the list"],
-      [["O"], "the bundle's own thresholds"],
+      [["Q"], "the bundle's own thresholds"],
     ],
   ],
   [
@@ -137,7 +137,7 @@ const KEYS = {
   l: () => list.grid.focus({ preventScroll: true }),
   w: () => setShow(SHOWS[(SHOWS.findIndex(([id]) => id === list.show) + 1) % SHOWS.length][0]),
   "/": () => byId("search").focus(),
-  o: resetLimits,
+  q: resetLimits,
   a: () => judge("accept"),
   r: () => judge("reject"),
   e: () => byId("note") && byId("note").focus(),

@@ -88,7 +88,7 @@ def test_thresholds_are_undone_a_drag_or_a_run_of_keys_at_a_time(show: Show) -> 
     shown.press("Control+y")
     assert shown.luna("limits[0].nodule") == dragged
     assert shown.page.locator("#limit-0-nodule-number").input_value() == str(dragged)
-    shown.press("o", "Control+z")
+    shown.press("q", "Control+z")
     assert shown.luna("limits[0].nodule") == dragged
     shown.goto()
     assert shown.luna("limits[0].nodule") == dragged
@@ -103,7 +103,7 @@ def test_a_threshold_that_comes_back_to_where_it_was_is_no_step(show: Show) -> N
     shown.press("ArrowLeft", "ArrowRight", "Tab")
     assert shown.luna("history") == {"now": 0, "steps": 0}
     assert shown.page.locator("#undo").is_disabled()
-    shown.press("o")
+    shown.press("q")
     assert shown.luna("history") == {"now": 0, "steps": 0}
 
 

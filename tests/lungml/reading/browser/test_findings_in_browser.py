@@ -46,7 +46,7 @@ def test_a_lower_threshold_brings_a_filtered_one_back(show: Show) -> None:
     shown.page.locator('[data-id="0:3"]').click()
     assert shown.luna("state.scan") == pytest.approx([18, 30, 60], abs=0.01)
     assert "not asked" in shown.page.locator("#detail").inner_text()
-    shown.press("o")
+    shown.press("q")
     assert shown.luna("limits[0].nodule") == 0.5
     assert kept(shown) == 2
 

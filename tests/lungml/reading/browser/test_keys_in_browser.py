@@ -109,7 +109,7 @@ def test_a_slider_has_its_own_keys_and_a_number_no_step_of_one(show: Show) -> No
     for key, value in (("Home", 0), ("End", 1), ("PageDown", 0.9), ("ArrowLeft", 0.89), ("ArrowUp", 0.9)):
         shown.press(key)
         assert shown.luna("limits[0].nodule") == pytest.approx(value)
-    shown.press("o")
+    shown.press("q")
     shown.page.locator("#limit-0-nodule-number").focus()
     shown.press("ArrowDown")
     assert shown.luna("limits[0].nodule") == pytest.approx(0.49)
