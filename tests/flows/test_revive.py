@@ -105,9 +105,12 @@ def test_what_is_not_lost_is_left_alone(make_run: Callable[[], dict[str, Any]]) 
 def test_a_run_that_a_process_is_busy_with_is_never_begun_beside_it() -> None:
     environment = {**os.environ, "PREFECT__FLOW_RUN_ID": "r"}
     api = FakeApi(known=[a_run("RUNNING")])
-    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
-        assert take_up_lost(api, OURS, [LIVING]) == []
+    waiting = [sys.executable, "-c", "print('up', flush=True); input()"]
+    with subprocess.Popen(waiting, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"  # until it has begun its environment cannot be seen
+        assert take_up_lost(api, OURS, [LIVING]) == []
         process.stdin.close()
         process.wait()
     assert len(take_up_lost(api, OURS, [LIVING])) == 1
