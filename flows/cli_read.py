@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.terminal import err, out, start
+from flows.terminal import err, out, print_note, start
 from lungml.errors import one_line
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def read(
 def show_scan(one: ReadScan) -> None:
     """Print what became of one scan."""
     for warning in one.warnings:
-        _tell("[yellow]note:[/]", f"{one.series_uid}: {warning}")
+        print_note(one_line(f"{one.series_uid}: {warning}"))
     for problem in one.problems:
         _tell("[red]not written:[/]" if one.opinions else "[red]not read:[/]", problem)
     if one.page:

@@ -80,13 +80,11 @@ def sweep(*folders: Path) -> list[Path]:
     Returns:
         what was removed.
     """
-    import psutil  # here: what trains on a GPU machine needs no more than PyTorch
-
     swept = []
     for folder in folders:
         for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
             made = HALF_WRITTEN.fullmatch(path.name)
-            if not made or made[1] != this_machine() or psutil.pid_exists(int(made[2])):
+            if not made or not is_dead(made):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -94,6 +92,13 @@ def sweep(*folders: Path) -> list[Path]:
                 path.unlink(missing_ok=True)
             swept.append(path)
     return swept
+
+
+def is_dead(made: re.Match[str]) -> bool:
+    """Whether the process that made a name of `HALF_WRITTEN` ran on this machine and is gone."""
+    import psutil  # here: what trains on a GPU machine needs no more than PyTorch
+
+    return made[1] == this_machine() and not psutil.pid_exists(int(made[2]))
 
 
 def this_machine() -> str:

@@ -294,8 +294,8 @@ def cache_crops(
     mask = np.zeros(hu.shape, np.uint8)
     if slabs:
         mask = store.read_mask(scan.store, MASK_NAMES[rule], key=mask_key(scan, rule))
-        disputed = [(one.center_xyz, one.diameter_mm) for one in truth.disputed]
-        mask = crop_cache.ignoring(mask, disputed, grid)
+        if truth.disputed:
+            mask = crop_cache.ignoring(mask, [(one.center_xyz, one.diameter_mm) for one in truth.disputed], grid)
     crop_cache.write_scan_crops(folder, hu, mask, grid, sites, slab_sites=slabs, key=key)
     if again:
         again.done("prepare", f"crops {truth.series_uid}")

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from lungml.checkpoint import BAD_BATCH, LAST
 from lungml.errors import LunaError, one_line
-from lungml.files import HALF_WRITTEN, this_machine
+from lungml.files import HALF_WRITTEN, is_dead
 from lungml.groups import StoreError, groups_in, read_attributes
 from lungml.home import Home
 from lungml.job import FIGURES, JOB, PARENT, RESULT, WEIGHTS
@@ -243,7 +243,7 @@ def _half_written(home: Home, before: float) -> Iterator[Unneeded]:
     for path in _hidden(home):
         made = HALF_WRITTEN.fullmatch(path.name)
         measured = _measure(path) if made and is_inside(home, path) else None
-        if made and measured and (_is_dead(made[1], int(made[2])) or max(measured.last, _renamed(path)) < before):
+        if made and measured and (is_dead(made) or max(measured.last, _renamed(path)) < before):
             by_folder.setdefault(path.parent, []).append(measured)
     for folder, found in sorted(by_folder.items()):
         yield _unneeded("half-written", home, folder, found)
@@ -274,12 +274,6 @@ def _renamed(path: Path) -> float:
         return path.lstat().st_ctime
     except OSError:  # it is gone
         return math.inf
-
-
-def _is_dead(machine: str, process: int) -> bool:
-    import psutil  # here, as in `lungml.files.sweep`
-
-    return machine == this_machine() and not psutil.pid_exists(process)
 
 
 def _holds_only(folder: Path, known: Callable[[str], object]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from tasks.corrections import add_files, list_corrections
 from tasks.lineage import BundleLineage, lineage_of
 from tasks.manifest import described_at
 from tasks.runs import facts_of_version
+from tests.flows.environments import environment_of
 from tests.flows.test_end_to_end import STRIDE, states, tiny
 from tests.lungml.reading.test_correction_schema import file, row
 from tests.tasks.toy_bundles import toy_bundle
@@ -59,15 +59,9 @@ def home(bundle: tuple[Home, str]) -> Home:
 
 
 @pytest.fixture
-def environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+def environment(home: Home) -> Iterator[None]:
+    with environment_of(home, columns=200):
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from lungml.home import Home
 from tasks import registry, tracking
 from tasks.manifest import described_at
 from tasks.reproduction import ComparedStage, Reproduction
+from tests.flows.environments import environment_of
 from tests.tasks.toy_bundles import toy_bundle
 from tests.tasks.toy_made import made_bundle
 
@@ -34,15 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+def environment(home: Home) -> Iterator[None]:
+    with environment_of(home, columns=160):
+        yield
 
 
 def test_a_bundle_is_told_as_a_tree(luna: Luna, home: Home) -> None:

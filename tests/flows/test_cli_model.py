@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from flows.cli_model import show_bundles
 from lungml.home import Home
 from tasks import promotion, tracking
 from tasks.promotion import Moved, alias_of, list_bundles, promote
+from tests.flows.environments import environment_of
 from tests.tasks.toy_bundles import forget_aliases, old_bundle, toy_bundle
 
 Luna = Callable[..., tuple[int, str, str]]
@@ -37,15 +37,9 @@ def home(stocked: Home, environment: None) -> Home:
 
 
 @pytest.fixture
-def environment(stocked: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(stocked.root))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+def environment(stocked: Home) -> Iterator[None]:
+    with environment_of(stocked, columns=160):
+        yield
 
 
 def only_line(said: str) -> str:

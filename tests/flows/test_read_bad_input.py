@@ -56,6 +56,7 @@ from tasks import registry, tracking
 from tasks.reading import Reader
 from tests import browser
 from tests.dciodvfy import complaints
+from tests.flows.environments import environment_of
 from tests.lungml.test_dicom import save, slice_of, zipped
 from tests.tasks import toy_bundles
 
@@ -98,15 +99,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+def environment(home: Home) -> Iterator[None]:
+    with environment_of(home, columns=80):
+        yield
 
 
 def chest(slices: int = 40, side: int = 64) -> Volume:

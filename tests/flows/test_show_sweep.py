@@ -15,6 +15,7 @@ from flows.show_sweep import size_in_words, sweep_table
 from lungml.home import Home
 from tasks.in_use import using
 from tasks.unneeded import Kind, Survey, Unneeded
+from tests.flows.environments import environment_of
 
 Luna = Callable[..., tuple[int, str, str]]
 KEY = "0123456789abcdef01234567"
@@ -34,15 +35,9 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(home.root))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+def environment(home: Home) -> Iterator[None]:
+    with environment_of(home, columns=80):
+        yield
 
 
 def test_it_lists_first_and_removes_when_told_to(luna: Luna, home: Home) -> None:

@@ -151,27 +151,18 @@ def test_of_two_runs_that_write_the_same_the_second_gives_up_its_own(tmp_path: P
 
 # A process of its own, which forks once for every moment at which the writer is killed: each flush and each new name.
 KILLED = """
-import json, os, signal, sys
+import json, os, sys
 from pathlib import Path
 import numpy as np
 from lungml import groups
+from tests.killing import killed_at
 
 group, key = Path(sys.argv[1]) / "c", {"v": 1}
 groups.write_group(group, {"crops": np.ones(3)}, key=key)
 groups.write_group(group / "mask", {"x": np.ones(2)}, key=key, within=True)
 
 def refresh_until(moment):
-    count = 0
-
-    def counted(real):
-        def call(*arguments, **named):
-            nonlocal count
-            count += 1
-            if count == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **named)
-        return call
-
+    counted = killed_at(moment)
     os.fsync, os.link, groups._exchange = counted(os.fsync), counted(os.link), counted(groups._exchange)
     groups.shutil.rmtree = counted(groups.shutil.rmtree)
     groups.write_group(group, {"crops": np.full(3, moment + 1.0)}, key=key)

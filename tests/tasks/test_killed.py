@@ -22,6 +22,7 @@ from lungml import files, groups
 from lungml.home import Home
 from lungml.sampling import NegativePlan
 from tasks.data import build_mask, cache_crops, convert_scan
+from tests.killing import killed_at
 from tests.tasks.conftest import toy_truth
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -73,17 +74,7 @@ def tree(home):
 
 
 def die_at(moment):
-    count = 0
-
-    def counted(real):
-        def call(*arguments, **named):
-            nonlocal count
-            count += 1
-            if count == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **named)
-        return call
-
+    counted = killed_at(moment)
     os.fsync, os.replace, Path.replace = counted(os.fsync), counted(os.replace), counted(Path.replace)
 
 

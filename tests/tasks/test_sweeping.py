@@ -454,7 +454,7 @@ def test_a_sweep_that_is_killed_leaves_whole_things_or_hidden_ones(bare: Home, m
         assert seen.items() <= whole.items()
         assert all(unneeded.HALF_WRITTEN.fullmatch(name) for name in there.keys() - seen.keys())
         with monkeypatch.context() as patch:
-            patch.setattr(unneeded, "_is_dead", lambda machine, process: True)  # this one, whose number they bear
+            patch.setattr(unneeded, "is_dead", lambda made: True)  # this one, whose number they bear
             sweep_home(bare, RULES)
         assert [path for path in place.iterdir() if path.is_dir()] == []
     assert moments == 12  # three new names, and three times two files and their folder
