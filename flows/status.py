@@ -139,8 +139,9 @@ def of_models(home: Home) -> list[tuple[str, str]]:
     for role in ROLES:
         bearer = next((one for one in bundles if role in one.aliases), None)
         if bearer is None:
-            unused = role == "champion" and bundles
-            hint = f"; {len(bundles)} registered: luna model promote URI" if unused else ""
+            # One that learned from phantoms is never a champion.
+            could = sum(one.fields.get("origin", "phantom") != "phantom" for one in bundles)
+            hint = f"; {could} registered: luna model promote URI" if role == "champion" and could else ""
             rows.append((role, f"{NONE}{hint}"))
             continue
         moves = [line for line in bearer.history if f" @{role} " in line and " no longer " not in line]

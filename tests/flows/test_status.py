@@ -151,7 +151,7 @@ def test_models_in_use_are_told_with_since_when(home: Home, monkeypatch: pytest.
         "2026-11-08T00:00:00Z no longer @champion by the gate: models:/luna/2 is",
         "2026-11-09T00:00:00Z @champion by a person: back",
     )
-    listed = SimpleNamespace(uri="models:/luna/1", aliases=("champion",), history=history)
+    listed = SimpleNamespace(uri="models:/luna/1", aliases=("champion",), history=history, fields={"origin": "real"})
     home.root.mkdir()
     home.mlflow_db.touch()
     monkeypatch.setattr("tasks.connection.answers", lambda uri: True)
@@ -160,6 +160,8 @@ def test_models_in_use_are_told_with_since_when(home: Home, monkeypatch: pytest.
     listed.aliases = ()
     (champion, _) = of_models(home)
     assert champion == ("champion", "none; 1 registered: luna model promote URI")
+    listed.fields = {"origin": "phantom"}
+    assert of_models(home) == [("champion", "none"), ("demo", "none")]
 
 
 def test_what_waits_for_mlflow_is_counted(home: Home) -> None:
