@@ -50,7 +50,7 @@ def test_a_scheduler_that_is_not_there_is_said_at_once_and_by_name() -> None:
         started = time.monotonic()
         with pytest.raises(WorkersError, match=f"LUNA_WORKERS is {address}: no Dask scheduler answers there"):
             runners.mapped_runner(address)
-    assert time.monotonic() - started < runners.ANSWER_S + 5
+    assert time.monotonic() - started < runners.ANSWER_S + 20
 
 
 def test_one_that_answers_is_taken() -> None:

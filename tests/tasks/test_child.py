@@ -85,8 +85,8 @@ def test_the_time_limit_ends_it(play: Play, tmp_path: Path) -> None:
     play("open(folder + '/pid', 'w').write(str(os.getpid())); time.sleep(60)")
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"took more than .* h and was ended; its checkpoint stays"):
-        run_child(tmp_path, lambda event: None, time_limit_s=1.5)
-    assert time.monotonic() - started < 20
+        run_child(tmp_path, lambda event: None, time_limit_s=4)
+    assert time.monotonic() - started < 40
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
@@ -98,29 +98,29 @@ def test_a_child_that_is_stopped_dead_is_ended_and_may_be_tried_again(
         "open(folder + '/pid', 'w').write(str(os.getpid()))\n"
         "print(json.dumps({'event': 'epoch'}), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
     )
-    monkeypatch.setenv("LUNA_STALL_S", "1.5")
+    monkeypatch.setenv("LUNA_STALL_S", "4")
     started, events = time.monotonic(), []
     with pytest.raises(ChildDied, match=r"got nowhere for .* min and was ended; another try goes on from its last"):
         run_child(tmp_path, events.append)
-    assert 1.5 <= time.monotonic() - started < 15
+    assert 4 <= time.monotonic() - started < 40
     assert events == [{"event": "epoch"}]
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_a_word_now_and_then_is_enough(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play("for _ in range(8): time.sleep(0.4); print(json.dumps({'event': 'alive'}), flush=True)")
-    monkeypatch.setenv("LUNA_STALL_S", "2.5")
+    play("for _ in range(15): time.sleep(0.4); print(json.dumps({'event': 'alive'}), flush=True)")
+    monkeypatch.setenv("LUNA_STALL_S", "5")
     events: list[Any] = []
     run_child(tmp_path, events.append)
-    assert len(events) == 8
+    assert len(events) == 15
 
 
 def test_a_listener_that_takes_its_time_is_no_stall(
     play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play("print(json.dumps({'event': 'epoch'}), flush=True); time.sleep(2.5)")
-    monkeypatch.setenv("LUNA_STALL_S", "2")
-    run_child(tmp_path, lambda event: time.sleep(2.2))
+    play("print(json.dumps({'event': 'epoch'}), flush=True); time.sleep(4.5)")
+    monkeypatch.setenv("LUNA_STALL_S", "4")
+    run_child(tmp_path, lambda event: time.sleep(4.2))
 
 
 @pytest.mark.parametrize("said", ["soon", "0", "-5", "nan"])
@@ -186,9 +186,9 @@ def test_what_ends_the_flow_ends_its_trainings(play: Play, tmp_path: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         flow()
-    thread.join(20)
+    thread.join(60)
     assert [type(error) for error in raised] == [TrainingStopped]
-    deadline = time.monotonic() + 20  # the second is buried by whoever inherits it
+    deadline = time.monotonic() + 60  # the second is buried by whoever inherits it
     while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(_runs(pid) for pid in pids)
@@ -198,14 +198,14 @@ def test_a_dead_child_is_not_waited_for_though_its_pipe_is_held(play: Play, tmp_
     """Of several processes the first may die while another waits for it."""
     play(
         "import subprocess\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(90)'])\n"
         "print(json.dumps({'event': 'error', 'kind': 'OSError', 'errno': 28, 'text': 'No space left', 'file': 'x'}),"
         " flush=True); sys.exit(1)"
     )
     started = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
         run_child(tmp_path, lambda event: None)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
 
 
 def test_bytes_that_are_no_text_are_talk(play: Play, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_flow_that_was_ended_starts_no_training(play: Play, tmp_path: Path) ->
         run_child(tmp_path, lambda event: None)  # in a task that had not come to it yet
     with pytest.raises(TrainingStopped), child.one_at_a_time(tmp_path / "model"):
         pass
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
     with children_ended(), child.one_at_a_time(tmp_path / "model"):  # the next flow of this process is free
         pass
 
@@ -249,11 +249,14 @@ def test_a_training_never_outlives_who_started_it(tmp_path: Path) -> None:
     assert _runs(pid)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while _runs(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _runs(pid)
 
 
 def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

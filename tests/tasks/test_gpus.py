@@ -84,7 +84,7 @@ def hold(device: str = "auto", count: int = 1) -> Any:
     return gpus.gpu_slots(device, count)
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -212,7 +212,7 @@ def test_who_is_ended_while_he_waits_leaves_nothing(server: None) -> None:
     thread.start()
     time.sleep(0.3)
     child._stopping.set()
-    thread.join(10)
+    thread.join(60)
     assert [type(error) for error in raised] == [TrainingStopped]
     assert held() == 1
     ours.release()
@@ -246,7 +246,7 @@ def test_a_killed_holder_keeps_no_gpu_and_no_slot(server: None) -> None:
     assert taken() == 2  # its lease runs for another minute
     started = time.monotonic()
     with hold(count=2):
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert taken() == 2
     assert taken() == 0
 
