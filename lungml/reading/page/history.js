@@ -106,6 +106,16 @@ function isUnsent() {
 }
 
 // ---- in this browser
+// Chromium refuses a `file://` page its store when it is asked for before the browser has taken note of the page, which
+// a busy machine does late; for as long as it is open such a page has another one, empty and forgotten with it. By the
+// second frame the browser has taken note; a page that is opened out of sight draws none, so that a second is enough.
+const STORE_WITHIN_MS = 1000;
+
+function storeIsThere() {
+  const frames = new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  return Promise.race([frames, new Promise((done) => setTimeout(done, STORE_WITHIN_MS))]);
+}
+
 function store() {
   clearTimeout(storeTimer);
   storeTimer = 0;

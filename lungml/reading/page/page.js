@@ -68,6 +68,7 @@ function firstPoint() {
 }
 
 async function startPage() {
+  await storeIsThere();
   restore();
   showHeader();
   state.at = inside(firstPoint());

@@ -11,8 +11,8 @@ from lungml.reading.record import Reading
 from tests import browser
 from tests.lungml.reading.browser.shown import Show, Shown
 
-# Nothing of a test is stored for the next, and the page, which stores what waits when it is left, can store no more.
-FORGET = "localStorage.clear(); Storage.prototype.setItem = () => {};"
+# Nothing of a test is stored for the next; what the page itself stores when it is left is of no use either.
+FORGET = "localStorage.clear(); addEventListener('pagehide', () => localStorage.clear());"
 SIZE = {"width": 1280, "height": 800}
 
 
@@ -35,8 +35,7 @@ def first_page(chromium: Any) -> Any:
 def show(chromium: Any, first_page: Any, tmp_path: Path) -> Iterator[Show]:
     """Write a reading's page and open it; no test passes whose page had an error or asked for anything.
 
-    A second page of a test, one that is `alone`, and one of an odd browser knows nothing of what others stored, and
-    keeps what it stores: where a test before clears its store, a busy browser may do so a little later.
+    A second page of a test, one that is `alone`, and one of an odd browser knows nothing of what others stored.
     """
     shown: list[Shown] = []
     heard: list[tuple[str, Callable[[Any], None]]] = []
@@ -65,7 +64,7 @@ def show(chromium: Any, first_page: Any, tmp_path: Path) -> Iterator[Show]:
         if before:
             page.add_init_script(before)
         shown.append(each)
-        each.goto("true" if own else "localStorage.length === 0")
+        each.goto()
         return each
 
     yield open_page

@@ -74,26 +74,12 @@ class Shown:
             self.page.on(event, does)
         return heard
 
-    def goto(self, knows: str = "true") -> None:
-        """Open the page, and again while it does not know what was stored a moment ago.
-
-        Chromium may let a new document see its store as it was milliseconds before (one load in ten, with three
-        processes to a core), and never tells it of the change. No one but a test leaves a page that fast.
-        """
-        for _ in range(20):
-            self.page.goto(self.path.as_uri())
-            self.page.wait_for_selector("body[data-ready]", timeout=60_000)
-            if self.page.evaluate(knows):
-                return
-        raise AssertionError(f"not so after 20 loads: {knows}")
-
-    def reload(self) -> None:
-        """Leave the page and open it with what it has stored by now."""
-        stored = self.page.evaluate("localStorage.getItem(STORE_KEY)")
-        self.goto(f"localStorage.getItem(STORE_KEY) === {json.dumps(stored)}")
+    def goto(self) -> None:
+        self.page.goto(self.path.as_uri())
+        self.page.wait_for_selector("body[data-ready]", timeout=60_000)
 
     def wait_until(self, so: str) -> None:
-        """Wait for something of the page's; Playwright's own function is refused by the page's policy if it polls."""
+        """Wait for something of the page's: its policy refuses Playwright's own function once that has to poll."""
         end = time.monotonic() + 30
         while not self.page.evaluate(so):
             assert time.monotonic() < end, f"not so after 30 s: {so}"

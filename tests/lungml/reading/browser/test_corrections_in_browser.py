@@ -42,6 +42,12 @@ CanvasRenderingContext2D.prototype.getImageData = function (...box) {
   return picture;
 };"""
 FULL_STORAGE = """Storage.prototype.setItem = function () { throw new DOMException("full", "QuotaExceededError"); };"""
+WATCH_STORAGE = """let frames = 0;
+const count = () => { frames += 1; requestAnimationFrame(count); };
+requestAnimationFrame(count);
+const store = window.localStorage;
+window.askedAtFrame = [];
+Object.defineProperty(window, "localStorage", { get() { window.askedAtFrame.push(frames); return store; } });"""
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
 
@@ -65,7 +71,7 @@ def test_accept_reject_relabel_and_undo(show: Show) -> None:
 
 
 def test_thresholds_are_undone_a_drag_or_a_run_of_keys_at_a_time(show: Show) -> None:
-    shown = show(small_reading(), alone=True)
+    shown = show(small_reading())
     box = shown.page.locator("#limit-0-nodule").bounding_box()
     middle = box["x"] + box["width"] / 2
     shown.page.mouse.move(middle, box["y"] + box["height"] / 2)
@@ -90,7 +96,7 @@ def test_thresholds_are_undone_a_drag_or_a_run_of_keys_at_a_time(show: Show) -> 
     assert shown.page.locator("#limit-0-nodule-number").input_value() == str(dragged)
     shown.press("q", "Control+z")
     assert shown.luna("limits[0].nodule") == dragged
-    shown.reload()
+    shown.goto()
     assert shown.luna("limits[0].nodule") == dragged
     assert kept(shown) > 2
     shown.page.locator("#undo").click()
@@ -183,7 +189,7 @@ def test_a_note_stays_whatever_else_is_said(show: Show) -> None:
 
 
 def test_a_click_ends_a_note_and_does_what_was_clicked(show: Show) -> None:
-    shown = show(small_reading(), alone=True)
+    shown = show(small_reading())
     shown.press("e")
     shown.page.keyboard.type("seen before")
     shown.page.locator("#detail button", has_text="Accept").click()
@@ -195,7 +201,7 @@ def test_a_click_ends_a_note_and_does_what_was_clicked(show: Show) -> None:
     assert [(c["finding"], c["text"]) for c in shown.luna("corrections")] == [(1, "seen before, larger now")]
     shown.press("e")
     shown.page.keyboard.type("kept when the page is left")
-    shown.goto("luna.corrections.length === 2")
+    shown.goto()
     assert [c["finding"] for c in shown.luna("corrections")] == [1, 2]
 
 
@@ -361,11 +367,11 @@ def test_an_alias_is_asked_for_until_it_is_one(show: Show, alias: str) -> None:
 
 
 def test_corrections_survive_a_reload_and_come_back_from_their_file(show: Show, tmp_path: Path) -> None:
-    shown = show(small_reading(), alone=True)
+    shown = show(small_reading())
     shown.press("a", "j", "r", "n", "Enter", "Control+z")
     file = exported(shown, tmp_path, ask="r.2")
     before = shown.luna("corrections")
-    shown.reload()
+    shown.goto()
     assert shown.luna("corrections") == before
     assert shown.luna("history") == {"now": 2, "steps": 3}
     shown.press("Control+y")
@@ -460,14 +466,20 @@ def test_a_file_without_an_alias_gives_none(show: Show, tmp_path: Path, reader: 
     ],
 )
 def test_a_store_that_cannot_be_read_is_said_and_the_page_works(show: Show, kept: str) -> None:
-    shown = show(small_reading(), alone=True)
+    shown = show(small_reading())
     shown.page.evaluate("(text) => [STORE_KEY, ALIAS_KEY].forEach((key) => localStorage.setItem(key, text))", kept)
-    shown.reload()
+    shown.goto()
     assert "cannot be read" in shown.page.locator("#notices").inner_text()
     shown.press("j", "r")
     assert [c["kind"] for c in shown.luna("corrections")] == ["reject"]
-    shown.reload()
+    shown.goto()
     assert [c["kind"] for c in shown.luna("corrections")] == ["reject"]
+
+
+def test_the_store_is_not_asked_for_before_the_browser_knows_the_page(show: Show) -> None:
+    """Chromium gives a page that is too early an empty store that is forgotten with it; seen on a busy machine."""
+    shown = show(small_reading(), before=WATCH_STORAGE)
+    assert shown.page.evaluate("askedAtFrame[0]") >= 2
 
 
 def test_a_store_that_is_full_is_said_at_once(show: Show) -> None:
@@ -485,7 +497,7 @@ def test_a_store_with_little_room_keeps_what_is_said_without_its_history(show: S
     shown = show(small_reading(), before=small)
     shown.press("a", "j", "r", "k", "Shift+B", "j", "a")
     before = shown.luna("corrections")
-    shown.reload()
+    shown.goto()
     assert shown.luna("corrections") == before
     assert len(before) == 2
 
