@@ -1,4 +1,4 @@
-"""A process that is killed at a moment of its own choosing: for the scripts that fork one for every moment."""
+"""A process, or a piece of work, that is killed at a moment of its own choosing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 
-def killed_at(moment: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What stands in for some functions and counts their calls: at this one the process is killed before it is made."""
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at(
+    moment: int, kill: Callable[[], object] = kill_self
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What stands in for some functions and counts their calls: before the one of this number it kills, as scripts do
+    that fork a process for every moment."""
     count = 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -17,7 +24,7 @@ def killed_at(moment: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             nonlocal count
             count += 1
             if count == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill()
             return real(*arguments, **named)
 
         return call

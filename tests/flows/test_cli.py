@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungml.home import Home
 from lungml.phantom import PhantomSettings, write_phantoms
+from tests.flows.environments import environment_of
 
 PROJECT = Path(__file__).parents[2]
 Luna = Callable[..., tuple[int, str, str]]
@@ -21,13 +23,9 @@ Luna = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets what Prefect and MLflow read; here it is all put back."""
-    before = dict(os.environ)
-    monkeypatch.setenv("LUNA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with environment_of(Home(tmp_path / "home"), columns=80):
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")

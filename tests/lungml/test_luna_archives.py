@@ -316,10 +316,11 @@ print(json.dumps([brought.fetched, brought.unpacked]))
 # Forks once for every moment at which a run is killed, and once for the run after it. What counts as a moment: every
 # file that is about to get its name, and every flush to disk.
 DRILL = """
-import json, os, signal, sys
+import json, os, sys
 from pathlib import Path
 from lungml.download import DownloadSettings, open_client
 from lungml.luna_archives import download_luna
+from tests.killing import killed_at
 
 url, root = sys.argv[1], Path(sys.argv[2])
 open_client(DownloadSettings()).close()  # loads what every child would load anew
@@ -343,18 +344,8 @@ def child(work):
     return json.loads(content) if content else None
 
 
-def killed_at(moment, folder, settings):
-    left = moment
-
-    def counted(call):
-        def step(*arguments, **options):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **options)
-        return step
-
+def run_until(moment, folder, settings):
+    counted = killed_at(moment + 1)  # so many calls come through
     os.fsync, os.replace, Path.replace = counted(os.fsync), counted(os.replace), counted(Path.replace)
     run(folder, settings)
     return "came through"
@@ -377,7 +368,7 @@ for keep in (True, False):
     settings = DownloadSettings(zenodo_url=url, parallel=1, keep_archives=keep, backoff_seconds=0.01)
     for moment in range(0 if keep else 3, 1000, 6):
         folder = root / f"{keep}-{moment}"
-        if child(lambda: killed_at(moment, folder, settings)):
+        if child(lambda: run_until(moment, folder, settings)):
             break
         folder.mkdir(exist_ok=True)
         print(json.dumps([str(folder), *child(lambda: again(folder, settings))]))

@@ -33,6 +33,7 @@ from tasks.promotion import promote
 from tasks.sweeping import sweep_home
 from tasks.truth import ScanTruth
 from tasks.unneeded import DAY_S, SweepRules, Unneeded, survey
+from tests.killing import killed_at
 from tests.tasks.outcomes import done, kept
 from tests.tasks.toy_bundles import forget_aliases, toy_fields
 
@@ -416,20 +417,13 @@ class Killed(BaseException):
     """Nothing in a sweep cleans up behind it, so that it ends as if its process had been killed."""
 
 
-def killed_at(moment: int, patch: pytest.MonkeyPatch) -> None:
+def kill_sweep() -> None:
+    raise Killed
+
+
+def killed_sweep(moment: int, patch: pytest.MonkeyPatch) -> None:
     """Let the next sweep end at its so manieth new name or deletion, see `Killed`."""
-    count = 0
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **given: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == moment:
-                raise Killed
-            return real(*arguments, **given)
-
-        return call
-
+    counted = killed_at(moment, kill_sweep)
     patch.setattr(Path, "rename", counted(Path.rename))
     for name in ("unlink", "rmdir"):
         patch.setattr(os, name, counted(getattr(os, name)))
@@ -444,7 +438,7 @@ def test_a_sweep_that_is_killed_leaves_whole_things_or_hidden_ones(bare: Home, m
     for moment in range(1, 100):
         whole = make()
         with monkeypatch.context() as patch:
-            killed_at(moment, patch)
+            killed_sweep(moment, patch)
             with suppress(Killed):
                 sweep_home(bare, RULES)
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,13 +76,6 @@ class Shown:
     def goto(self) -> None:
         self.page.goto(self.path.as_uri())
         self.page.wait_for_selector("body[data-ready]", timeout=60_000)
-
-    def wait_until(self, so: str) -> None:
-        """Wait for something of the page's: its policy refuses Playwright's own function once that has to poll."""
-        end = time.monotonic() + 30
-        while not self.page.evaluate(so):
-            assert time.monotonic() < end, f"not so after 30 s: {so}"
-            self.page.wait_for_timeout(20)
 
 
 Show = Callable[..., Shown]

@@ -431,7 +431,8 @@ def test_a_huge_file_is_not_imported_and_a_file_twice_adds_once(show: Show, tmp_
     shown.press("n", "Enter")
     file = exported(shown, tmp_path, ask="r")
     shown.page.locator("#import-file").set_input_files(tmp_path / "corrections.json")
-    shown.wait_until("luna.history.now === 2")
+    shown.page.locator("#live", has_text="1 corrections imported").wait_for(state="attached")
+    assert shown.luna("history.now") == 2
     assert len(shown.luna("corrections")) == 1
     path = tmp_path / "huge.json"
     path.write_text(json.dumps(file | {"corrections": file["corrections"] * 5001}))
